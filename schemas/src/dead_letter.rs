@@ -1,0 +1,92 @@
+//! A record that could not be opened or read: parked with its reason, never dropped.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::CorpId;
+
+/// One parked record: a row of the table `dead_letters`. It holds the sealed record, so that it can
+/// be replayed, and never plaintext.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeadLetter {
+    /// The corp whose archive it came from.
+    pub corp_id: CorpId,
+    /// Position in the corp's archive.
+    pub seq: u64,
+    /// WeCom's id of the message; empty if the record carried none.
+    pub msgid: String,
+    /// Why it is here.
+    pub reason: Reason,
+    /// What exactly went wrong, without any content of the message.
+    pub error: String,
+    /// `publickey_ver` of the record; 0 if it could not be read.
+    pub key_version: u32,
+    /// The record's JSON as received.
+    pub sealed: String,
+    /// When it was first parked, milliseconds since the epoch, UTC.
+    pub first_seen: i64,
+}
+
+/// Why a record is a dead letter; a closed set, also the metric label `reason`.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, PartialOrd, Ord,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The API's record is not of the envelope's form (`wecom-api` §2).
+    BadEnvelope,
+    /// No private key of this `publickey_ver` is configured. Replayable once it is.
+    UnknownKeyVersion,
+    /// The private key of this version does not open it.
+    WrongKey,
+    /// `encrypt_random_key` or `encrypt_chat_msg` is not base64.
+    BadBase64,
+    /// The ciphertext has been cut: its length is not a whole number of blocks.
+    TruncatedCiphertext,
+    /// The ciphertext opens to something without valid padding.
+    BadPadding,
+    /// The plaintext is not UTF-8.
+    BadUtf8,
+    /// The plaintext is not JSON, also after removing stray control bytes (`wecom-api` §3.4).
+    BadJson,
+    /// The plaintext is JSON but no message: not an object, or a field of it has an unusable type.
+    BadMessage,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 9] = [
+        Self::BadEnvelope,
+        Self::UnknownKeyVersion,
+        Self::WrongKey,
+        Self::BadBase64,
+        Self::TruncatedCiphertext,
+        Self::BadPadding,
+        Self::BadUtf8,
+        Self::BadJson,
+        Self::BadMessage,
+    ];
+
+    /// The value in the column and the metric label `reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadEnvelope => "bad_envelope",
+            Self::UnknownKeyVersion => "unknown_key_version",
+            Self::WrongKey => "wrong_key",
+            Self::BadBase64 => "bad_base64",
+            Self::TruncatedCiphertext => "truncated_ciphertext",
+            Self::BadPadding => "bad_padding",
+            Self::BadUtf8 => "bad_utf8",
+            Self::BadJson => "bad_json",
+            Self::BadMessage => "bad_message",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

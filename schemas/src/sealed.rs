@@ -1,0 +1,126 @@
+//! A record as the archive API gave it, still encrypted.
+//!
+//! The JSON is kept byte for byte (`wecom-api` §2: fields may be added at any time, and a record
+//! that cannot be opened today must be replayable tomorrow). Only what is needed to place a record
+//! is read from it here.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{self, Deserializer, Unexpected, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::CorpId;
+
+/// One element of the envelope's `chatdata`, with the corp it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedRecord {
+    /// The corp whose archive it came from.
+    pub corp_id: CorpId,
+    /// Position in the corp's archive: grows, is not dense (`chatdata[].seq`, full u64 range).
+    pub seq: u64,
+    /// WeCom's id of the message; empty if the record carried none.
+    pub msgid: Box<str>,
+    /// The record's JSON object as received; a slice of the page it came in.
+    pub json: Bytes,
+}
+
+/// The fields of a record, borrowed from its JSON where nothing had to be unescaped.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct SealedFields<'a> {
+    /// `seq`; a number, or a string holding one.
+    #[serde(deserialize_with = "u64_or_text")]
+    pub seq: u64,
+    /// `msgid`.
+    #[serde(borrow)]
+    pub msgid: Cow<'a, str>,
+    /// `publickey_ver`: which public key sealed it; a number, or a string holding one.
+    #[serde(deserialize_with = "u32_or_text")]
+    pub publickey_ver: u32,
+    /// `encrypt_random_key`: base64 of the RSA block.
+    #[serde(borrow)]
+    pub encrypt_random_key: Cow<'a, str>,
+    /// `encrypt_chat_msg`: the ciphertext; base64 in the open cipher, opaque with the SDK.
+    #[serde(borrow)]
+    pub encrypt_chat_msg: Cow<'a, str>,
+}
+
+impl SealedRecord {
+    /// Reads the fields of the record.
+    ///
+    /// # Errors
+    /// The JSON lacks a field or has one of another type.
+    pub fn fields(&self) -> Result<SealedFields<'_>, serde_json::Error> {
+        serde_json::from_slice(&self.json)
+    }
+
+    /// The record's JSON as text, for the dead-letter store.
+    pub fn json_text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.json)
+    }
+}
+
+/// Reads a `u64` that a gateway may have re-serialised as a string (`wecom-api` §4.3).
+///
+/// # Errors
+/// The value is neither.
+pub fn u64_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    struct Number;
+    impl Visitor<'_> for Number {
+        type Value = u64;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an unsigned 64-bit number or a string holding one")
+        }
+        fn visit_u64<E: de::Error>(self, v: u64) -> Result<u64, E> {
+            Ok(v)
+        }
+        fn visit_i64<E: de::Error>(self, v: i64) -> Result<u64, E> {
+            u64::try_from(v).map_err(|_| E::invalid_value(Unexpected::Signed(v), &self))
+        }
+        fn visit_str<E: de::Error>(self, v: &str) -> Result<u64, E> {
+            v.trim()
+                .parse()
+                .map_err(|_| E::invalid_value(Unexpected::Other("text"), &self))
+        }
+    }
+    deserializer.deserialize_any(Number)
+}
+
+fn u32_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let wide = u64_or_text(deserializer)?;
+    u32::try_from(wide)
+        .map_err(|_| de::Error::invalid_value(Unexpected::Unsigned(wide), &"a 32-bit number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(json: &'static str) -> SealedRecord {
+        SealedRecord {
+            corp_id: "ww1".into(),
+            seq: 1,
+            msgid: "m".into(),
+            json: Bytes::from_static(json.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn fields_accept_numbers_as_text_and_keep_the_whole_u64_range() {
+        let sealed = record(
+            r#"{"seq":"18446744073709551615","msgid":"a\/b","publickey_ver":"3",
+                "encrypt_random_key":"AA==","encrypt_chat_msg":"BB","extra":[1]}"#,
+        );
+        let fields = sealed.fields().unwrap();
+        assert_eq!((fields.seq, fields.publickey_ver), (u64::MAX, 3));
+        assert_eq!(fields.msgid, "a/b");
+        assert!(matches!(fields.encrypt_random_key, Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn fields_without_a_ciphertext_are_an_error() {
+        let sealed = record(r#"{"seq":1,"msgid":"a","publickey_ver":1,"encrypt_random_key":""}"#);
+        assert!(sealed.fields().is_err());
+    }
+}

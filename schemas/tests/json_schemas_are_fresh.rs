@@ -1,0 +1,35 @@
+//! The JSON Schemas in `schemas/json/` are generated from the types. Cure for a failure:
+//! `UPDATE_SCHEMAS=1 cargo test --release -p chatledger-schemas --test json_schemas_are_fresh`
+
+use std::path::Path;
+
+use chatledger_schemas::config::Config;
+use chatledger_schemas::directory::DirectoryRow;
+use chatledger_schemas::{DeadLetter, Message, Violation};
+use schemars::{JsonSchema, schema_for};
+
+fn check<T: JsonSchema>(name: &str) {
+    let mut fresh = serde_json::to_string_pretty(&schema_for!(T)).expect("a schema is JSON");
+    fresh.push('\n');
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("json")
+        .join(name);
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        std::fs::write(&path, &fresh).expect("write the schema");
+    }
+    let stored = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        stored == fresh,
+        "schemas/json/{name} is stale; run: UPDATE_SCHEMAS=1 cargo test --release \
+         -p chatledger-schemas --test json_schemas_are_fresh"
+    );
+}
+
+#[test]
+fn topic_and_config_schemas_match_their_types() {
+    check::<Message>("message.schema.json");
+    check::<Violation>("violation.schema.json");
+    check::<DeadLetter>("dead_letter.schema.json");
+    check::<DirectoryRow>("directory.schema.json");
+    check::<Config>("config.schema.json");
+}
