@@ -30,6 +30,9 @@ public final class TransactionProbe {
     /** How long one attempt may hang in a client call before the next is made. */
     private static final int ATTEMPT_MS = 10_000;
 
+    /** Why the newest attempt failed, for whoever waits. */
+    private static volatile String lastFailure = "the broker has not answered";
+
     private TransactionProbe() {}
 
     public static void main(String[] args) throws InterruptedException {
@@ -37,23 +40,33 @@ public final class TransactionProbe {
             System.err.println("usage: TransactionProbe <bootstrap> <seconds>");
             System.exit(2);
         }
-        long deadline = System.nanoTime() + Duration.ofSeconds(Long.parseLong(args[1])).toNanos();
+        long seconds = Long.parseLong(args[1]);
+        long deadline = System.nanoTime() + Duration.ofSeconds(seconds).toNanos();
+        Thread watchdog = new Thread(() -> giveUpAfter(seconds), "watchdog");
+        watchdog.setDaemon(true);
+        watchdog.start();
         while (true) {
-            Exception failure;
             try {
                 probe(args[0], deadline);
                 System.exit(0);
-                return;
-            } catch (ExecutionException | KafkaException | IllegalStateException e) {
-                failure = e;
-            }
-            if (System.nanoTime() >= deadline) {
-                Throwable cause = failure instanceof ExecutionException ? failure.getCause() : failure;
-                System.err.println(cause);
-                System.exit(1);
+            } catch (ExecutionException e) {
+                lastFailure = e.getCause().toString();
+            } catch (KafkaException | IllegalStateException e) {
+                lastFailure = e.toString();
             }
             Thread.sleep(100);
         }
+    }
+
+    /** Ends the process when the time is over, whatever client call it hangs in. */
+    private static void giveUpAfter(long seconds) {
+        try {
+            Thread.sleep(Duration.ofSeconds(seconds).toMillis());
+        } catch (InterruptedException e) {
+            // Nobody interrupts this thread; giving up early would still be the safe answer.
+        }
+        System.err.println(lastFailure);
+        Runtime.getRuntime().halt(1);
     }
 
     private static void probe(String bootstrap, long deadline) throws ExecutionException, InterruptedException {
