@@ -1,0 +1,195 @@
+"""Checks that the files of deploy/compose fit together and fit the rest of the repository.
+
+A schema sees one file at a time; what goes wrong between files is seen here: a mount whose source is gone, a secret the
+configuration reads but the container does not get, a port that one side moved, a data source the dashboards name but
+nobody provides. Prints every fault and exits 1; writes the environment of the kafka service, its log directory moved
+into the given scratch directory, to `kafka.env` there.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+import jsonschema
+import yaml
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python before 3.11; check-jsonschema brings it there
+    import tomli as tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+ONE_SHOT = {"migrate"}
+"""Services that run to their end; the others must say how one sees that they are well."""
+
+faults = []
+
+
+def check(condition, fault):
+    """Notes the fault unless the condition holds."""
+    if not condition:
+        faults.append(fault)
+    return condition
+
+
+def mounts(service):
+    """The bind mounts of a service as (source in the repository, path in the container)."""
+    for entry in service.get("volumes", []):
+        source, target = entry.split(":")[:2]
+        if source.startswith("."):
+            yield (HERE / source).resolve(), target
+
+
+def check_services(compose):
+    for name, service in compose["services"].items():
+        image = service["image"]
+        if "build" in service:
+            build = service["build"]
+            dockerfile = HERE / build["context"] / build["dockerfile"]
+            check(dockerfile.is_file(), f"{name}: no Dockerfile at {dockerfile}")
+        else:
+            pinned = re.search(r":v?\d+(\.\d+){2,3}$", image)
+            check(pinned, f"{name}: the image {image} is not pinned to a full version")
+        check(name in ONE_SHOT or "healthcheck" in service, f"{name}: no healthcheck")
+        check(name in ONE_SHOT or "mem_limit" in service, f"{name}: no mem_limit")
+        for source, target in mounts(service):
+            check(source.exists(), f"{name}: nothing at {source.relative_to(REPOSITORY)} to be mounted at {target}")
+        for port in service.get("ports", []):
+            check(port.startswith("127.0.0.1:"), f"{name}: port {port} is published beyond this machine")
+        for entry in service.get("volumes", []):
+            source = entry.split(":")[0]
+            check(
+                source.startswith(".") or source in compose["volumes"],
+                f"{name}: the volume {source} is not declared",
+            )
+        for secret in service.get("secrets", []):
+            check(secret in compose["secrets"], f"{name}: the secret {secret} is not declared")
+        for key, value in service.get("environment", {}).items():
+            if key.endswith("_FILE"):
+                check_secret_path(name, service, f"environment {key}", value)
+    used = {secret for service in compose["services"].values() for secret in service.get("secrets", [])}
+    for secret in compose["secrets"].keys() - used:
+        faults.append(f"the secret {secret} is declared and not used")
+
+
+def check_secret_path(name, service, where, path):
+    check(
+        path in [f"/run/secrets/{secret}" for secret in service.get("secrets", [])],
+        f"{name}: {where} reads {path}, which the service is not given",
+    )
+
+
+def files_in(table, path=""):
+    """Every key of the configuration that names a secret file, as (key path, file)."""
+    for key, value in table.items():
+        here = f"{path}.{key}" if path else key
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                yield from files_in(item, here)
+            elif key.endswith("_file") or key == "file":
+                yield here, item
+
+
+def check_configuration(compose):
+    config = tomllib.loads((HERE / "chatledger.toml").read_text())
+    schema = json.loads((REPOSITORY / "schemas/json/config.schema.json").read_text())
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(config):
+        faults.append(f"chatledger.toml: {error.json_path}: {error.message}")
+    service = compose["services"]["chatledger"]
+    for key, path in files_in(config):
+        check_secret_path("chatledger", service, f"{key} of chatledger.toml", path)
+
+    services = compose["services"]
+    check(config["driver"]["mode"] == "kafka", "chatledger.toml: the driver is not kafka")
+    advertised = services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")[0]
+    check(
+        advertised == f"CLIENT://{config['kafka']['brokers']}",
+        f"chatledger.toml: kafka.brokers is not what the broker advertises, {advertised}",
+    )
+    clickhouse = services["clickhouse"]["environment"]
+    sink = config["sink"]["clickhouse"]
+    check(sink["url"] == "http://clickhouse:8123", "chatledger.toml: sink.clickhouse.url is not the clickhouse service")
+    check(sink["user"] == clickhouse["CLICKHOUSE_USER"], "chatledger.toml: sink.clickhouse.user is not ClickHouse's user")
+    check(sink["database"] == clickhouse["CLICKHOUSE_DB"], "chatledger.toml: sink.clickhouse.database is another")
+
+    mounted = [target for _, target in mounts(service)]
+    check(config["rules"]["dir"] in mounted, "chatledger.toml: rules.dir is not mounted")
+    data = [entry.split(":")[1] for entry in service["volumes"] if not entry.startswith(".")]
+    for key, path in [
+        ("driver.state_dir", config["driver"]["state_dir"]),
+        ("sink.parquet.url", config["sink"]["parquet"]["url"][len("file:") :]),
+    ]:
+        check(any(path.startswith(f"{at}/") for at in data), f"chatledger.toml: {key} is not on a volume")
+    for file in sorted((HERE / "rules").glob("*.toml")):
+        check(tomllib.loads(file.read_text()).get("rule"), f"{file.name}: no rule in it")
+    return config
+
+
+def check_prometheus(compose, config):
+    prometheus = yaml.safe_load((HERE / "prometheus.yml").read_text())
+    targets = {
+        target
+        for job in prometheus["scrape_configs"]
+        for static in job["static_configs"]
+        for target in static["targets"]
+    }
+    port = config["metrics"]["listen"].rpartition(":")[2]
+    check(f"chatledger:{port}" in targets, f"prometheus.yml: chatledger:{port} is not scraped")
+    here = {target: source for source, target in mounts(compose["services"]["prometheus"])}
+    for pattern in prometheus["rule_files"]:
+        folder, _, name = pattern.rpartition("/")
+        found = here[pattern].is_file() if pattern in here else folder in here and any(here[folder].glob(name))
+        check(found, f"prometheus.yml: the rule files {pattern} are nowhere in the repository")
+
+
+def uids_in(node):
+    """The data sources that a dashboard names by uid."""
+    if isinstance(node, dict):
+        source = node.get("datasource")
+        if isinstance(source, dict) and "uid" in source:
+            yield source["uid"]
+        for value in node.values():
+            yield from uids_in(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from uids_in(value)
+
+
+def check_grafana(compose):
+    sources = yaml.safe_load((HERE / "grafana/datasources.yaml").read_text())["datasources"]
+    provided = {source["uid"] for source in sources} | {"-- Grafana --", "-- Mixed --", "-- Dashboard --"}
+    service = compose["services"]["grafana"]
+    provider = yaml.safe_load((HERE / "grafana/dashboards.yaml").read_text())["providers"][0]["options"]["path"]
+    folders = [source for source, target in mounts(service) if target == provider]
+    if not check(folders, f"grafana/dashboards.yaml: nothing is mounted at {provider}"):
+        return
+    dashboards = sorted(folders[0].glob("**/*.json"))
+    check(dashboards, f"no dashboard in {folders[0].relative_to(REPOSITORY)}")
+    for file in dashboards:
+        for uid in set(uids_in(json.loads(file.read_text()))):
+            check(
+                uid in provided or uid.startswith("$"),
+                f"{file.name}: nobody provides the data source {uid}",
+            )
+
+
+def write_kafka_environment(compose, scratch):
+    environment = dict(compose["services"]["kafka"]["environment"])
+    environment["KAFKA_LOG_DIRS"] = str(scratch / "kafka/data")
+    (scratch / "kafka.env").write_text("".join(f"{key}={value}\0" for key, value in environment.items()))
+
+
+def main():
+    compose = yaml.safe_load((HERE / "compose.yaml").read_text())
+    check_services(compose)
+    check_prometheus(compose, check_configuration(compose))
+    check_grafana(compose)
+    write_kafka_environment(compose, pathlib.Path(sys.argv[1]))
+    for fault in faults:
+        print(f"compose: {fault}", file=sys.stderr)
+    sys.exit(1 if faults else 0)
+
+
+main()
