@@ -7,9 +7,11 @@ into the given scratch directory, to `kafka.env` there.
 """
 
 import json
+import os
 import pathlib
 import re
 import sys
+import xml.etree.ElementTree
 
 import jsonschema
 import yaml
@@ -95,8 +97,11 @@ def files_in(table, path=""):
 def check_configuration(compose):
     config = tomllib.loads((HERE / "chatledger.toml").read_text())
     schema = json.loads((REPOSITORY / "schemas/json/config.schema.json").read_text())
-    for error in jsonschema.Draft202012Validator(schema).iter_errors(config):
-        faults.append(f"chatledger.toml: {error.json_path}: {error.message}")
+    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(config))
+    if errors:
+        # What it says elsewhere cannot be compared when its own keys are wrong.
+        faults.extend(f"chatledger.toml: {error.json_path}: {error.message}" for error in errors)
+        return
     service = compose["services"]["chatledger"]
     for key, path in files_in(config):
         check_secret_path("chatledger", service, f"{key} of chatledger.toml", path)
@@ -124,24 +129,48 @@ def check_configuration(compose):
         check(any(path.startswith(f"{at}/") for at in data), f"chatledger.toml: {key} is not on a volume")
     for file in sorted((HERE / "rules").glob("*.toml")):
         check(tomllib.loads(file.read_text()).get("rule"), f"{file.name}: no rule in it")
-    return config
 
 
-def check_prometheus(compose, config):
-    prometheus = yaml.safe_load((HERE / "prometheus.yml").read_text())
+def check_prometheus(compose):
+    here = {target: source for source, target in mounts(compose["services"]["prometheus"])}
+    at = "/etc/prometheus/prometheus.yml"
+    if not check(at in here and here[at].is_file(), f"prometheus: nothing is mounted at {at}"):
+        return
+    prometheus = yaml.safe_load(here[at].read_text())
     targets = {
         target
-        for job in prometheus["scrape_configs"]
-        for static in job["static_configs"]
+        for part in [*prometheus["scrape_configs"], *prometheus["alerting"]["alertmanagers"]]
+        for static in part["static_configs"]
         for target in static["targets"]
     }
-    port = config["metrics"]["listen"].rpartition(":")[2]
-    check(f"chatledger:{port}" in targets, f"prometheus.yml: chatledger:{port} is not scraped")
-    here = {target: source for source, target in mounts(compose["services"]["prometheus"])}
+    metrics = tomllib.loads((HERE / "chatledger.toml").read_text())["metrics"]
+    port = metrics["listen"].rpartition(":")[2]
+    for target in (f"chatledger:{port}", "alertmanager:9093"):
+        check(target in targets, f"prometheus.yml: {target} is no target")
     for pattern in prometheus["rule_files"]:
-        folder, _, name = pattern.rpartition("/")
-        found = here[pattern].is_file() if pattern in here else folder in here and any(here[folder].glob(name))
-        check(found, f"prometheus.yml: the rule files {pattern} are nowhere in the repository")
+        # Relative to the configuration file, in the container.
+        folder, _, name = os.path.join(os.path.dirname(at), pattern).rpartition("/")
+        found = folder in here and any(here[folder].glob(name))
+        check(found, f"prometheus.yml: the rule files {pattern} are not mounted")
+
+
+def check_clickhouse_users(compose):
+    file = HERE / "clickhouse/grafana-user.xml"
+    users = xml.etree.ElementTree.parse(file).find("users")
+    user = compose["services"]["grafana"]["environment"]["CHATLEDGER_CLICKHOUSE_USER"]
+    found = users.find(user)
+    if check(found is not None, f"{file.name}: Grafana's user {user} is not in it"):
+        check_given(compose, "clickhouse", found.find("password").get("from_env"))
+
+
+def check_given(compose, name, variable):
+    """A variable is given by a service's environment, or by its entrypoint from a secret that the service has."""
+    service = compose["services"][name]
+    if variable in service.get("environment", {}):
+        return
+    exported = re.search(rf"\b{variable}=\"\$\$\(cat (\S+)\)\"", " ".join(service.get("entrypoint", [])))
+    if check(exported, f"{name}: {variable} is not given to it"):
+        check_secret_path(name, service, variable, exported[1])
 
 
 def uids_in(node):
@@ -158,21 +187,31 @@ def uids_in(node):
 
 
 def check_grafana(compose):
-    sources = yaml.safe_load((HERE / "grafana/datasources.yaml").read_text())["datasources"]
-    provided = {source["uid"] for source in sources} | {"-- Grafana --", "-- Mixed --", "-- Dashboard --"}
-    service = compose["services"]["grafana"]
-    provider = yaml.safe_load((HERE / "grafana/dashboards.yaml").read_text())["providers"][0]["options"]["path"]
-    folders = [source for source, target in mounts(service) if target == provider]
-    if not check(folders, f"grafana/dashboards.yaml: nothing is mounted at {provider}"):
-        return
-    dashboards = sorted(folders[0].glob("**/*.json"))
-    check(dashboards, f"no dashboard in {folders[0].relative_to(REPOSITORY)}")
-    for file in dashboards:
-        for uid in set(uids_in(json.loads(file.read_text()))):
-            check(
-                uid in provided or uid.startswith("$"),
-                f"{file.name}: nobody provides the data source {uid}",
-            )
+    here = {target: source for source, target in mounts(compose["services"]["grafana"])}
+    provided = {"-- Grafana --", "-- Mixed --", "-- Dashboard --"}
+    folders = []
+    for kind in ("datasources", "dashboards"):
+        at = f"/etc/grafana/provisioning/{kind}"
+        if not check(at in here, f"grafana: nothing is mounted at {at}"):
+            continue
+        for file in sorted(here[at].glob("*.yaml")):
+            text = re.sub(r"^\s*#.*", "", file.read_text(), flags=re.MULTILINE)
+            for variable in re.findall(r"\$([A-Z][A-Z0-9_]*)", text):
+                check_given(compose, "grafana", variable)
+            provisioned = yaml.safe_load(text)
+            provided |= {source["uid"] for source in provisioned.get("datasources", [])}
+            folders += [provider["options"]["path"] for provider in provisioned.get("providers", [])]
+    for folder in folders:
+        if not check(folder in here, f"grafana: nothing is mounted at {folder}"):
+            continue
+        dashboards = sorted(here[folder].glob("**/*.json"))
+        check(dashboards, f"no dashboard in {here[folder].relative_to(REPOSITORY)}")
+        for file in dashboards:
+            for uid in sorted(set(uids_in(json.loads(file.read_text())))):
+                check(
+                    uid in provided or uid.startswith("$"),
+                    f"{file.name}: nobody provides the data source {uid}",
+                )
 
 
 def write_kafka_environment(compose, scratch):
@@ -184,8 +223,10 @@ def write_kafka_environment(compose, scratch):
 def main():
     compose = yaml.safe_load((HERE / "compose.yaml").read_text())
     check_services(compose)
-    check_prometheus(compose, check_configuration(compose))
+    check_configuration(compose)
+    check_prometheus(compose)
     check_grafana(compose)
+    check_clickhouse_users(compose)
     write_kafka_environment(compose, pathlib.Path(sys.argv[1]))
     for fault in faults:
         print(f"compose: {fault}", file=sys.stderr)
