@@ -1,0 +1,185 @@
+//! The engine: booted once, asked over short-lived connections, stopped in order.
+//!
+//! Guarantees: every request gets a connection of its own, so no setting, database or temporary
+//! table passes from one to the next (a connection costs about 0.2 ms); at most
+//! [`Options::connections`] statements run at once; [`Engine::stop`] returns when no connection is
+//! open and the engine has written what it holds.
+//!
+//! Deliberately not here: HTTP, and what a statement means.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::datadir::DataDir;
+use crate::error::Error;
+use crate::exception::Exception;
+use crate::ffi::{Connection, Library};
+use crate::options::{Options, find_library};
+
+/// How long a request waits for its turn before it is turned away.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// libchdb runs one engine in a process.
+static RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// The running engine.
+pub(crate) struct Engine {
+    library: Library,
+    store: CString,
+    data_dir: DataDir,
+    /// Held open so that the engine does not stop between two requests.
+    anchor: Mutex<Option<Connection>>,
+    turns: Arc<Semaphore>,
+    connections: u32,
+    version: String,
+    timezone: String,
+    display_name: String,
+}
+
+impl Engine {
+    /// Loads the library and boots the engine. Blocks for 0.1 to 1 s, longer with much data.
+    pub(crate) fn start(options: &Options) -> Result<Self, Error> {
+        let path = find_library(options.lib_path.clone())?;
+        let data_dir = DataDir::open(options)?;
+        if RUNNING.swap(true, Ordering::AcqRel) {
+            return Err(Error::AlreadyRunning);
+        }
+        let library = Library::load(&path).map_err(|source| Error::LoadLibrary { path, source })?;
+        let failed = |reason: String| Error::StartEngine {
+            data_dir: options.data_dir.clone(),
+            reason,
+        };
+        let argument = |name: &str, path: &std::path::Path| {
+            let mut text = name.as_bytes().to_vec();
+            text.extend_from_slice(path.as_os_str().as_bytes());
+            CString::new(text).map_err(|error| failed(error.to_string()))
+        };
+        let store = argument("--path=", &data_dir.store())?;
+        let config = argument("--config-file=", &data_dir.config())?;
+        let mut anchor = library
+            .connect(&[c"chatledger".to_owned(), store.clone(), config])
+            .ok_or_else(|| failed("it refused the first connection".to_owned()))?;
+        let answer = anchor
+            .query(
+                b"SELECT version(), timezone(), displayName(), serverTimezone()",
+                "TSVRaw",
+                &[],
+            )
+            .map_err(&failed)?;
+        let text = String::from_utf8_lossy(answer.as_ref()).into_owned();
+        drop(answer);
+        let mut fields = text.trim_end().split('\t').map(str::to_owned);
+        let mut next = || fields.next().unwrap_or_default();
+        let (version, timezone, display_name, machine_timezone) = (next(), next(), next(), next());
+        tracing::info!(version, data_dir = %options.data_dir.display(), "engine started");
+        if !matches!(machine_timezone.as_str(), "UTC" | "Etc/UTC") {
+            tracing::warn!(
+                timezone = machine_timezone,
+                "the machine is not on UTC: columns of type DateTime without a time zone follow it \
+                 in partition keys; name 'UTC' in the type, or start with TZ=UTC"
+            );
+        }
+        let connections = options.connections.clamp(1, 1000) as u32;
+        Ok(Self {
+            library,
+            store,
+            data_dir,
+            anchor: Mutex::new(Some(anchor)),
+            turns: Arc::new(Semaphore::new(connections as usize)),
+            connections,
+            version,
+            timezone,
+            display_name,
+        })
+    }
+
+    /// The engine's version, as `SELECT version()` says it.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The time zone of answers.
+    pub(crate) fn timezone(&self) -> &str {
+        &self.timezone
+    }
+
+    /// What the engine calls itself.
+    pub(crate) fn display_name(&self) -> &str {
+        &self.display_name
+    }
+
+    /// Where big bodies wait.
+    pub(crate) fn spool(&self) -> std::path::PathBuf {
+        self.data_dir.spool()
+    }
+
+    /// Waits for a turn to run a statement.
+    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit, Exception> {
+        match tokio::time::timeout(QUEUE_PATIENCE, Arc::clone(&self.turns).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Exception::new(
+                202,
+                "TOO_MANY_SIMULTANEOUS_QUERIES",
+                format!(
+                    "Too many simultaneous queries. Maximum: {}",
+                    self.connections
+                ),
+            )),
+        }
+    }
+
+    /// Opens a connection: a session of its own.
+    pub(crate) fn connect(&self) -> Result<Connection, Exception> {
+        self.library
+            .connect(&[c"chatledger".to_owned(), self.store.clone()])
+            .ok_or_else(|| Exception::internal("the engine refused a connection"))
+    }
+
+    /// Ends running statements whose `log_comment` is `mark`, or all of them. Blocks shortly.
+    pub(crate) fn kill(&self, mark: Option<&str>) {
+        let parameters: Vec<_> = mark
+            .map(|mark| ("mark".to_owned(), mark.to_owned()))
+            .into_iter()
+            .collect();
+        let sql: &[u8] = if mark.is_some() {
+            b"KILL QUERY WHERE Settings['log_comment'] = {mark:String} ASYNC"
+        } else {
+            b"KILL QUERY WHERE 1 ASYNC"
+        };
+        let killed = self.connect().and_then(|mut connection| {
+            connection
+                .query(sql, "Null", &parameters)
+                .map_err(|error| Exception::from_engine(&error))
+        });
+        if let Err(error) = killed {
+            tracing::debug!(code = error.code(), "could not end a statement");
+        }
+    }
+
+    /// Waits until no statement runs and none can start any more.
+    pub(crate) async fn drained(&self) {
+        if let Ok(all) = self.turns.acquire_many(self.connections).await {
+            all.forget();
+        }
+    }
+
+    /// Closes the engine, which must be [`Engine::drained`]. Blocks while it writes what it holds.
+    pub(crate) fn stop(&self) {
+        let anchor = self
+            .anchor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(anchor);
+        if self.library.shutdown() {
+            tracing::info!("engine stopped");
+        } else {
+            tracing::warn!("the engine closed, but not all of its threads");
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! Runs one request on the engine.
+//!
+//! Guarantees: what a request sets (settings, database, bound values) is gone after it, in a
+//! session too; an `INSERT` is fed from a body that is whole, in pieces of [`FEED_BYTES`], so the
+//! engine cuts blocks by rows alone and the same body gives the same blocks every time; an answer
+//! that grows beyond [`FIRST_BYTES`] is passed on as it is made, in bounded pieces.
+//!
+//! Deliberately not here: HTTP. Everything in this module blocks and runs off the async threads.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::engine::Engine;
+use crate::exception::Exception;
+use crate::ffi::{Answer, Connection, Effect, Progress};
+use crate::native;
+use crate::request::Ask;
+use crate::scope::Scope;
+use crate::session::Sessions;
+use crate::spool::Spool;
+use crate::statement::{self, Statement};
+
+/// Bytes handed to a running `INSERT` at a time. The engine queues 16 of them.
+const FEED_BYTES: usize = 256 << 10;
+
+/// Bytes of an answer that are gathered before it begins. Within them an error still gets its
+/// own HTTP status, and the summary is complete.
+const FIRST_BYTES: usize = 1 << 20;
+
+/// Pieces of an answer that wait for the client.
+const PIECES_AHEAD: usize = 4;
+
+/// How long a client may take over a piece before its statement is given up.
+const SEND_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Text of a statement, without an `INSERT`'s data.
+const MAX_TEXT: usize = 16 << 20;
+
+/// Formats whose pieces, one after another, are the same bytes as the whole.
+const STREAMABLE: &[&str] = &[
+    "CSV",
+    "JSONCompactEachRow",
+    "JSONCompactStringsEachRow",
+    "JSONEachRow",
+    "JSONLines",
+    "JSONStringsEachRow",
+    "NDJSON",
+    "Native",
+    "RowBinary",
+    ROW_BINARY_WITH_HEADER,
+    "TSKV",
+    "TSV",
+    "TSVRaw",
+    "TabSeparated",
+    "TabSeparatedRaw",
+];
+
+/// Streamable once the repeated header is taken off.
+const ROW_BINARY_WITH_HEADER: &str = "RowBinaryWithNamesAndTypes";
+
+/// One request on its way through the engine.
+pub(crate) struct Job {
+    /// The engine.
+    pub(crate) engine: Arc<Engine>,
+    /// The open sessions.
+    pub(crate) sessions: Arc<Sessions>,
+    /// The request.
+    pub(crate) ask: Ask,
+    /// Its body.
+    pub(crate) body: Spool,
+    /// Whether anyone still waits for the answer.
+    pub(crate) watch: Arc<Watch>,
+    /// For waiting on the client.
+    pub(crate) runtime: Handle,
+    /// Where the beginning of the answer goes.
+    pub(crate) reply: oneshot::Sender<Result<Reply, Exception>>,
+}
+
+/// The beginning of an answer.
+pub(crate) struct Reply {
+    /// The format it is in.
+    pub(crate) format: String,
+    /// What the statement has done so far; all of it when `rest` is `None`.
+    pub(crate) progress: Progress,
+    /// Time since the start.
+    pub(crate) elapsed: Duration,
+    /// The first pieces.
+    pub(crate) first: Vec<Bytes>,
+    /// The pieces to come.
+    pub(crate) rest: Option<mpsc::Receiver<Piece>>,
+}
+
+/// A piece of an answer, or why there are no more.
+pub(crate) type Piece = Result<Bytes, Exception>;
+
+/// What the front and a running statement know of each other.
+pub(crate) struct Watch {
+    /// The statement's `log_comment`, by which it can be ended.
+    pub(crate) mark: String,
+    abandonable: AtomicBool,
+    done: AtomicBool,
+}
+
+impl Watch {
+    /// Watches a statement that will run under `mark`.
+    pub(crate) fn new(mark: String) -> Self {
+        Self {
+            mark,
+            abandonable: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether it runs and only reads, so that nobody misses it once its client is gone.
+    pub(crate) fn is_abandonable(&self) -> bool {
+        self.abandonable.load(Ordering::Acquire) && !self.done.load(Ordering::Acquire)
+    }
+}
+
+/// Runs `job` to its end.
+pub(crate) fn run(job: Job) {
+    let watch = Arc::clone(&job.watch);
+    let mut reply = Some(job.reply);
+    let mut send = |result: Result<Reply, Exception>| {
+        // Nobody waiting means that the client is gone.
+        reply.take().is_some_and(|reply| reply.send(result).is_ok())
+    };
+    let run = Run {
+        engine: &job.engine,
+        sessions: &job.sessions,
+        ask: &job.ask,
+        watch: &job.watch,
+        runtime: &job.runtime,
+        started: Instant::now(),
+    };
+    if let Err(exception) = run.request(job.body, &mut send) {
+        send(Err(exception));
+    }
+    watch.done.store(true, Ordering::Release);
+}
+
+type Send<'a> = dyn FnMut(Result<Reply, Exception>) -> bool + 'a;
+
+struct Run<'a> {
+    engine: &'a Engine,
+    sessions: &'a Sessions,
+    ask: &'a Ask,
+    watch: &'a Watch,
+    runtime: &'a Handle,
+    started: Instant,
+}
+
+impl Run<'_> {
+    fn request(&self, body: Spool, send: &mut Send<'_>) -> Result<(), Exception> {
+        let mut body = body.reader(self.ask.encoding.as_deref())?;
+        let (text, statement) = read_statement(&self.ask.query, &mut *body)?;
+        let Some(session) = &self.ask.session else {
+            let mut connection = self.engine.connect()?;
+            Scope::enter(&mut connection, self.ask, &self.watch.mark)?;
+            return self.statement(&mut connection, &text, statement, &mut *body, send);
+        };
+        let mut connection = self.sessions.enter(session, || self.engine.connect())?;
+        let scope = Scope::enter_session(&mut connection, self.ask, &self.watch.mark);
+        let result = match &scope {
+            Ok(_) => self.statement(&mut connection, &text, statement, &mut *body, send),
+            Err(exception) => Err(exception.clone()),
+        };
+        match scope.and_then(|scope| scope.leave(&mut connection)) {
+            Ok(()) => self.sessions.leave(session, connection),
+            Err(exception) => {
+                tracing::warn!(code = exception.code(), "session dropped: cannot restore it");
+                self.sessions.forget(&session.id);
+            }
+        }
+        result
+    }
+
+    fn statement(
+        &self,
+        connection: &mut Connection,
+        text: &[u8],
+        statement: Statement,
+        body: &mut dyn Read,
+        send: &mut Send<'_>,
+    ) -> Result<(), Exception> {
+        if self.ask.read_only
+            && statement != Statement::Session
+            && (matches!(statement, Statement::Insert { .. })
+                || connection.effect(text) != Effect::None)
+        {
+            return Err(Exception::new(
+                164,
+                "READONLY",
+                "Cannot execute query in readonly mode. For queries over HTTP, method GET implies \
+                 readonly. You should use method POST for modifying queries",
+            ));
+        }
+        let default = self.ask.default_format();
+        match statement {
+            Statement::Empty => Err(Exception::syntax("Empty query")),
+            Statement::Insert { head, format, data } => {
+                let progress = self.insert(connection, &text[..head], &format, &text[data..], body)?;
+                self.send_whole(default, progress, Vec::new(), send);
+                Ok(())
+            }
+            Statement::Select { format, has_extras } => {
+                let format = format.unwrap_or_else(|| default.to_owned());
+                self.watch.abandonable.store(true, Ordering::Release);
+                if STREAMABLE.contains(&format.as_str()) && !has_extras && !self.ask.wait_end {
+                    self.stream(connection, text, format, send)
+                } else {
+                    self.whole(connection, text, &format, send)
+                }
+            }
+            Statement::Other { format } => {
+                self.whole(connection, text, format.as_deref().unwrap_or(default), send)
+            }
+            Statement::Session => self.whole(connection, text, default, send),
+        }
+    }
+
+    fn insert(
+        &self,
+        connection: &mut Connection,
+        head: &[u8],
+        format: &str,
+        inline: &[u8],
+        body: &mut dyn Read,
+    ) -> Result<Progress, Exception> {
+        if format.is_empty() || !format.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(Exception::new(
+                73,
+                "UNKNOWN_FORMAT",
+                format!("Unknown format {format}"),
+            ));
+        }
+        let mut insert = connection
+            .insert(head, format, &self.ask.parameters)
+            .map_err(|error| Exception::from_engine(&error))?;
+        let mut alive = inline.is_empty() || insert.append(inline);
+        let mut buffer = vec![0; FEED_BYTES];
+        while alive {
+            let filled = fill(body, &mut buffer)?;
+            if filled == 0 {
+                break;
+            }
+            alive = insert.append(&buffer[..filled]);
+        }
+        insert
+            .finish()
+            .map_err(|error| Exception::from_engine(&error))
+    }
+
+    fn whole(
+        &self,
+        connection: &mut Connection,
+        text: &[u8],
+        format: &str,
+        send: &mut Send<'_>,
+    ) -> Result<(), Exception> {
+        let answer = connection
+            .query(text, self.ask.default_format(), &self.ask.parameters)
+            .map_err(|error| Exception::from_engine(&error))?;
+        let progress = answer.progress();
+        let pieces = vec![self.shape(answer, format, &mut Vec::new())?];
+        self.send_whole(format, progress, pieces, send);
+        Ok(())
+    }
+
+    fn send_whole(
+        &self,
+        format: &str,
+        progress: Progress,
+        first: Vec<Bytes>,
+        send: &mut Send<'_>,
+    ) {
+        send(Ok(Reply {
+            format: format.to_owned(),
+            progress,
+            elapsed: self.started.elapsed(),
+            first,
+            rest: None,
+        }));
+    }
+
+    fn stream(
+        &self,
+        connection: &mut Connection,
+        text: &[u8],
+        format: String,
+        send: &mut Send<'_>,
+    ) -> Result<(), Exception> {
+        let mut select = connection
+            .select(text, self.ask.default_format(), &self.ask.parameters)
+            .map_err(|error| Exception::from_engine(&error))?;
+        let mut header = Vec::new();
+        let mut progress = Progress::default();
+        let mut next = || -> Result<Option<(Bytes, Progress)>, Exception> {
+            let answer = select.next().map_err(|error| Exception::from_engine(&error))?;
+            let Some(answer) = answer else {
+                return Ok(None);
+            };
+            let progress = answer.progress();
+            Ok(Some((self.shape(answer, &format, &mut header)?, progress)))
+        };
+        let mut first = Vec::new();
+        let mut gathered = 0;
+        let ended = loop {
+            if gathered >= FIRST_BYTES {
+                break false;
+            }
+            let Some((piece, made)) = next()? else {
+                break true;
+            };
+            progress += made;
+            gathered += piece.len();
+            first.push(piece);
+        };
+        if ended {
+            self.send_whole(&format, progress, first, send);
+            return Ok(());
+        }
+        let (pieces, rest) = mpsc::channel(PIECES_AHEAD);
+        let begun = send(Ok(Reply {
+            format: format.clone(),
+            progress,
+            elapsed: self.started.elapsed(),
+            first,
+            rest: Some(rest),
+        }));
+        if !begun {
+            return Ok(());
+        }
+        loop {
+            let piece = match next() {
+                Ok(None) => return Ok(()),
+                Ok(Some((piece, _))) => Ok(piece),
+                Err(exception) => Err(exception),
+            };
+            let last = piece.is_err();
+            let sent = self
+                .runtime
+                .block_on(async { tokio::time::timeout(SEND_PATIENCE, pieces.send(piece)).await });
+            if last || !matches!(sent, Ok(Ok(()))) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes an answer's bytes what the client expects. `header` remembers the first piece's.
+    fn shape(&self, answer: Answer, format: &str, header: &mut Vec<u8>) -> Result<Bytes, Exception> {
+        if format == "Native" && self.ask.native_revision > 0 {
+            return native::upgrade(answer.as_ref(), self.ask.native_revision).map(Bytes::from);
+        }
+        let bytes = Bytes::from_owner(answer);
+        if format != ROW_BINARY_WITH_HEADER {
+            return Ok(bytes);
+        }
+        if header.is_empty() {
+            let length = native::row_binary_header(&bytes).unwrap_or(bytes.len());
+            header.extend_from_slice(&bytes[..length]);
+            Ok(bytes)
+        } else if bytes.starts_with(header) {
+            Ok(bytes.slice(header.len()..))
+        } else {
+            Err(Exception::internal("the engine changed the header within an answer"))
+        }
+    }
+}
+
+/// Reads from the URL's text and the body as far as it takes to know the statement.
+fn read_statement(query: &str, body: &mut dyn Read) -> Result<(Vec<u8>, Statement), Exception> {
+    let mut text = query.as_bytes().to_vec();
+    if !text.is_empty() {
+        text.push(b'\n');
+    }
+    let mut step = FEED_BYTES;
+    loop {
+        let before = text.len();
+        text.resize(before + step, 0);
+        let filled = fill(body, &mut text[before..])?;
+        text.truncate(before + filled);
+        let complete = filled < step;
+        if let Some(statement) = statement::parse(&text, complete)? {
+            return Ok((text, statement));
+        }
+        if text.len() > MAX_TEXT {
+            return Err(Exception::new(
+                229,
+                "QUERY_IS_TOO_LARGE",
+                format!("The statement's text has more than {MAX_TEXT} bytes"),
+            ));
+        }
+        step = text.len();
+    }
+}
+
+/// Fills `buffer`, less only at the end of the body.
+fn fill(body: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, Exception> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match body.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(Exception::broken_body(format!(
+                    "Cannot decompress the body: {error}"
+                )));
+            }
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn text_from_the_url_and_the_body_are_one_statement() {
+        let (text, statement) =
+            read_statement("INSERT INTO t FORMAT CSV", &mut b"1,2\n".as_slice()).unwrap();
+        assert_eq!(
+            statement,
+            Statement::Insert {
+                head: 14,
+                format: "CSV".to_owned(),
+                data: 25
+            }
+        );
+        assert_eq!(&text[25..], b"1,2\n");
+        let (text, statement) = read_statement("SELECT", &mut b"1 FORMAT JSON".as_slice()).unwrap();
+        assert_eq!(text, b"SELECT\n1 FORMAT JSON");
+        assert!(matches!(statement, Statement::Select { format: Some(name), .. } if name == "JSON"));
+    }
+
+    #[test]
+    fn long_texts_are_read_to_their_end_and_too_long_ones_refused() {
+        let long = format!("SELECT '{}' FORMAT CSV", "x".repeat(3 * FEED_BYTES));
+        let (text, statement) = read_statement("", &mut long.as_bytes()).unwrap();
+        assert_eq!(text.len(), long.len());
+        assert!(matches!(statement, Statement::Select { format: Some(_), .. }));
+        let endless = format!("SELECT '{}'", "x".repeat(2 * MAX_TEXT));
+        let error = read_statement("", &mut endless.as_bytes()).unwrap_err();
+        assert_eq!(error.code(), 229);
+    }
+}

@@ -1,0 +1,150 @@
+//! What the operator decides: where the data lies, where to listen, who may come in, how much
+//! memory the engine may take.
+
+use std::env;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::error::Error;
+
+/// The libchdb release this crate was written and tested against; the version of the npm packages
+/// `@chdb/lib-*` and the name of the folder in the cache.
+pub const LIBCHDB_VERSION: &str = "26.7.3-stable.1";
+
+/// Environment variable that names the library file.
+pub const LIBRARY_VARIABLE: &str = "CHATLEDGER_LIBCHDB";
+
+/// Memory for the engine unless told otherwise, in bytes: 2 GiB, half of the smallest machine.
+pub const DEFAULT_MAX_MEMORY_BYTES: u64 = 2 << 30;
+
+/// Statements that run side by side unless told otherwise.
+pub const DEFAULT_CONNECTIONS: usize = 8;
+
+/// A user and a password that the front asks for. The engine itself has one user without.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user's name.
+    pub user: String,
+    /// The password, in the clear.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Credentials")
+            .field("user", &self.user)
+            .field("password", &"***")
+            .finish()
+    }
+}
+
+/// How to run an embedded ClickHouse.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where everything is kept. Made if missing; one process at a time.
+    pub data_dir: PathBuf,
+    /// Where to listen; port 0 picks a free one, which [`serve`](crate::serve) reports.
+    pub listen: SocketAddr,
+    /// The library file; without it `CHATLEDGER_LIBCHDB` and then the cache folder are looked at.
+    pub lib_path: Option<PathBuf>,
+    /// Who may come in; without it anyone who reaches a loopback address.
+    pub credentials: Option<Credentials>,
+    /// Memory the engine may take, in bytes. One query may take 3/5 of it.
+    pub max_memory_bytes: u64,
+    /// Statements that run side by side; more wait for their turn. At least 1.
+    pub connections: usize,
+}
+
+impl Options {
+    /// The usual options for a data directory and an address.
+    pub fn new(data_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen,
+            lib_path: None,
+            credentials: None,
+            max_memory_bytes: DEFAULT_MAX_MEMORY_BYTES,
+            connections: DEFAULT_CONNECTIONS,
+        }
+    }
+
+    /// Refuses what must not be, before anything is opened.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.credentials.is_none() && !self.listen.ip().is_loopback() {
+            return Err(Error::CredentialsRequired {
+                listen: self.listen,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Finds libchdb: `given`, else `CHATLEDGER_LIBCHDB`, else
+/// `${XDG_CACHE_HOME:-$HOME/.cache}/chatledger/libchdb/<version>/libchdb.so`, where
+/// `deploy/local/fetch-libchdb` puts it.
+///
+/// # Errors
+/// [`Error::LibraryMissing`] when there is no file. A path that was given is not looked past.
+pub fn find_library(given: Option<PathBuf>) -> Result<PathBuf, Error> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    let mut looked_at = Vec::new();
+    if let Some(path) = given.or_else(|| set(LIBRARY_VARIABLE).map(PathBuf::from)) {
+        looked_at.push(path);
+    } else {
+        let cache = set("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".cache")));
+        looked_at.extend(cache.map(|cache| {
+            cache
+                .join("chatledger/libchdb")
+                .join(LIBCHDB_VERSION)
+                .join("libchdb.so")
+        }));
+    }
+    match looked_at.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.clone()),
+        None => Err(Error::LibraryMissing {
+            version: LIBCHDB_VERSION,
+            looked_at,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_printed() {
+        let credentials = Credentials {
+            user: "reader".to_owned(),
+            password: "hunter2".to_owned(),
+        };
+        let mut options = Options::new("data", "0.0.0.0:0".parse().unwrap());
+        options.credentials = Some(credentials);
+        assert!(!format!("{options:?}").contains("hunter2"));
+        assert!(options.check().is_ok());
+    }
+
+    #[test]
+    fn public_addresses_need_credentials() {
+        let error = Options::new("data", "0.0.0.0:8123".parse().unwrap())
+            .check()
+            .unwrap_err();
+        assert!(matches!(error, Error::CredentialsRequired { .. }));
+        for loopback in ["127.0.0.1:8123", "[::1]:8123"] {
+            Options::new("data", loopback.parse().unwrap()).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_missing_library_says_how_to_get_it() {
+        let error = find_library(Some(PathBuf::from("/nowhere/libchdb.so"))).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("/nowhere/libchdb.so"), "{text}");
+        assert!(text.contains("deploy/local/fetch-libchdb"), "{text}");
+    }
+}
