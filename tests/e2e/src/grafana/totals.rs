@@ -1,0 +1,406 @@
+//! What a panel's rows must come to, counted from the truth without SQL.
+//!
+//! A panel is named by dashboard and title; for each there is what to measure of its rows and a
+//! function over the simulator's truth that gives the figure. The functions are the meaning of the
+//! panel, written a second time in another language: where both agree, the SQL is right. They hold
+//! for a view of one corp over all its messages, all choices made and nothing typed.
+//!
+//! Not here: panels whose figure the truth does not fix: those by severity or department (the truth
+//! names neither), and the change against a period that has no messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// One good message of the truth; fields as in `messages`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the columns of the table messages, which documents them"
+)]
+pub struct TruthMessage {
+    pub seq: u64,
+    pub msgid: String,
+    pub action: String,
+    pub msgtype: String,
+    pub msgtime: i64,
+    pub conversation_id: String,
+    pub conversation_kind: String,
+    pub room_id: String,
+    pub from_id: String,
+    pub from_kind: String,
+    pub content: String,
+    pub key_version: u32,
+}
+
+/// One rule broken by one message, of the truth; fields as in `violations`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the columns of the table violations, which documents them"
+)]
+pub struct TruthViolation {
+    pub msgid: String,
+    pub rule_id: String,
+    pub matched: Vec<String>,
+}
+
+/// One record that cannot be opened or read, of the truth; fields as in `dead_letters`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the columns of the table dead_letters, which documents them"
+)]
+pub struct TruthDeadLetter {
+    pub seq: u64,
+    pub reason: String,
+}
+
+/// What the simulator says is in the archive of one corp.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    /// Every good message once, in any order.
+    pub messages: Vec<TruthMessage>,
+    /// Every violation once.
+    pub violations: Vec<TruthViolation>,
+    /// Every dead letter once.
+    pub dead_letters: Vec<TruthDeadLetter>,
+}
+
+impl Truth {
+    /// Reads `messages.jsonl`, `violations.jsonl` and `dead_letters.jsonl` of a truth folder.
+    pub fn read(dir: &Path) -> Result<Self> {
+        fn rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+            let text =
+                fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            text.lines()
+                .map(|line| serde_json::from_str(line))
+                .collect::<Result<_, _>>()
+                .with_context(|| format!("parse {}", path.display()))
+        }
+        Ok(Self {
+            messages: rows(&dir.join("messages.jsonl"))?,
+            violations: rows(&dir.join("violations.jsonl"))?,
+            dead_letters: rows(&dir.join("dead_letters.jsonl"))?,
+        })
+    }
+
+    fn count(&self, keep: impl Fn(&TruthMessage) -> bool) -> f64 {
+        self.messages.iter().filter(|m| keep(m)).count() as f64
+    }
+
+    fn distinct<'a, K: Ord>(&'a self, key: impl Fn(&'a TruthMessage) -> Option<K>) -> f64 {
+        self.messages
+            .iter()
+            .filter_map(key)
+            .collect::<BTreeSet<K>>()
+            .len() as f64
+    }
+
+    /// Messages that broke a rule, once for every rule.
+    fn violating(&self) -> impl Iterator<Item = &TruthMessage> {
+        let by_id: BTreeMap<&str, &TruthMessage> = self
+            .messages
+            .iter()
+            .map(|m| (m.msgid.as_str(), m))
+            .collect();
+        self.violations
+            .iter()
+            .filter_map(move |v| by_id.get(v.msgid.as_str()).copied())
+    }
+
+    /// Replies of members in single chats with customers.
+    fn replies(&self) -> Vec<Reply<'_>> {
+        let mut chats: BTreeMap<&str, Vec<&TruthMessage>> = BTreeMap::new();
+        for message in &self.messages {
+            if message.conversation_kind == "single_external"
+                && message.action == "send"
+                && matches!(message.from_kind.as_str(), "member" | "customer")
+            {
+                chats
+                    .entry(&message.conversation_id)
+                    .or_default()
+                    .push(message);
+            }
+        }
+        let mut replies = Vec::new();
+        for chat in chats.values_mut() {
+            chat.sort_by_key(|m| (m.msgtime, m.seq));
+            let mut asked_at = None;
+            for message in chat {
+                if message.from_kind == "customer" {
+                    asked_at.get_or_insert(message.msgtime);
+                } else if let Some(asked_at) = asked_at.take() {
+                    replies.push(Reply {
+                        member: &message.from_id,
+                        asked_at,
+                        wait_ms: message.msgtime - asked_at,
+                    });
+                }
+            }
+        }
+        replies
+    }
+
+    /// Single chats with customers in which the customer had the last word.
+    fn unanswered(&self) -> f64 {
+        let mut last: BTreeMap<&str, &TruthMessage> = BTreeMap::new();
+        for message in &self.messages {
+            if message.conversation_kind == "single_external" && message.action == "send" {
+                let newest = last.entry(&message.conversation_id).or_insert(message);
+                if (message.msgtime, message.seq) > (newest.msgtime, newest.seq) {
+                    *newest = message;
+                }
+            }
+        }
+        last.values().filter(|m| m.from_kind == "customer").count() as f64
+    }
+
+    /// Messages of the conversation that was spoken in last.
+    fn newest_conversation(&self) -> f64 {
+        let newest = self.messages.iter().max_by_key(|m| (m.msgtime, m.seq));
+        newest.map_or(0.0, |n| {
+            self.count(|m| m.conversation_id == n.conversation_id)
+        })
+    }
+
+    /// Members by conversations, then messages sent, descending: the messages of the first fifty.
+    fn sent_by_busiest_members(&self) -> f64 {
+        let mut members: BTreeMap<&str, (BTreeSet<&str>, u64)> = BTreeMap::new();
+        for message in self.messages.iter().filter(|m| m.from_kind == "member") {
+            let member = members.entry(&message.from_id).or_default();
+            member.0.insert(&message.conversation_id);
+            member.1 += 1;
+        }
+        let mut order: Vec<(usize, u64)> = members.values().map(|(c, n)| (c.len(), *n)).collect();
+        order.sort_unstable_by(|a, b| b.cmp(a));
+        order.iter().take(50).map(|(_, sent)| *sent as f64).sum()
+    }
+}
+
+/// A member's first message after a customer's turn.
+struct Reply<'a> {
+    member: &'a str,
+    /// First message of the customer's turn, milliseconds since the epoch.
+    asked_at: i64,
+    wait_ms: i64,
+}
+
+/// Sum of the `limit` greatest counts of equal keys.
+fn top<K: Ord>(keys: impl Iterator<Item = K>, limit: usize) -> f64 {
+    let mut counts: BTreeMap<K, u64> = BTreeMap::new();
+    for key in keys {
+        *counts.entry(key).or_default() += 1;
+    }
+    let mut counts: Vec<u64> = counts.into_values().collect();
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    counts.iter().take(limit).sum::<u64>() as f64
+}
+
+/// Day in Shanghai, whose clock has been UTC+8 the year round since 1991.
+fn shanghai_day(msgtime: i64) -> i64 {
+    (msgtime + 8 * 3_600_000).div_euclid(86_400_000)
+}
+
+fn external(kind: &str) -> bool {
+    matches!(kind, "single_external" | "group_external")
+}
+
+/// What to take of a panel's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// The number of rows.
+    Rows,
+    /// The sum of these columns over all rows.
+    Sum(&'static [&'static str]),
+    /// The sum of all columns but these over all rows.
+    SumBut(&'static [&'static str]),
+}
+
+/// What a panel's rows must come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Total {
+    /// What to take of the rows.
+    pub measure: Measure,
+    /// What it must be.
+    pub truth: fn(&Truth) -> f64,
+}
+
+impl Measure {
+    /// Measures rows as ClickHouse's `JSONEachRow` gives them; numbers may be quoted.
+    ///
+    /// # Errors
+    /// A named column is missing, or a value is no number.
+    pub fn of(self, rows: &[Map<String, Value>]) -> Result<f64> {
+        fn number(column: &str, value: &Value) -> Result<f64> {
+            match value {
+                Value::String(text) => text.parse().ok(),
+                other => other.as_f64(),
+            }
+            .with_context(|| format!("column {column}: {value} is no number"))
+        }
+        let mut sum = 0.0;
+        match self {
+            Self::Rows => sum = rows.len() as f64,
+            Self::Sum(columns) => {
+                for (row, column) in rows
+                    .iter()
+                    .flat_map(|r| columns.iter().map(move |c| (r, c)))
+                {
+                    let value = row
+                        .get(*column)
+                        .with_context(|| format!("no column {column}"))?;
+                    sum += number(column, value)?;
+                }
+            }
+            Self::SumBut(columns) => {
+                for (column, value) in rows.iter().flatten() {
+                    if !columns.contains(&column.as_str()) {
+                        sum += number(column, value)?;
+                    }
+                }
+            }
+        }
+        Ok(sum)
+    }
+}
+
+impl Total {
+    /// Compares a panel's rows with the truth.
+    ///
+    /// # Errors
+    /// They differ, or the rows cannot be measured.
+    pub fn check(&self, rows: &[Map<String, Value>], truth: &Truth) -> Result<()> {
+        let (got, expected) = (self.measure.of(rows)?, (self.truth)(truth));
+        // Shares and means are the same division in both; sums of integers are exact.
+        let close = (got - expected).abs() <= 1e-9 * expected.abs().max(1.0);
+        ensure!(
+            close,
+            "{:?} is {got}, the truth says {expected}",
+            self.measure
+        );
+        Ok(())
+    }
+}
+
+/// The total of a panel, if it has one.
+pub fn of(dashboard: &str, panel: &str) -> Option<Total> {
+    TOTALS
+        .iter()
+        .find(|(d, p, _, _)| *d == dashboard && *p == panel)
+        .map(|&(_, _, measure, truth)| Total { measure, truth })
+}
+
+/// Dashboard and panel of every entry.
+pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    TOTALS
+        .iter()
+        .map(|&(dashboard, panel, _, _)| (dashboard, panel))
+}
+
+use Measure::{Rows, Sum, SumBut};
+
+type Row = (&'static str, &'static str, Measure, fn(&Truth) -> f64);
+
+const CHATS: &str = "chatledger-chats";
+const MESSAGES: &str = "chatledger-messages";
+const VIOLATIONS: &str = "chatledger-violations";
+const PIPELINE: &str = "chatledger-pipeline";
+
+fn messages(t: &Truth) -> f64 {
+    t.messages.len() as f64
+}
+
+fn conversations(t: &Truth) -> f64 {
+    t.distinct(|m| Some(&m.conversation_id))
+}
+
+fn violations(t: &Truth) -> f64 {
+    t.violations.len() as f64
+}
+
+fn sent_by_members(t: &Truth) -> f64 {
+    t.count(|m| m.from_kind == "member")
+}
+
+fn members(t: &Truth) -> f64 {
+    t.distinct(|m| (m.from_kind == "member").then_some(&m.from_id))
+}
+
+#[rustfmt::skip]
+const TOTALS: &[Row] = &[
+    (CHATS, "会话数", Sum(&["会话数"]), conversations),
+    (CHATS, "消息数", Sum(&["消息数"]), messages),
+    (CHATS, "活跃成员", Sum(&["活跃成员"]), members),
+    (CHATS, "活跃客户", Sum(&["活跃客户"]), |t| t.distinct(|m| (m.from_kind == "customer").then_some(&m.from_id))),
+    (CHATS, "对外会话占比", Sum(&["对外会话占比"]), |t| {
+        t.distinct(|m| external(&m.conversation_kind).then_some(&m.conversation_id)) / conversations(t)
+    }),
+    (CHATS, "响应时间中位数", Sum(&["响应时间中位数"]), |t| {
+        let mut waits: Vec<i64> = t.replies().into_iter().map(|r| r.wait_ms).collect();
+        waits.sort_unstable();
+        waits.get(waits.len() / 2).map_or(0.0, |wait| *wait as f64 / 1000.0)
+    }),
+    (CHATS, "每日会话数（按类型）", Sum(&["会话数"]), |t| {
+        t.distinct(|m| Some((shanghai_day(m.msgtime), &m.conversation_kind, &m.conversation_id)))
+    }),
+    (CHATS, "会话类型分布", Sum(&["会话数"]), |t| t.distinct(|m| Some((&m.conversation_kind, &m.conversation_id)))),
+    (CHATS, "内部与对外消息占比", Sum(&["内部", "对外"]), messages),
+    (CHATS, "客户响应时间", Rows, |t| {
+        t.replies().iter().map(|r| shanghai_day(r.asked_at)).collect::<BTreeSet<_>>().len() as f64
+    }),
+    (CHATS, "沟通热力图（星期 × 小时）", SumBut(&["星期"]), messages),
+    (CHATS, "最活跃的成员", Sum(&["发送条数"]), Truth::sent_by_busiest_members),
+    (CHATS, "最活跃的群聊", Sum(&["消息数"]), |t| {
+        top(t.messages.iter().map(|m| &m.room_id).filter(|room| !room.is_empty()), 50)
+    }),
+    (CHATS, "成员响应时间", Sum(&["回复次数"]), |t| top(t.replies().into_iter().map(|r| r.member), 100)),
+    (CHATS, "待回复的客户", Rows, |t| t.unanswered().min(200.0)),
+
+    (MESSAGES, "消息总数", Sum(&["消息总数"]), messages),
+    (MESSAGES, "成员发送", Sum(&["成员发送"]), sent_by_members),
+    (MESSAGES, "客户发送", Sum(&["客户发送"]), |t| t.count(|m| m.from_kind == "customer")),
+    (MESSAGES, "成员人均发送", Sum(&["成员人均发送"]), |t| sent_by_members(t) / members(t)),
+    (MESSAGES, "撤回消息", Sum(&["撤回消息"]), |t| t.count(|m| m.action == "recall")),
+    (MESSAGES, "文本平均字数", Sum(&["文本平均字数"]), |t| {
+        let texts = || t.messages.iter().filter(|m| m.msgtype == "text");
+        texts().map(|m| m.content.chars().count() as f64).sum::<f64>() / texts().count() as f64
+    }),
+    (MESSAGES, "消息量（按类型）", Sum(&["消息数"]), messages),
+    (MESSAGES, "消息类型占比", Sum(&["消息数"]), messages),
+    (MESSAGES, "消息量（按方向）", Sum(&["消息数"]), messages),
+    (MESSAGES, "文本长度分布", Sum(&["消息数"]), |t| t.count(|m| m.msgtype == "text")),
+    (MESSAGES, "消息量（按部门）", Sum(&["消息数"]), messages),
+    (MESSAGES, "发送排行", Sum(&["消息数"]), |t| {
+        top(t.messages.iter().filter(|m| m.from_kind == "member").map(|m| &m.from_id), 100)
+    }),
+    (MESSAGES, "消息检索", Rows, |t| messages(t).min(500.0)),
+    (MESSAGES, "会话上下文", Rows, |t| t.newest_conversation().min(1000.0)),
+
+    (VIOLATIONS, "违规数", Sum(&["违规数"]), violations),
+    (VIOLATIONS, "涉及人员", Sum(&["涉及人员"]), |t| t.violating().map(|m| &m.from_id).collect::<BTreeSet<_>>().len() as f64),
+    (VIOLATIONS, "涉及会话", Sum(&["涉及会话"]), |t| {
+        t.violating().map(|m| &m.conversation_id).collect::<BTreeSet<_>>().len() as f64
+    }),
+    (VIOLATIONS, "每千条消息的违规消息", Sum(&["每千条消息的违规消息"]), |t| {
+        let broken = t.violations.iter().map(|v| &v.msgid).collect::<BTreeSet<_>>().len();
+        1000.0 * broken as f64 / messages(t)
+    }),
+    (VIOLATIONS, "违规走势（按等级）", Sum(&["严重", "高", "中", "低"]), violations),
+    (VIOLATIONS, "与上一周期对比", Sum(&["本期"]), violations),
+    (VIOLATIONS, "按规则", Sum(&["本期"]), violations),
+    (VIOLATIONS, "按类别", Sum(&["违规数"]), violations),
+    (VIOLATIONS, "命中最多的词", Sum(&["命中次数"]), |t| top(t.violations.iter().flat_map(|v| &v.matched), 50)),
+    (VIOLATIONS, "按部门", Sum(&["违规数"]), violations),
+    (VIOLATIONS, "按人员", Sum(&["违规数"]), |t| top(t.violating().map(|m| &m.from_id), 100)),
+    (VIOLATIONS, "最新违规", Rows, |t| violations(t).min(500.0)),
+
+    (PIPELINE, "死信原因汇总", Sum(&["条数"]), |t| t.dead_letters.len() as f64),
+    (PIPELINE, "最新死信", Rows, |t| (t.dead_letters.len() as f64).min(200.0)),
+    (PIPELINE, "已归档概况", Sum(&["消息数"]), messages),
+];
