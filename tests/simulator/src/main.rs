@@ -1,2 +1,156 @@
-//! Placeholder.
-fn main() {}
+//! `wecom-sim`: the command line of the simulator.
+//!
+//! On stdout stands the ready line alone; everything else goes to stderr.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use tracing::info;
+use wecom_sim::layout::{ConfigOptions, write_folder};
+use wecom_sim::options::TenantOptions;
+use wecom_sim::server::{ServeOptions, Server, ready_line};
+use wecom_sim::tenant::Tenant;
+use wecom_sim::truth::{Detail, Truth};
+
+/// A WeCom tenant in a box: an archive of sealed conversations, a directory, a ready configuration
+/// and the truth about what must come out.
+#[derive(Parser)]
+#[command(name = "wecom-sim", version, after_help = "\
+Examples:
+  wecom-sim serve --dir /tmp/tenant --messages 50000 --faults broken=20,unknown_key=10
+  chatledger run --config /tmp/tenant/chatledger.toml --drain
+  jq . /tmp/tenant/truth/summary.json
+
+Besides WeCom's APIs the server answers
+  GET  /sim/stats           calls by API, the highest seq, whether a reader has asked beyond it
+  POST /sim/append?count=N  N more messages now; they are in the truth when it answers")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a tenant and serve it until SIGTERM or SIGINT. When ready, prints one JSON line:
+    /// {"listen":"127.0.0.1:PORT","dir":…,"config":…}.
+    Serve(Serve),
+    /// Make a tenant's folder without serving it.
+    Generate(Generate),
+}
+
+#[derive(Args)]
+struct Common {
+    /// Folder for configuration, secrets, keys, rules and truth; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+
+    #[command(flatten)]
+    tenant: TenantOptions,
+
+    #[command(flatten)]
+    config: ConfigOptions,
+
+    /// How much of the truth is written to DIR/truth.
+    #[arg(long, value_enum, default_value_t = Detail::Full)]
+    truth: Detail,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(flatten)]
+    serve: ServeOptions,
+}
+
+#[derive(Args)]
+struct Generate {
+    #[command(flatten)]
+    common: Common,
+
+    /// Base address of the APIs, for the configuration.
+    #[arg(long, default_value = "http://127.0.0.1:9701", value_name = "URL")]
+    base_url: String,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .init();
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Generate(Generate { common, base_url }) => {
+            make(&common, &base_url)?;
+            Ok(())
+        }
+        Command::Serve(Serve { common, serve }) => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("start the async runtime")?
+            .block_on(async move {
+                let stop = signals()?;
+                let server = Server::bind(serve).await?;
+                let (tenant, truth) = make(&common, &server.base_url())?;
+                let dir = absolute(&common.dir)?;
+                writeln!(std::io::stdout(), "{}", ready_line(server.address(), &dir))
+                    .context("print the ready line")?;
+                server.run(Arc::new(tenant), truth, stop).await
+            }),
+    }
+}
+
+fn absolute(dir: &Path) -> Result<PathBuf> {
+    std::path::absolute(dir).with_context(|| format!("resolve {}", dir.display()))
+}
+
+/// Makes the tenant and its folder.
+fn make(common: &Common, base_url: &str) -> Result<(Tenant, Truth)> {
+    let began = Instant::now();
+    let tenant = Tenant::new(common.tenant.clone())?;
+    write_folder(&common.dir, &tenant, &common.config, base_url)?;
+    let mut truth = Truth::create(&common.dir.join("truth"), common.truth)?;
+    let summary = truth.write(&tenant, 0..tenant.options.messages)?;
+    info!(
+        corp = summary.corp_id,
+        messages = summary.messages,
+        violations = summary.violations,
+        dead_letters = summary.dead_letters,
+        duplicates = summary.duplicates,
+        seconds = began.elapsed().as_secs_f64(),
+        "tenant made"
+    );
+    Ok((tenant, truth))
+}
+
+/// Ends at the first SIGTERM or SIGINT.
+fn signals() -> Result<impl Future<Output = ()> + Send + 'static> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping");
+    })
+}

@@ -1,0 +1,231 @@
+//! The tenant's folder: configuration, secrets, keys and rules, as an operator would lay them out.
+//!
+//! ```text
+//! chatledger.toml  archive.secret  contact.secret  key-1.pem …   rules/*.toml  rules/bribery-words.txt
+//! withheld/key-N.pem    the key of `unknown_key` records, not in the configuration
+//! truth/                see the module truth
+//! ```
+//! Guarantee: secrets and keys are readable by their owner alone; a file is replaced whole.
+//! Paths in the configuration are relative to it.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::rules::{WORDS_FILE, words_file};
+use crate::tenant::Tenant;
+
+/// What the configuration says besides the tenant.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigOptions {
+    /// ClickHouse's HTTP interface, for the configuration.
+    #[arg(long, default_value = "http://127.0.0.1:8123", value_name = "URL")]
+    pub clickhouse_url: String,
+
+    /// Database in ClickHouse, for the configuration.
+    #[arg(long, default_value = "chatledger", value_name = "NAME")]
+    pub clickhouse_database: String,
+
+    /// How records travel, for the configuration.
+    #[arg(long, value_enum, default_value_t = DriverMode::Direct)]
+    pub driver: DriverMode,
+
+    /// Kafka brokers, for the configuration.
+    #[arg(long, default_value = "127.0.0.1:9092", value_name = "LIST")]
+    pub brokers: String,
+
+    /// Prefix of topics and consumer groups, for the configuration.
+    #[arg(long, default_value = "chatledger", value_name = "TEXT")]
+    pub topic_prefix: String,
+
+    /// Where metrics are served, for the configuration.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub metrics_listen: String,
+
+    /// Pause after a call that brought nothing, for the configuration.
+    #[arg(long, default_value = "500ms", value_name = "TIME")]
+    pub poll_interval: String,
+
+    /// Records per call, for the configuration.
+    #[arg(long, default_value_t = 1_000, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub batch_limit: u32,
+}
+
+/// The two drivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriverMode {
+    /// One process, no broker.
+    Direct,
+    /// Stages on Kafka topics.
+    Kafka,
+}
+
+#[derive(Serialize)]
+struct Config<'a> {
+    driver: Driver,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kafka: Option<Kafka<'a>>,
+    corp: [Corp<'a>; 1],
+    rules: Folder,
+    sink: Sinks<'a>,
+    metrics: Metrics<'a>,
+}
+
+#[derive(Serialize)]
+struct Driver {
+    mode: DriverMode,
+    state_dir: &'static str,
+}
+
+#[derive(Serialize)]
+struct Kafka<'a> {
+    brokers: &'a str,
+    topic_prefix: &'a str,
+}
+
+#[derive(Serialize)]
+struct Corp<'a> {
+    id: String,
+    timezone: &'static str,
+    archive: Archive<'a>,
+    directory: Directory<'a>,
+}
+
+#[derive(Serialize)]
+struct Archive<'a> {
+    transport: &'static str,
+    base_url: &'a str,
+    secret_file: &'static str,
+    batch_limit: u32,
+    poll_interval: &'a str,
+    key: Vec<Key>,
+}
+
+#[derive(Serialize)]
+struct Key {
+    version: u32,
+    file: String,
+}
+
+#[derive(Serialize)]
+struct Directory<'a> {
+    base_url: &'a str,
+    secret_file: &'static str,
+    refresh_interval: &'static str,
+}
+
+#[derive(Serialize)]
+struct Folder {
+    dir: &'static str,
+}
+
+#[derive(Serialize)]
+struct Sinks<'a> {
+    clickhouse: ClickHouse<'a>,
+    parquet: Url,
+}
+
+#[derive(Serialize)]
+struct ClickHouse<'a> {
+    url: &'a str,
+    database: &'a str,
+}
+
+#[derive(Serialize)]
+struct Url {
+    url: &'static str,
+}
+
+#[derive(Serialize)]
+struct Metrics<'a> {
+    listen: &'a str,
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
+    write(path, text, 0o644)
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let draft = path.with_extension("draft");
+    let attempt = || -> std::io::Result<()> {
+        let _ = fs::remove_file(&draft);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+        file.write_all(text.as_bytes())?;
+        drop(file);
+        fs::rename(&draft, path)
+    };
+    attempt().with_context(|| format!("write {}", path.display()))
+}
+
+/// Writes everything but the truth.
+///
+/// # Errors
+/// A file or folder cannot be written.
+pub fn write_folder(dir: &Path, tenant: &Tenant, options: &ConfigOptions, base_url: &str) -> Result<()> {
+    for folder in [dir.to_owned(), dir.join("rules"), dir.join("withheld")] {
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    write(&dir.join("archive.secret"), &tenant.options.secret(1), 0o600)?;
+    write(&dir.join("contact.secret"), &tenant.options.secret(2), 0o600)?;
+    let mut keys = Vec::new();
+    for (version, pair) in (1..).zip(tenant.sealer.keys()) {
+        let file = format!("key-{version}.pem");
+        write(&dir.join(&file), &pair.pem(version % 2 == 0)?, 0o600)?;
+        keys.push(Key { version, file });
+    }
+    let withheld = format!("withheld/key-{}.pem", tenant.sealer.withheld_version());
+    write(&dir.join(withheld), &tenant.sealer.withheld().pem(true)?, 0o600)?;
+    for file in &tenant.rules {
+        replace(&dir.join("rules").join(file.name()), &toml::to_string_pretty(file)?)?;
+    }
+    replace(&dir.join("rules").join(WORDS_FILE), &words_file())?;
+    let config = Config {
+        driver: Driver {
+            mode: options.driver,
+            state_dir: "state",
+        },
+        kafka: (options.driver == DriverMode::Kafka).then_some(Kafka {
+            brokers: &options.brokers,
+            topic_prefix: &options.topic_prefix,
+        }),
+        corp: [Corp {
+            id: tenant.options.corp_id(),
+            timezone: "Asia/Shanghai",
+            archive: Archive {
+                transport: "http",
+                base_url,
+                secret_file: "archive.secret",
+                batch_limit: options.batch_limit,
+                poll_interval: &options.poll_interval,
+                key: keys,
+            },
+            directory: Directory {
+                base_url,
+                secret_file: "contact.secret",
+                refresh_interval: "10m",
+            },
+        }],
+        rules: Folder { dir: "rules" },
+        sink: Sinks {
+            clickhouse: ClickHouse {
+                url: &options.clickhouse_url,
+                database: &options.clickhouse_database,
+            },
+            parquet: Url {
+                url: "file:parquet",
+            },
+        },
+        metrics: Metrics {
+            listen: &options.metrics_listen,
+        },
+    };
+    replace(&dir.join("chatledger.toml"), &toml::to_string_pretty(&config)?)
+}

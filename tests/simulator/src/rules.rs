@@ -1,0 +1,306 @@
+//! The rules of the tenant: as files for the system under test, and as a plain matcher for the truth.
+//!
+//! There is a rule for every part of a rule's definition: words, a file of words, allowed phrases,
+//! each kind of scope and direction, and two that must stay inactive.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+
+use crate::org::{Org, Party};
+use crate::scanner::{Folded, Scanner, Span};
+
+/// Name of the file of words that one rule names.
+pub const WORDS_FILE: &str = "bribery-words.txt";
+
+const BRIBERY_WORDS: &[&str] =
+    &["回扣", "回扣返点", "好处费", "返点给个人", "ＶＩＰ客户有额外返佣", "走KB", "这次的kb", "封口费"];
+
+/// Which messages of a watched person count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Those sent and received.
+    Either,
+    /// Those sent.
+    Sent,
+    /// Those received.
+    Received,
+}
+
+/// Who is watched.
+#[derive(Clone, Debug, Serialize)]
+pub struct Scope {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    all: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    departments: Vec<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direction: Option<Direction>,
+}
+
+/// A rule as its file has it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rule {
+    /// Its id.
+    pub id: &'static str,
+    name: &'static str,
+    category: &'static str,
+    /// How bad it is.
+    pub severity: &'static str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    words: &'static [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    words_file: Option<&'static str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    allow: &'static [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<Scope>,
+}
+
+/// One file of rules.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuleFile {
+    #[serde(skip)]
+    name: &'static str,
+    rule: Vec<Rule>,
+}
+
+fn scope(direction: Option<Direction>) -> Scope {
+    Scope {
+        all: false,
+        members: Vec::new(),
+        departments: Vec::new(),
+        direction,
+    }
+}
+
+fn everybody(direction: Option<Direction>) -> Option<Scope> {
+    Some(Scope {
+        all: true,
+        ..scope(direction)
+    })
+}
+
+fn departments(departments: &[u32], direction: Option<Direction>) -> Option<Scope> {
+    Some(Scope {
+        departments: departments.to_vec(),
+        ..scope(direction)
+    })
+}
+
+/// The rules of a tenant; some name members, so they depend on who is there.
+pub fn rule_files(org: &Org) -> Vec<RuleFile> {
+    let every = |step: usize, count: usize| -> Vec<String> {
+        org.members.iter().step_by(step).take(count).map(|member| member.id.clone()).collect()
+    };
+    vec![
+        RuleFile {
+            name: "sales.toml",
+            rule: vec![
+                Rule {
+                    id: "private-deal",
+                    name: "私下交易监控",
+                    category: "sensitive_word",
+                    severity: "high",
+                    words: &["转我私账", "加我微信", "私下转账", "转账到个人", "打到我个人卡", "不走平台"],
+                    words_file: None,
+                    allow: &["不会让您加我微信", "不要加我微信", "不能转账到员工个人"],
+                    scope: departments(&[10, 20, 50], None),
+                },
+                Rule {
+                    id: "guaranteed-return",
+                    name: "承诺保本保收益",
+                    category: "sensitive_word",
+                    severity: "critical",
+                    words: &["保本保收益", "稳赚不赔", "零风险", "保底"],
+                    words_file: None,
+                    allow: &["不承诺保本保收益", "说稳赚不赔的都是骗局", "不存在零风险", "别说保本保收益"],
+                    scope: everybody(Some(Direction::Sent)),
+                },
+                Rule {
+                    id: "divert",
+                    name: "引流到私人账号",
+                    category: "contact",
+                    severity: "low",
+                    words: &["vx", "wechat", "QQ群"],
+                    words_file: None,
+                    allow: &[],
+                    scope: Some(Scope {
+                        members: every(2, 400),
+                        departments: vec![60],
+                        ..scope(Some(Direction::Either))
+                    }),
+                },
+            ],
+        },
+        RuleFile {
+            name: "conduct.toml",
+            rule: vec![
+                Rule {
+                    id: "leak-data",
+                    name: "客户信息外泄",
+                    category: "sensitive_word",
+                    severity: "critical",
+                    words: &["客户名单发我", "导出客户名单", "身份证号发我", "客户资料打包", "通讯录导出"],
+                    words_file: None,
+                    allow: &["不许私自导出客户名单"],
+                    scope: departments(&[1], Some(Direction::Sent)),
+                },
+                Rule {
+                    id: "insult",
+                    name: "辱骂与不文明用语",
+                    category: "sensitive_word",
+                    severity: "medium",
+                    words: &["傻子", "你有病吧", "滚蛋", "听不懂人话", "骗子"],
+                    words_file: None,
+                    allow: &[],
+                    scope: everybody(None),
+                },
+                Rule {
+                    id: "bribery",
+                    name: "商业贿赂",
+                    category: "sensitive_word",
+                    severity: "high",
+                    words: &["个点的回扣"],
+                    words_file: Some(WORDS_FILE),
+                    allow: &["严禁收受回扣"],
+                    scope: Some(Scope {
+                        members: every(3, 300),
+                        ..scope(None)
+                    }),
+                },
+                Rule {
+                    id: "complaint",
+                    name: "客户投诉",
+                    category: "service",
+                    severity: "medium",
+                    words: &["我要投诉", "12315", "退钱", "去监管部门投诉", "退一赔三"],
+                    words_file: None,
+                    allow: &["我要投诉的不是你"],
+                    scope: departments(&[1], Some(Direction::Received)),
+                },
+            ],
+        },
+        RuleFile {
+            name: "medical.toml",
+            rule: vec![Rule {
+                id: "off-label",
+                name: "夸大疗效",
+                category: "sensitive_word",
+                severity: "high",
+                words: &["包治百病", "无副作用", "根治糖尿病", "吃了就能停药", "抗癌"],
+                words_file: None,
+                allow: &["不是包治百病", "没有无副作用"],
+                scope: departments(&[30, 32], Some(Direction::Sent)),
+            }],
+        },
+        RuleFile {
+            name: "drafts.toml",
+            rule: vec![
+                Rule {
+                    id: "no-words-yet",
+                    name: "待补充词库",
+                    category: "sensitive_word",
+                    severity: "low",
+                    words: &[],
+                    words_file: None,
+                    allow: &[],
+                    scope: everybody(None),
+                },
+                Rule {
+                    id: "no-scope-yet",
+                    name: "待确定范围",
+                    category: "sensitive_word",
+                    severity: "low",
+                    words: &["您好", "好的", "收到"],
+                    words_file: None,
+                    allow: &[],
+                    scope: None,
+                },
+            ],
+        },
+    ]
+}
+
+impl RuleFile {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// The text of [`WORDS_FILE`].
+pub fn words_file() -> String {
+    format!("# 商业贿赂词库\n\n{}\n", BRIBERY_WORDS.join("\n"))
+}
+
+/// What the truth is found with.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    rules: Vec<(Rule, Scope, Scanner)>,
+}
+
+/// A rule that a message broke.
+#[derive(Clone, Debug)]
+pub struct Broke<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// Where.
+    pub spans: Vec<Span>,
+}
+
+impl Watch {
+    /// A plain matcher for the active ones of these rules.
+    pub fn new(files: &[RuleFile]) -> Self {
+        let rules = files
+            .iter()
+            .flat_map(|file| &file.rule)
+            .filter_map(|rule| {
+                let scope = rule.scope.clone()?;
+                let filed = if rule.words_file.is_some() { BRIBERY_WORDS } else { &[] };
+                let words: HashSet<&str> = rule.words.iter().chain(filed).copied().collect();
+                (!words.is_empty()).then(|| {
+                    let scanner = Scanner::new(words, rule.allow.iter().copied());
+                    (rule.clone(), scope, scanner)
+                })
+            })
+            .collect();
+        Self { rules }
+    }
+
+    /// The rules that a message breaks.
+    pub fn check<'a>(&'a self, content: &str, from: &Party, to: &[&Party]) -> Vec<Broke<'a>> {
+        if content.is_empty() {
+            return Vec::new();
+        }
+        let text = Folded::new(content);
+        self.rules
+            .iter()
+            .filter_map(|(rule, scope, scanner)| {
+                let spans = scanner.find(&text);
+                (!spans.is_empty() && scope.covers(from, to)).then_some(Broke { rule, spans })
+            })
+            .collect()
+    }
+}
+
+impl Scope {
+    fn watches(&self, party: &Party) -> bool {
+        self.all
+            || self.members.contains(&party.id)
+            || self.departments.iter().any(|id| party.departments_above.contains(id))
+    }
+
+    fn covers(&self, from: &Party, to: &[&Party]) -> bool {
+        let sent = || self.watches(from);
+        let received = || to.iter().any(|party| self.watches(party));
+        match self.direction.unwrap_or(Direction::Either) {
+            Direction::Either => sent() || received(),
+            Direction::Sent => sent(),
+            Direction::Received => received(),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What tests ask the simulator itself: what has been called, and to send more messages now.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Json;
+use axum::extract::Query;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Shared;
+
+/// Messages that may be sent at once.
+const MOST: u64 = 1_000_000;
+
+/// Calls of one API.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Count {
+    ok: u64,
+    refused: u64,
+}
+
+/// Calls by API.
+#[derive(Debug, Default)]
+pub(crate) struct Calls(Mutex<BTreeMap<&'static str, Count>>);
+
+impl Calls {
+    pub(crate) fn count(&self, api: &'static str, ok: bool) {
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = calls.entry(api).or_default();
+        if ok {
+            count.ok += 1;
+        } else {
+            count.refused += 1;
+        }
+    }
+
+    fn all(&self) -> BTreeMap<&'static str, Count> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn highest_seq(state: &super::State) -> u64 {
+    state.visible().checked_sub(1).map_or(0, |last| state.tenant.seq(last))
+}
+
+/// `done`: somebody has asked for what comes after the last record.
+pub(crate) async fn stats(axum::extract::State(state): Shared) -> Json<Value> {
+    let highest = highest_seq(&state);
+    let asked = state.asked_beyond.load(Ordering::Acquire);
+    Json(json!({
+        "calls": state.calls.all(),
+        "records": state.visible(),
+        "highest_seq": highest,
+        "asked_beyond_seq": asked,
+        "done": asked >= highest,
+    }))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct More {
+    count: u64,
+}
+
+/// Sends messages now; when it answers, they can be read and the truth holds them.
+pub(crate) async fn append(
+    axum::extract::State(state): Shared,
+    Query(more): Query<More>,
+) -> Result<Json<Value>, (StatusCode, String)> {
+    if more.count > MOST {
+        return Err((StatusCode::BAD_REQUEST, format!("count is at most {MOST}")));
+    }
+    let sending = Arc::clone(&state);
+    tokio::task::spawn_blocking(move || sending.send(more.count))
+        .await
+        .map_err(anyhow::Error::from)
+        .and_then(|sent| sent)
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))?;
+    Ok(Json(json!({"records": state.visible(), "highest_seq": highest_seq(&state)})))
+}
