@@ -1,0 +1,112 @@
+//! The WeCom APIs this crate calls, and how often each may be called.
+//!
+//! A closed set, so that it can be a metric label. Sources: `wecom-api` §1.3, §5.2–5.7.
+
+use std::fmt;
+
+/// One API; its text is the path after `/cgi-bin/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Api {
+    /// A token for a secret.
+    Token,
+    /// A page of sealed records.
+    ChatData,
+    /// All departments the secret may see.
+    Departments,
+    /// The members of a department.
+    Members,
+    /// Members whose conversations are archived.
+    PermitUsers,
+    /// Members who may follow customers.
+    FollowUsers,
+    /// Customers of up to 100 members.
+    Customers,
+    /// Ids of the customer groups.
+    CustomerRooms,
+    /// One customer group.
+    CustomerRoom,
+    /// One group of members.
+    InternalRoom,
+    /// Whether customers agreed to be archived in single chats.
+    SingleConsent,
+    /// Whether the customers of a room agreed to be archived.
+    RoomConsent,
+}
+
+impl Api {
+    /// Every API, in the order of the variants.
+    pub const ALL: [Self; 12] = [
+        Self::Token,
+        Self::ChatData,
+        Self::Departments,
+        Self::Members,
+        Self::PermitUsers,
+        Self::FollowUsers,
+        Self::Customers,
+        Self::CustomerRooms,
+        Self::CustomerRoom,
+        Self::InternalRoom,
+        Self::SingleConsent,
+        Self::RoomConsent,
+    ];
+
+    /// The path after `/cgi-bin/`; also the metric label `api`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "gettoken",
+            Self::ChatData => "message/getchatdata",
+            Self::Departments => "department/list",
+            Self::Members => "user/list",
+            Self::PermitUsers => "msgaudit/get_permit_user_list",
+            Self::FollowUsers => "externalcontact/get_follow_user_list",
+            Self::Customers => "externalcontact/batch/get_by_user",
+            Self::CustomerRooms => "externalcontact/groupchat/list",
+            Self::CustomerRoom => "externalcontact/groupchat/get",
+            Self::InternalRoom => "msgaudit/groupchat/get",
+            Self::SingleConsent => "msgaudit/check_single_agree",
+            Self::RoomConsent => "msgaudit/check_room_agree",
+        }
+    }
+
+    /// Calls a corp may make in any minute (`wecom-api` §1.3, §5.3, §5.7).
+    pub(crate) fn calls_per_minute(self) -> u32 {
+        match self {
+            Self::ChatData => 600,
+            Self::PermitUsers => 1000,
+            Self::RoomConsent => 1500,
+            Self::InternalRoom => 2000,
+            Self::SingleConsent => 2500,
+            Self::Token
+            | Self::Departments
+            | Self::Members
+            | Self::FollowUsers
+            | Self::Customers
+            | Self::CustomerRooms
+            | Self::CustomerRoom => 10_000,
+        }
+    }
+
+    /// Whether it is asked about single things, so that an errcode can be about one of them.
+    pub(crate) fn has_items(self) -> bool {
+        !matches!(self, Self::Token | Self::ChatData)
+    }
+}
+
+impl fmt::Display for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_lists_every_api_at_its_own_index() {
+        for (index, api) in Api::ALL.iter().enumerate() {
+            assert_eq!(*api as usize, index);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Builds a snapshot from the APIs' answers. Pure.
+//!
+//! Guarantees: rows are unique and sorted by their key; a row without an id is left out. All rows
+//! are active: what has gone since the last sync is found by comparing snapshots, elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chatledger_schemas::CorpId;
+use chatledger_schemas::directory::{
+    Consent, Customer, Department, Follow, Member, Room, RoomKind, RoomMember, Snapshot,
+};
+
+use super::wire;
+
+#[derive(Default)]
+pub(super) struct Draft {
+    departments: BTreeMap<u32, Department>,
+    members: BTreeMap<String, Member>,
+    customers: BTreeMap<String, Customer>,
+    follows: BTreeMap<(String, String), Follow>,
+    rooms: BTreeMap<String, Room>,
+    room_members: BTreeMap<(String, String), RoomMember>,
+    consents: BTreeMap<(String, String, String), Consent>,
+}
+
+impl Draft {
+    pub(super) fn departments(&mut self, rows: Vec<wire::Department>) {
+        for row in rows.into_iter().filter(|row| row.id != 0) {
+            self.departments.insert(
+                row.id,
+                Department {
+                    department_id: row.id,
+                    parent_id: row.parentid,
+                    name: row.name,
+                    active: true,
+                },
+            );
+        }
+    }
+
+    /// The tops of the tree as far as the secret sees it: departments whose parent is not in the
+    /// list. If parents go round in a circle, every department is one.
+    pub(super) fn roots(&self) -> Vec<u32> {
+        let tops: Vec<u32> = self
+            .departments
+            .values()
+            .filter(|row| !self.departments.contains_key(&row.parent_id))
+            .map(|row| row.department_id)
+            .collect();
+        let reached: usize = tops.iter().map(|top| self.subtree(*top).len()).sum();
+        if reached == self.departments.len() {
+            tops
+        } else {
+            self.departments.keys().copied().collect()
+        }
+    }
+
+    /// A department and all below it, ascending.
+    pub(super) fn subtree(&self, root: u32) -> BTreeSet<u32> {
+        let mut below: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for row in self.departments.values() {
+            below
+                .entry(row.parent_id)
+                .or_default()
+                .push(row.department_id);
+        }
+        let mut found = BTreeSet::new();
+        let mut open = vec![root];
+        while let Some(id) = open.pop() {
+            if found.insert(id) {
+                open.extend(below.get(&id).into_iter().flatten());
+            }
+        }
+        found
+    }
+
+    pub(super) fn members(&mut self, rows: Vec<wire::Member>) {
+        for row in rows.into_iter().filter(|row| !row.userid.is_empty()) {
+            self.members.insert(
+                row.userid.clone(),
+                Member {
+                    member_id: row.userid,
+                    name: row.name,
+                    title: row.position,
+                    department_ids: row.department,
+                    main_department_id: row.main_department,
+                    status: row.status,
+                    archived: false,
+                    active: true,
+                },
+            );
+        }
+    }
+
+    /// Marks the members whose conversations are archived.
+    pub(super) fn archived(&mut self, ids: &[String]) {
+        for id in ids {
+            if let Some(member) = self.members.get_mut(id) {
+                member.archived = true;
+            }
+        }
+    }
+
+    pub(super) fn customers(&mut self, rows: Vec<wire::Followed>) {
+        for wire::Followed {
+            external_contact: contact,
+            follow_info: follow,
+        } in rows
+        {
+            if contact.external_userid.is_empty() {
+                continue;
+            }
+            if !follow.userid.is_empty() {
+                self.follows.insert(
+                    (follow.userid.clone(), contact.external_userid.clone()),
+                    Follow {
+                        member_id: follow.userid,
+                        customer_id: contact.external_userid.clone(),
+                        remark: follow.remark,
+                        description: follow.description,
+                        added_at: follow.createtime,
+                        add_way: follow.add_way,
+                        state: follow.state,
+                        tag_ids: follow.tag_id,
+                        active: true,
+                    },
+                );
+            }
+            self.customers.insert(
+                contact.external_userid.clone(),
+                Customer {
+                    customer_id: contact.external_userid,
+                    name: contact.name,
+                    customer_type: contact.kind,
+                    corp_name: contact.corp_name,
+                    position: contact.position,
+                    active: true,
+                },
+            );
+        }
+    }
+
+    /// Every (member, customer) of a follow relation.
+    pub(super) fn follow_pairs(&self) -> Vec<(String, String)> {
+        self.follows.keys().cloned().collect()
+    }
+
+    pub(super) fn customer_room(&mut self, room_id: &str, room: wire::CustomerRoom) {
+        for row in room.member_list {
+            let name = if row.name.is_empty() {
+                row.group_nickname
+            } else {
+                row.name
+            };
+            self.room_member(room_id, row.userid, name, row.join_time);
+        }
+        self.room(Room {
+            room_id: room_id.to_owned(),
+            name: room.name,
+            owner_id: room.owner,
+            kind: RoomKind::Customer,
+            created_at: room.create_time,
+            notice: room.notice,
+            active: true,
+        });
+    }
+
+    pub(super) fn internal_room(&mut self, room_id: &str, room: wire::InternalRoom) {
+        for row in room.members {
+            self.room_member(room_id, row.memberid, String::new(), row.jointime);
+        }
+        self.room(Room {
+            room_id: room_id.to_owned(),
+            name: room.roomname,
+            owner_id: room.creator,
+            kind: RoomKind::Internal,
+            created_at: room.room_create_time,
+            notice: room.notice,
+            active: true,
+        });
+    }
+
+    fn room_member(&mut self, room_id: &str, party_id: String, name: String, joined_at: i64) {
+        if party_id.is_empty() {
+            return;
+        }
+        self.room_members.insert(
+            (room_id.to_owned(), party_id.clone()),
+            RoomMember {
+                room_id: room_id.to_owned(),
+                party_id,
+                name,
+                joined_at,
+                active: true,
+            },
+        );
+    }
+
+    /// Takes a room as it is.
+    pub(super) fn room(&mut self, room: Room) {
+        self.rooms.insert(room.room_id.clone(), room);
+    }
+
+    /// Ids of the customer groups found.
+    pub(super) fn customer_room_ids(&self) -> Vec<String> {
+        self.rooms
+            .values()
+            .filter(|room| room.kind == RoomKind::Customer)
+            .map(|room| room.room_id.clone())
+            .collect()
+    }
+
+    /// Consents of single chats, or of `room_id`.
+    pub(super) fn consents(&mut self, room_id: Option<&str>, rows: Vec<wire::Consent>) {
+        for row in rows {
+            let (member_id, room_id) = match room_id {
+                Some(room_id) => (String::new(), room_id.to_owned()),
+                None if row.userid.is_empty() => continue,
+                None => (row.userid, String::new()),
+            };
+            if row.exteranalopenid.is_empty() || row.agree_status.is_empty() {
+                continue;
+            }
+            self.consents.insert(
+                (
+                    member_id.clone(),
+                    room_id.clone(),
+                    row.exteranalopenid.clone(),
+                ),
+                Consent {
+                    member_id,
+                    room_id,
+                    customer_id: row.exteranalopenid,
+                    status: row.agree_status,
+                    changed_at: row.status_change_time,
+                },
+            );
+        }
+    }
+
+    /// The snapshot taken at `now_ms`. Parties of internal rooms, whose API gives no names, get
+    /// those of the directory.
+    pub(super) fn finish(mut self, corp_id: CorpId, now_ms: i64) -> Snapshot {
+        for row in self.room_members.values_mut() {
+            if row.name.is_empty()
+                && let Some(member) = self.members.get(&row.party_id)
+            {
+                row.name.clone_from(&member.name);
+            }
+        }
+        Snapshot {
+            corp_id,
+            taken_at: now_ms,
+            departments: self.departments.into_values().collect(),
+            members: self.members.into_values().collect(),
+            customers: self.customers.into_values().collect(),
+            follows: self.follows.into_values().collect(),
+            rooms: self.rooms.into_values().collect(),
+            room_members: self.room_members.into_values().collect(),
+            consents: self.consents.into_values().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn tree(rows: &[(u32, u32)]) -> Draft {
+        let mut draft = Draft::default();
+        draft.departments(
+            rows.iter()
+                .map(|(id, parentid)| wire::Department {
+                    id: *id,
+                    name: String::new(),
+                    parentid: *parentid,
+                })
+                .collect(),
+        );
+        draft
+    }
+
+    #[test]
+    fn roots_are_the_tops_of_what_is_visible_even_in_a_circle() {
+        let draft = tree(&[(1, 0), (2, 1), (3, 2)]);
+        assert_eq!(draft.roots(), [1]);
+        assert_eq!(draft.subtree(2), BTreeSet::from([2, 3]));
+        assert_eq!(tree(&[(7, 3), (8, 7), (9, 4)]).roots(), [7, 9]);
+        assert_eq!(tree(&[(1, 2), (2, 1)]).roots(), [1, 2]);
+        assert_eq!(tree(&[(1, 0), (2, 3), (3, 2)]).roots(), [1, 2, 3]);
+        assert!(tree(&[]).roots().is_empty());
+    }
+
+    #[test]
+    fn snapshot_is_the_same_whatever_the_order_of_the_answers() {
+        let followed = |member: &str, customer: &str| -> wire::Followed {
+            serde_json::from_value(json!({
+                "external_contact": {"external_userid": customer, "name": "王", "type": "1"},
+                "follow_info": {"userid": member, "createtime": 5, "tag_id": ["et1"]},
+            }))
+            .unwrap()
+        };
+        let build = |reverse: bool| {
+            let mut pairs = [("b", "wm2"), ("a", "wm2"), ("a", "wm1"), ("a", "")];
+            if reverse {
+                pairs.reverse();
+            }
+            let mut draft = Draft::default();
+            draft.customers(pairs.iter().map(|(m, c)| followed(m, c)).collect());
+            draft.finish("ww1".into(), 9)
+        };
+        let snapshot = build(false);
+        assert_eq!(snapshot, build(true));
+        let ids: Vec<_> = snapshot
+            .follows
+            .iter()
+            .map(|f| (f.member_id.as_str(), f.customer_id.as_str()))
+            .collect();
+        assert_eq!(ids, [("a", "wm1"), ("a", "wm2"), ("b", "wm2")]);
+        assert_eq!(snapshot.customers.len(), 2);
+        assert_eq!(snapshot.customers[0].customer_type, 1);
+        assert_eq!(snapshot.taken_at, 9);
+    }
+
+    #[test]
+    fn parties_of_an_internal_room_get_the_directorys_names() {
+        let mut draft = Draft::default();
+        draft.members(serde_json::from_value(json!([{"userid": "a", "name": "张三"}])).unwrap());
+        draft.internal_room(
+            "wr1",
+            serde_json::from_value(json!({"roomname": "x", "members": [
+                {"memberid": "a", "jointime": 3}, {"memberid": "gone"}, {"memberid": ""}]}))
+            .unwrap(),
+        );
+        let snapshot = draft.finish("ww1".into(), 0);
+        let names: Vec<_> = snapshot
+            .room_members
+            .iter()
+            .map(|row| (row.party_id.as_str(), row.name.as_str(), row.joined_at))
+            .collect();
+        assert_eq!(names, [("a", "张三", 3), ("gone", "", 0)]);
+    }
+}

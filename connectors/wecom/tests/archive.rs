@@ -1,0 +1,333 @@
+//! The archive client against a server that fails in every documented way.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use chatledger_schemas::{Classified as _, FaultClass, Secret};
+use chatledger_wecom::{Archive, ArchiveOptions, Error};
+use serde_json::json;
+use support::{Answer, SECRET, Server, TOKEN, archive, errcode, page};
+
+const PATIENT: Duration = Duration::from_secs(30);
+
+/// Answers the first `getchatdata` with `fault`, later ones with a page.
+async fn after(fault: fn() -> Answer) -> (Server, Error, support::Told) {
+    let server = Server::start(move |call| match (call.api.as_str(), call.earlier) {
+        ("gettoken", _) => Answer::Json(json!({})),
+        (_, 0) => fault(),
+        _ => page([7, 8]),
+    })
+    .await;
+    let (archive, told) = archive(&server.base_url, 1000, PATIENT);
+    let error = archive
+        .page(6)
+        .await
+        .expect_err("the first answer is a fault");
+    let next = archive.page(6).await.unwrap();
+    let seqs: Vec<_> = next.records.iter().map(|record| record.seq).collect();
+    assert_eq!(seqs, [7, 8], "nothing is lost by {error}");
+    (server, error, told)
+}
+
+#[tokio::test]
+async fn page_asks_as_documented_and_brings_records_with_their_corp() {
+    let server = Server::start(|call| match call.api.as_str() {
+        "gettoken" => Answer::Json(json!({})),
+        _ => page([5, 6]),
+    })
+    .await;
+    let base_url = format!("{}/gate/", server.base_url);
+    let (archive, told) = archive(&base_url, 2, PATIENT);
+    let got = archive.page(4).await.unwrap();
+    assert_eq!((got.records.len(), got.asked), (2, 2));
+    assert_eq!(got.records[0].corp_id.as_str(), "ww1");
+    assert_eq!(&*got.records[1].msgid, "m6");
+
+    let token = &server.calls("gettoken")[0].query;
+    assert_eq!((&*token["corpid"], &*token["corpsecret"]), ("ww1", SECRET));
+    let call = &server.calls("message/getchatdata")[0];
+    assert_eq!(call.query["access_token"], format!("{TOKEN}-1"));
+    assert_eq!(call.body, json!({"seq": 4, "limit": 2, "timeout": 29}));
+    assert_eq!(
+        *told.lock().unwrap(),
+        [("gettoken", "ok"), ("message/getchatdata", "ok")]
+    );
+}
+
+#[tokio::test]
+async fn empty_pages_are_pages() {
+    for empty in [
+        json!({"errcode": 0, "chatdata": []}),
+        json!({"errcode": 0, "chatdata": null}),
+        json!({"chatdata": []}),
+    ] {
+        let server = Server::start(move |_| {
+            Answer::Json(json!({"access_token": "t", "chatdata": empty["chatdata"]}))
+        })
+        .await;
+        let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+        assert!(archive.page(u64::MAX).await.unwrap().records.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn passing_faults_are_for_the_driver_to_retry() {
+    let faults: [fn() -> Answer; 8] = [
+        || errcode(-1),
+        || errcode(987_654),
+        || Answer::Raw(500, "oops".into()),
+        || Answer::Raw(502, "<html>".into()),
+        || Answer::Raw(200, "<html>".into()),
+        || {
+            Answer::Raw(
+                200,
+                r#"{"errcode":0,"chatdata":[{"seq":7,"msgid":"m"#.into(),
+            )
+        },
+        || Answer::Cut(5000, r#"{"errcode":0,"chatdata":[{"seq":7"#.into()),
+        || Answer::Cut(5000, String::new()),
+    ];
+    for fault in faults {
+        let (_server, error, told) = after(fault).await;
+        assert_eq!(error.class(), FaultClass::Retry, "{error}");
+        assert_eq!(told.lock().unwrap()[1].1, "retry", "{error}");
+        if let Error::Refused { code: 987_654, .. } = error {
+            assert!(error.to_string().contains("987654"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn connection_that_dies_in_the_body_or_stalls_is_a_broken_answer() {
+    let (_server, error, _) = after(|| Answer::Cut(5000, r#"{"errcode":0,"#.into())).await;
+    assert!(matches!(error, Error::Receive { .. }), "{error:?}");
+
+    let server = Server::start(|call| match call.api.as_str() {
+        "gettoken" => Answer::Json(json!({})),
+        _ => Answer::Stall(5000, r#"{"errcode":0,"#.into()),
+    })
+    .await;
+    let (archive, _) = archive(&server.base_url, 1000, Duration::from_millis(300));
+    let error = archive.page(0).await.unwrap_err();
+    assert!(matches!(&error, Error::Receive { source, .. } if source.is_timeout()));
+    assert_eq!(error.class(), FaultClass::Retry);
+}
+
+#[tokio::test]
+async fn refused_calls_say_how_long_to_wait_or_that_somebody_must_act() {
+    let (_server, error, _) = after(|| errcode(45009)).await;
+    assert_eq!(error.class(), FaultClass::SlowDown);
+    let wait = error.retry_after().unwrap();
+    assert!(wait > Duration::from_secs(1) && wait <= Duration::from_secs(61));
+
+    let (_server, error, _) = after(|| errcode(45033)).await;
+    assert_eq!(error.class(), FaultClass::SlowDown);
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
+
+    let stops: [fn() -> Answer; 4] = [
+        || errcode(301_042),
+        || errcode(301_052),
+        || Answer::Raw(403, json!({"errcode": 60020}).to_string()),
+        || Answer::Raw(404, String::new()),
+    ];
+    for fault in stops {
+        let (_server, error, told) = after(fault).await;
+        assert_eq!(error.class(), FaultClass::Stop, "{error}");
+        assert_eq!(told.lock().unwrap()[1].1, "stop");
+    }
+}
+
+#[tokio::test]
+async fn answer_after_the_timeout_is_a_passing_fault() {
+    let server = Server::start(|call| match (call.api.as_str(), call.earlier) {
+        ("gettoken", _) => Answer::Json(json!({})),
+        (_, 0) => Answer::Never,
+        _ => page([1]),
+    })
+    .await;
+    let (archive, _) = archive(&server.base_url, 1000, Duration::from_millis(300));
+    let error = archive.page(0).await.unwrap_err();
+    assert!(matches!(&error, Error::Send { source, .. } if source.is_timeout()));
+    assert_eq!(error.class(), FaultClass::Retry);
+    assert_eq!(archive.page(0).await.unwrap().records.len(), 1);
+}
+
+#[tokio::test]
+async fn peer_that_is_not_there_is_a_passing_fault() {
+    let server = Server::start(|_| Answer::Never).await;
+    let base_url = server.base_url.clone();
+    drop(server);
+    let (archive, told) = archive(&base_url, 1000, Duration::from_secs(2));
+    let error = archive.page(0).await.unwrap_err();
+    assert_eq!(error.class(), FaultClass::Retry);
+    assert_eq!(*told.lock().unwrap(), [("gettoken", "retry")]);
+}
+
+#[tokio::test]
+async fn token_that_expires_in_the_middle_is_renewed_within_the_call() {
+    for expired in [40014, 42001, 41001] {
+        let server = Server::start(move |call| match call.api.as_str() {
+            "gettoken" => Answer::Json(json!({})),
+            _ if call.query["access_token"].ends_with("-1") && call.earlier > 0 => errcode(expired),
+            _ => page([call.body["seq"].as_u64().unwrap() + 1]),
+        })
+        .await;
+        let (archive, told) = archive(&server.base_url, 1000, PATIENT);
+        for seq in 0..3 {
+            assert_eq!(archive.page(seq).await.unwrap().records[0].seq, seq + 1);
+        }
+        let how: Vec<_> = told.lock().unwrap().iter().map(|(_, how)| *how).collect();
+        assert_eq!(how, ["ok", "ok", "refresh", "ok", "ok", "ok"]);
+    }
+}
+
+#[tokio::test]
+async fn token_is_renewed_once_a_call_and_not_in_a_circle() {
+    let server = Server::start(|call| match call.api.as_str() {
+        "gettoken" => Answer::Json(json!({})),
+        _ => errcode(42001),
+    })
+    .await;
+    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    let error = archive.page(0).await.unwrap_err();
+    assert!(matches!(error, Error::TokenRefused { code: 42001, .. }));
+    assert_eq!(error.class(), FaultClass::Retry);
+    assert_eq!(server.calls("gettoken").len(), 2);
+    assert_eq!(server.calls("message/getchatdata").len(), 2);
+}
+
+#[tokio::test]
+async fn wrong_secret_stops_and_is_not_shown_to_the_api_again() {
+    let server = Server::start(|_| errcode(40001)).await;
+    let (archive, told) = archive(&server.base_url, 1000, PATIENT);
+    for _ in 0..5 {
+        let error = archive.page(0).await.unwrap_err();
+        assert_eq!(error.class(), FaultClass::Stop);
+        assert_eq!(error.errcode(), Some(40001));
+    }
+    assert_eq!(server.calls("gettoken").len(), 1);
+    assert_eq!(*told.lock().unwrap(), [("gettoken", "stop")]);
+}
+
+#[tokio::test]
+async fn callers_at_once_share_one_token() {
+    let server = Server::start(|call| match call.api.as_str() {
+        "gettoken" => Answer::Json(json!({})),
+        _ if call.query["access_token"].ends_with("-1") => errcode(42001),
+        _ => page([1]),
+    })
+    .await;
+    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    let pages = futures::future::join_all((0..4).map(|_| archive.page(0))).await;
+    assert!(pages.iter().all(Result::is_ok));
+    assert_eq!(server.calls("gettoken").len(), 2);
+}
+
+#[tokio::test]
+async fn answer_too_large_halves_the_page_until_it_fits() {
+    let server = Server::start(|call| match call.api.as_str() {
+        "gettoken" => Answer::Json(json!({})),
+        _ if call.body["limit"].as_u64().unwrap() > 300 => errcode(45029),
+        _ => page([1]),
+    })
+    .await;
+    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    for _ in 0..2 {
+        let error = archive.page(0).await.unwrap_err();
+        assert_eq!(error.class(), FaultClass::SlowDown);
+        assert_eq!(error.retry_after(), Some(Duration::ZERO));
+    }
+    assert_eq!(archive.page(0).await.unwrap().asked, 250);
+    let next = archive.page(0).await.unwrap().asked;
+    assert!((251..300).contains(&next), "{next}");
+}
+
+#[tokio::test]
+async fn single_record_too_large_stops() {
+    let server = Server::start(|call| match call.api.as_str() {
+        "gettoken" => Answer::Json(json!({})),
+        _ => errcode(301_058),
+    })
+    .await;
+    let (archive, _) = archive(&server.base_url, 2, PATIENT);
+    assert_eq!(
+        archive.page(0).await.unwrap_err().class(),
+        FaultClass::SlowDown
+    );
+    let error = archive.page(0).await.unwrap_err();
+    assert!(matches!(error, Error::RecordTooLarge { .. }));
+    assert_eq!(error.class(), FaultClass::Stop);
+}
+
+#[tokio::test]
+async fn answer_that_promises_gigabytes_is_not_read() {
+    let (_server, error, _) = after(|| Answer::Stall(9_000_000_000, "{".into())).await;
+    assert!(matches!(error, Error::Oversize { .. }), "{error}");
+    assert_eq!(error.class(), FaultClass::SlowDown);
+}
+
+#[tokio::test]
+async fn options_that_cannot_work_are_refused_at_once() {
+    let make = |base_url: &str, limit| {
+        Archive::new(ArchiveOptions {
+            corp_id: "ww1".into(),
+            base_url: base_url.into(),
+            secret: Secret::new(SECRET.into()),
+            limit,
+            timeout: PATIENT,
+            on_call: support::listener().0,
+        })
+        .err()
+        .map(|error| error.class())
+    };
+    assert_eq!(make("http://127.0.0.1:1", 1000), None);
+    for (base_url, limit) in [
+        ("http://127.0.0.1:1", 0),
+        ("http://127.0.0.1:1", 1001),
+        ("gate.example", 1000),
+    ] {
+        assert_eq!(make(base_url, limit), Some(FaultClass::Stop));
+    }
+}
+
+#[tokio::test]
+async fn no_error_shows_the_secret_or_the_token_in_any_form() {
+    let faults: [fn() -> Answer; 7] = [
+        || {
+            Answer::Json(json!({"errcode": 301_042, "errmsg": format!(
+                "bad call /cgi-bin/x?access_token={TOKEN}-1&corpsecret={SECRET} \
+                 s3cr3t%2Fwith%2Bodd%3Dchars from ip: 10.1.2.3")}))
+        },
+        || Answer::Raw(500, format!("{TOKEN}-1 {SECRET}")),
+        || Answer::Raw(200, format!("{{\"errcode\":\"{TOKEN}-1 {SECRET}\"}}")),
+        || Answer::Raw(302, String::new()),
+        || Answer::Cut(100, format!("{TOKEN}-1 {SECRET}")),
+        || errcode(42001),
+        || Answer::Never,
+    ];
+    for faulty in ["gettoken", "message/getchatdata"] {
+        for fault in faults {
+            let server = Server::start(move |call| match call.api.as_str() {
+                api if api == faulty => fault(),
+                _ => Answer::Json(json!({})),
+            })
+            .await;
+            let (archive, _) = archive(&server.base_url, 1000, Duration::from_millis(300));
+            let error = archive.page(0).await.unwrap_err();
+            let mut shown = format!("{error} {error:?} {error:#?}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                write!(shown, " {error} {error:?}").unwrap();
+                cause = error.source();
+            }
+            for hidden in ["s3cr3t", "tok-Zz9", "corpsecret=s", "http://"] {
+                assert!(!shown.contains(hidden), "{hidden} in {shown}");
+            }
+        }
+    }
+}
