@@ -1,0 +1,116 @@
+//! What can be said of JSON text from its strings and brackets alone.
+//!
+//! Guarantees one pass over the text and no recursion, whatever the text is. Whether it is JSON at
+//! all is not decided here.
+
+/// The deepest nesting of arrays and objects that is read: what `serde_json` and most readers of
+/// the payload after us accept.
+pub(crate) const MAX_DEPTH: usize = 127;
+
+/// Whether arrays and objects are nested deeper than [`MAX_DEPTH`].
+pub(crate) fn is_too_deep(json: &str) -> bool {
+    // Brackets in strings are counted too here: a cheap upper bound that settles nearly all messages.
+    let brackets = json.bytes().filter(|b| matches!(b, b'[' | b'{')).count();
+    if brackets <= MAX_DEPTH {
+        return false;
+    }
+    let mut strings = Strings::default();
+    let mut depth = 0_usize;
+    for byte in json.bytes() {
+        if strings.step(byte) {
+            continue;
+        }
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The text without the control bytes that keep it from being JSON: those below 0x20, except
+/// whitespace between tokens. `None` if there are none.
+///
+/// WeCom lets them through inside strings (`wecom-api` §3.4).
+pub(crate) fn without_control_bytes(json: &str) -> Option<String> {
+    let mut strings = Strings::default();
+    let mut clean = String::new();
+    let mut copied = 0;
+    for (at, byte) in json.bytes().enumerate() {
+        let inside = strings.step(byte);
+        if byte < 0x20 && (inside || !matches!(byte, b'\t' | b'\n' | b'\r')) {
+            clean.push_str(json.get(copied..at)?);
+            copied = at + 1;
+        }
+    }
+    if copied == 0 {
+        return None;
+    }
+    clean.push_str(json.get(copied..)?);
+    Some(clean)
+}
+
+/// Tells, byte by byte, what lies inside a string.
+#[derive(Default)]
+struct Strings {
+    inside: bool,
+    escaped: bool,
+}
+
+impl Strings {
+    /// Takes the next byte; true if it belongs to a string, quotes included.
+    fn step(&mut self, byte: u8) -> bool {
+        if !self.inside {
+            self.inside = byte == b'"';
+            return self.inside;
+        }
+        if self.escaped {
+            // A stray control byte between a backslash and what it escapes will be removed.
+            self.escaped = byte < 0x20;
+        } else if byte == b'\\' {
+            self.escaped = true;
+        } else if byte == b'"' {
+            self.inside = false;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_bytes_go_from_strings_and_legal_whitespace_between_tokens_stays() {
+        let clean = |json| without_control_bytes(json);
+        assert_eq!(clean("{\n\t\"a\": 1\r\n}"), None);
+        assert_eq!(
+            clean("\0{\"a\":\u{1}1}\n\u{1f}"),
+            Some("{\"a\":1}\n".into())
+        );
+        assert_eq!(
+            clean("{\n\"张\u{1}三\n\t\":\"\u{1f}\"}"),
+            Some("{\n\"张三\":\"\"}".into())
+        );
+        assert_eq!(clean("\"\\\"\n\" \n"), Some("\"\\\"\" \n".into()));
+        assert_eq!(clean("\"\\\u{2}\"\n\" \n"), Some("\"\\\"\" \n".into()));
+        assert_eq!(clean(""), None);
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_strings_only() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(!is_too_deep(&nested(MAX_DEPTH)));
+        assert!(is_too_deep(&nested(MAX_DEPTH + 1)));
+        assert!(is_too_deep(&"{\"a\":".repeat(MAX_DEPTH + 1)));
+        assert!(!is_too_deep(&format!("[\"{}\"]", "[".repeat(10_000))));
+        assert!(!is_too_deep(&"[]".repeat(10_000)));
+        assert!(!is_too_deep(&"]".repeat(10_000)));
+    }
+}
