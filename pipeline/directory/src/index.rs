@@ -1,0 +1,273 @@
+//! An index over a snapshot, and the join of messages with it.
+//!
+//! Guarantees that joining depends on nothing but the message's ids and the snapshot, and that
+//! joining again with the same snapshot changes nothing. What cannot be resolved stays an id and is
+//! counted.
+
+use std::collections::HashMap;
+
+use chatledger_schemas::directory::{Customer, Member, Room, RoomMember, Snapshot};
+use chatledger_schemas::{Message, PartyKind};
+use hashbrown::HashSet;
+
+use crate::departments::Departments;
+use crate::ids::Ids;
+use crate::rows;
+
+/// Who is who at one moment. Immutable; meant to be shared by `Arc`.
+#[derive(Debug)]
+pub struct Directory {
+    snapshot: Snapshot,
+    departments: Departments,
+    members: Ids,
+    /// For each member, where in `scopes` its departments are.
+    scope_of: Vec<u32>,
+    /// Sets of departments with their ancestors, each once: many members share one.
+    scopes: Vec<Vec<u32>>,
+    customers: Ids,
+    rooms: Ids,
+    /// Rows of `room_members` that name somebody neither `members` nor `customers` name.
+    strangers: Ids,
+}
+
+/// What a batch of messages named that the directory could not resolve.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unresolved {
+    /// Messages whose sender has no name, in the directory or in a room. Robots are not counted:
+    /// no directory API lists them.
+    pub parties: u64,
+    /// Messages in a room that no API has answered for.
+    pub rooms: u64,
+    /// Rooms that the snapshot has no row of at all, in order of appearance, each once.
+    pub room_ids: Vec<String>,
+}
+
+impl Directory {
+    /// Indexes a snapshot. Of several rows with one key the last counts.
+    pub fn new(snapshot: Snapshot) -> Self {
+        let departments = Departments::new(&snapshot.departments);
+        let members = index(&snapshot.members, member_id);
+        let customers = index(&snapshot.customers, customer_id);
+        let rooms = index(&snapshot.rooms, room_id);
+        let (scope_of, scopes) = scopes(&snapshot.members, &departments);
+        let mut directory = Self {
+            snapshot,
+            departments,
+            members,
+            scope_of,
+            scopes,
+            customers,
+            rooms,
+            strangers: Ids::default(),
+        };
+        directory.strangers = directory.index_strangers();
+        directory
+    }
+
+    /// The snapshot's `taken_at`, milliseconds since the epoch: a newer directory has a larger one.
+    pub fn version(&self) -> i64 {
+        self.snapshot.taken_at
+    }
+
+    /// What was indexed.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Fills `from_kind`, `from_name`, `from_department_id`, `from_department_path` and
+    /// `room_name` of messages of this corp.
+    ///
+    /// | `from_id` | `from_kind` |
+    /// |---|---|
+    /// | begins with `wb` | robot |
+    /// | begins with `wm` or `wo` | customer |
+    /// | is a member's, present or past; exactly, or else but for ASCII case | member |
+    /// | is a customer's | customer |
+    /// | anything else | unknown |
+    ///
+    /// The name is the member's, else the customer's, else what somebody is called in a room; a
+    /// member without `main_department` counts to the first of its departments.
+    pub fn join(&self, messages: &mut [Message]) -> Unresolved {
+        let mut unresolved = Unresolved::default();
+        let mut unknown_rooms = HashSet::new();
+        for message in messages.iter_mut() {
+            self.join_sender(message);
+            if message.from_name.is_empty() && message.from_kind != PartyKind::Robot {
+                unresolved.parties += 1;
+            }
+
+            message.room_name.clear();
+            if message.room_id.is_empty() {
+                continue;
+            }
+            let room = self.room(&message.room_id);
+            if let Some(room) = room {
+                message.room_name.push_str(&room.name);
+            }
+            if !room.is_some_and(rows::is_answered) {
+                unresolved.rooms += 1;
+            }
+            if room.is_none() && !unknown_rooms.contains(message.room_id.as_str()) {
+                unknown_rooms.insert(message.room_id.clone());
+                unresolved.room_ids.push(message.room_id.clone());
+            }
+        }
+        unresolved
+    }
+
+    /// Departments of a member with all their ancestors, sorted; empty if the member is unknown.
+    /// This is what a rule's scope is compared with.
+    pub fn departments_above(&self, member_id: &str) -> &[u32] {
+        let scope = self.member_row(member_id).and_then(|row| {
+            let scope = *self.scope_of.get(row as usize)?;
+            self.scopes.get(scope as usize)
+        });
+        scope.map_or(&[], Vec::as_slice)
+    }
+
+    fn join_sender(&self, message: &mut Message) {
+        let id = message.from_id.as_str();
+        message.from_name.clear();
+        message.from_department_id = 0;
+        message.from_department_path.clear();
+
+        let member = self
+            .member_row(id)
+            .map(|row| &self.snapshot.members[row as usize]);
+        let customer = match member {
+            Some(_) => None,
+            None => self.customer(id),
+        };
+        message.from_kind = if id.starts_with("wb") {
+            PartyKind::Robot
+        } else if id.starts_with("wm") || id.starts_with("wo") {
+            PartyKind::Customer
+        } else if member.is_some() {
+            PartyKind::Member
+        } else if customer.is_some() {
+            PartyKind::Customer
+        } else {
+            PartyKind::Unknown
+        };
+
+        if let Some(member) = member {
+            let department_id = match member.main_department_id {
+                0 => member.department_ids.first().copied().unwrap_or(0),
+                main => main,
+            };
+            message.from_department_id = department_id;
+            let path = self.departments.path(department_id);
+            message.from_department_path.push_str(path);
+        }
+        let names = [
+            member.map(|member| member.name.as_str()),
+            customer.map(|customer| customer.name.as_str()),
+        ];
+        let name = names.into_iter().flatten().find(|name| !name.is_empty());
+        if let Some(name) = name.or_else(|| self.name_in_rooms(id)) {
+            message.from_name.push_str(name);
+        }
+    }
+
+    fn member_row(&self, id: &str) -> Option<u32> {
+        let rows = &self.snapshot.members;
+        self.members
+            .any_case(id, |row| member_id(&rows[row as usize]))
+    }
+
+    fn customer(&self, id: &str) -> Option<&Customer> {
+        let rows = &self.snapshot.customers;
+        let row = self
+            .customers
+            .exact(id, |row| customer_id(&rows[row as usize]))?;
+        Some(&rows[row as usize])
+    }
+
+    fn room(&self, id: &str) -> Option<&Room> {
+        let rows = &self.snapshot.rooms;
+        let row = self.rooms.exact(id, |row| room_id(&rows[row as usize]))?;
+        Some(&rows[row as usize])
+    }
+
+    fn name_in_rooms(&self, id: &str) -> Option<&str> {
+        let rows = &self.snapshot.room_members;
+        let row = self
+            .strangers
+            .exact(id, |row| party_id(&rows[row as usize]))?;
+        Some(&rows[row as usize].name)
+    }
+
+    /// People go by different names in different rooms: the one of a room they are still in and
+    /// joined last counts.
+    fn index_strangers(&self) -> Ids {
+        let rows = &self.snapshot.room_members;
+        let id_of = |row: u32| party_id(&rows[row as usize]);
+        let mut strangers = Ids::default();
+        for (row, party) in numbered(rows) {
+            let id = party.party_id.as_str();
+            let member = self
+                .member_row(id)
+                .map(|row| &self.snapshot.members[row as usize]);
+            let named = member.is_some_and(|member| !member.name.is_empty())
+                || self
+                    .customer(id)
+                    .is_some_and(|customer| !customer.name.is_empty());
+            if named || party.name.is_empty() {
+                continue;
+            }
+            if let Some(earlier) = strangers.insert(row, id_of) {
+                let rank = |party: &RoomMember| (party.active, party.joined_at);
+                if rank(party) > rank(&rows[earlier as usize]) {
+                    strangers.replace(row, id_of);
+                }
+            }
+        }
+        strangers
+    }
+}
+
+fn member_id(row: &Member) -> &str {
+    &row.member_id
+}
+
+fn customer_id(row: &Customer) -> &str {
+    &row.customer_id
+}
+
+fn room_id(row: &Room) -> &str {
+    &row.room_id
+}
+
+fn party_id(row: &RoomMember) -> &str {
+    &row.party_id
+}
+
+/// Rows with their numbers, as [`Ids`] counts them.
+fn numbered<R>(rows: &[R]) -> impl Iterator<Item = (u32, &R)> {
+    (0..=u32::MAX).zip(rows)
+}
+
+fn index<R>(rows: &[R], id: impl Fn(&R) -> &str) -> Ids {
+    let id_of = |row: u32| id(&rows[row as usize]);
+    let mut ids = Ids::with_capacity(rows.len());
+    for (row, _) in numbered(rows) {
+        if ids.insert(row, id_of).is_some() {
+            ids.replace(row, id_of);
+        }
+    }
+    ids
+}
+
+/// For each member the number of its set of departments, and the sets.
+fn scopes(members: &[Member], departments: &Departments) -> (Vec<u32>, Vec<Vec<u32>>) {
+    let mut scopes = Vec::new();
+    let mut numbers: HashMap<(&[u32], u32), u32> = HashMap::new();
+    let scope_of = members.iter().map(|member| {
+        let own = (member.department_ids.as_slice(), member.main_department_id);
+        *numbers.entry(own).or_insert_with(|| {
+            scopes.push(departments.with_ancestors(&[own.0, &[own.1]].concat()));
+            scopes.len() as u32 - 1
+        })
+    });
+    (scope_of.collect(), scopes)
+}
