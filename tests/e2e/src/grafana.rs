@@ -15,10 +15,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 pub mod expand;
+pub mod metrics;
 pub mod totals;
+pub mod truth;
 
 pub use expand::View;
-pub use totals::{Measure, Total, Truth};
+pub use totals::{Measure, Total};
+pub use truth::Truth;
 
 /// `type` of the ClickHouse data source's plugin.
 pub const CLICKHOUSE: &str = "grafana-clickhouse-datasource";

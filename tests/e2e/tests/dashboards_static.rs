@@ -1,5 +1,5 @@
-//! Holds the dashboards, their provisioning, the alert rules and the runbooks together, without
-//! running any of them: what a file of one names must be there in another.
+//! Holds the dashboards, their provisioning, the metrics and the totals together without running
+//! any of them: what a file of one names must be there in another. Alerts: `alerts_static`.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,31 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use chatledger_e2e::grafana::{self, CLICKHOUSE, Dashboard, PROMETHEUS, Panel, View, totals};
+use chatledger_e2e::grafana::{
+    self, CLICKHOUSE, Dashboard, PROMETHEUS, Panel, View, metrics, totals,
+};
 use serde_json::Value;
-
-/// Every metric of chatledger with its labels besides those of the scrape.
-const METRICS: &[(&str, &[&str])] = &[
-    ("chatledger_records_pulled_total", &["corp"]),
-    ("chatledger_messages_total", &["corp"]),
-    ("chatledger_violations_total", &["corp", "severity"]),
-    ("chatledger_dead_letters_total", &["corp", "reason"]),
-    ("chatledger_duplicates_total", &["corp"]),
-    ("chatledger_source_lag_seconds", &["corp"]),
-    ("chatledger_source_hours_until_loss", &["corp"]),
-    ("chatledger_stage_batch_seconds", &["stage"]),
-    ("chatledger_sink_rows_total", &["sink"]),
-    ("chatledger_sink_insert_rows", &["sink"]),
-    ("chatledger_sink_errors_total", &["sink", "class"]),
-    ("chatledger_sink_pending_rows", &["sink"]),
-    ("chatledger_api_calls_total", &["api", "errcode_class"]),
-    ("chatledger_cursor_seq", &["corp"]),
-    ("chatledger_unresolved_total", &["kind"]),
-    ("chatledger_directory_age_seconds", &["corp"]),
-    ("chatledger_rules_active", &[]),
-    ("chatledger_rules_reload_errors_total", &[]),
-    ("chatledger_build_info", &["version"]),
-];
 
 /// ClickHouse panels without a total, and why.
 const NO_TOTAL: &[(&str, &str)] = &[
@@ -359,41 +338,15 @@ fn every_total_has_its_panel_and_every_panel_its_total() {
     assert_eq!(panels, expected);
 }
 
-/// The metric names in a text and what stands in the braces after each.
-fn metrics_in(text: &str) -> Vec<(&str, &str)> {
-    text.match_indices("chatledger_")
-        .map(|(at, _)| {
-            let rest = &text[at..];
-            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-            let (name, tail) = rest.split_at(end.unwrap_or(rest.len()));
-            let labels = tail.strip_prefix('{').and_then(|t| t.split('}').next());
-            (name, labels.unwrap_or_default())
-        })
-        .collect()
-}
-
-fn labels_of(metric: &str) -> Option<&'static [&'static str]> {
-    let find = |name: &str| {
-        METRICS
-            .iter()
-            .find(|(m, _)| *m == name)
-            .map(|(_, labels)| *labels)
-    };
-    find(metric).or_else(|| {
-        ["_bucket", "_sum", "_count"]
-            .iter()
-            .find_map(|s| metric.strip_suffix(s).and_then(find))
-    })
-}
-
 #[test]
 fn prometheus_panels_use_metrics_that_exist_and_follow_the_corp() {
     let mut used = BTreeSet::new();
     for d in &dashboards() {
         for panel in d.panels() {
             for expr in panel.targets().filter_map(grafana::Target::expr) {
-                for (metric, selector) in metrics_in(expr) {
-                    let labels = labels_of(metric).unwrap_or_else(|| panic!("{metric}: no such"));
+                for (metric, selector) in metrics::named_in(expr) {
+                    let labels =
+                        metrics::labels_of(metric).unwrap_or_else(|| panic!("{metric}: no such"));
                     assert_eq!(
                         labels.contains(&"corp"),
                         selector.starts_with("corp=~\"${corp:regex"),
@@ -410,117 +363,12 @@ fn prometheus_panels_use_metrics_that_exist_and_follow_the_corp() {
             }
         }
     }
-    let all: BTreeSet<String> = METRICS.iter().map(|(m, _)| (*m).to_owned()).collect();
+    let all: BTreeSet<String> = metrics::METRICS
+        .iter()
+        .map(|(m, _)| (*m).to_owned())
+        .collect();
     assert_eq!(
         used, all,
         "every metric is shown, and none that does not exist"
     );
-}
-
-#[test]
-fn alert_rules_use_metrics_and_labels_that_exist() {
-    let rules = read("deploy/prometheus/rules/chatledger.yml");
-    let rules: Vec<&str> = rules
-        .lines()
-        .filter(|l| !l.trim_start().starts_with('#'))
-        .collect();
-    let rules = rules.join("\n");
-    let metrics = metrics_in(&rules);
-    assert!(metrics.len() > 10);
-    for (metric, selector) in metrics {
-        let labels = labels_of(metric).unwrap_or_else(|| panic!("{metric}: no such metric"));
-        for matcher in selector.split(',').filter(|m| !m.is_empty()) {
-            let label = matcher.split(['=', '!']).next().unwrap().trim();
-            assert!(labels.contains(&label), "{metric} has no label {label}");
-        }
-    }
-}
-
-#[test]
-fn every_alert_has_texts_a_runbook_and_cases_that_fire_and_do_not() {
-    let rules = read("deploy/prometheus/rules/chatledger.yml");
-    let cases = read("deploy/prometheus/rules/chatledger_test.yml");
-    let blocks: Vec<&str> = rules.split("- alert: ").skip(1).collect();
-    let mut pages = BTreeSet::new();
-    for block in &blocks {
-        let name = block.lines().next().unwrap().trim();
-        for key in ["severity", "summary", "summary_en", "description"] {
-            let values = yaml_values(block, key);
-            assert!(values.len() == 1 && !values[0].is_empty(), "{name}: {key}");
-        }
-        let page = yaml_values(block, "runbook_url").pop().expect(name);
-        let page = page
-            .strip_prefix("deploy/runbooks/")
-            .and_then(|p| p.strip_suffix(".md"));
-        assert_eq!(page.map(str::to_owned), Some(page_of(name)), "{name}");
-        pages.insert(page_of(name));
-        let outcomes: Vec<bool> = cases
-            .split("alertname: ")
-            .skip(1)
-            .filter(|case| case.lines().next().unwrap().trim() == name)
-            .map(|case| {
-                case.contains("exp_alerts:")
-                    && !case.split("exp_alerts:").nth(1).unwrap().starts_with(" []")
-            })
-            .collect();
-        assert!(
-            outcomes.contains(&true),
-            "{name}: no case in which it fires"
-        );
-        // The watchdog always fires; that is what it is for.
-        assert!(
-            name == "ChatledgerWatchdog" || outcomes.contains(&false),
-            "{name}: no case in which it does not"
-        );
-    }
-    let written: BTreeSet<String> = fs::read_dir(repository().join("deploy/runbooks"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter_map(|name| name.strip_suffix(".md").map(str::to_owned))
-        // Pages about the program's exit codes and the index are not about alerts.
-        .filter(|name| name != "README" && !name.starts_with("exit-"))
-        .collect();
-    assert_eq!(pages, written, "the alerts' pages and the pages written");
-}
-
-/// `ChatledgerSourceStalled` → `source-stalled`.
-fn page_of(alert: &str) -> String {
-    let name = alert
-        .strip_prefix("Chatledger")
-        .expect("alerts begin with the program's name");
-    let mut page = String::new();
-    for c in name.chars() {
-        if c.is_ascii_uppercase() && !page.is_empty() {
-            page.push('-');
-        }
-        page.push(c.to_ascii_lowercase());
-    }
-    page
-}
-
-#[test]
-fn every_runbook_has_the_same_parts() {
-    for entry in fs::read_dir(repository().join("deploy/runbooks")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        if name == "README" || name.starts_with("exit-") {
-            continue;
-        }
-        let text = fs::read_to_string(&path).unwrap();
-        let parts: Vec<&str> = text.lines().filter(|l| l.starts_with("## ")).collect();
-        let expected = [
-            "## What it means",
-            "## What people see",
-            "## First look",
-            "## Cures",
-            "## Escalate",
-        ];
-        assert_eq!(parts, expected, "{name}");
-        for (metric, _) in metrics_in(&text) {
-            assert!(
-                labels_of(metric).is_some(),
-                "{name}: {metric} does not exist"
-            );
-        }
-    }
 }

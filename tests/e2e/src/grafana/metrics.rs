@@ -1,0 +1,56 @@
+//! chatledger's metrics by name and labels, and where a text in PromQL names them.
+//!
+//! Dashboards, alerts and runbooks are held to this list. Not here: a parser of PromQL; promtool
+//! and Prometheus have one.
+
+/// Every metric of chatledger with its labels besides those of the scrape.
+pub const METRICS: &[(&str, &[&str])] = &[
+    ("chatledger_records_pulled_total", &["corp"]),
+    ("chatledger_messages_total", &["corp"]),
+    ("chatledger_violations_total", &["corp", "severity"]),
+    ("chatledger_dead_letters_total", &["corp", "reason"]),
+    ("chatledger_duplicates_total", &["corp"]),
+    ("chatledger_source_lag_seconds", &["corp"]),
+    ("chatledger_source_hours_until_loss", &["corp"]),
+    ("chatledger_stage_batch_seconds", &["stage"]),
+    ("chatledger_sink_rows_total", &["sink"]),
+    ("chatledger_sink_insert_rows", &["sink"]),
+    ("chatledger_sink_errors_total", &["sink", "class"]),
+    ("chatledger_sink_pending_rows", &["sink"]),
+    ("chatledger_api_calls_total", &["api", "errcode_class"]),
+    ("chatledger_cursor_seq", &["corp"]),
+    ("chatledger_unresolved_total", &["kind"]),
+    ("chatledger_directory_age_seconds", &["corp"]),
+    ("chatledger_rules_active", &[]),
+    ("chatledger_rules_reload_errors_total", &[]),
+    ("chatledger_build_info", &["version"]),
+];
+
+/// The metric names in a text and what stands in the braces after each.
+pub fn named_in(text: &str) -> Vec<(&str, &str)> {
+    text.match_indices("chatledger_")
+        .map(|(at, _)| {
+            let rest = &text[at..];
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let (name, tail) = rest.split_at(end.unwrap_or(rest.len()));
+            let labels = tail.strip_prefix('{').and_then(|t| t.split('}').next());
+            (name, labels.unwrap_or_default())
+        })
+        .collect()
+}
+
+/// Labels of a metric, or of the histogram that a `_bucket`, `_sum` or `_count` belongs to; `None` if
+/// there is no such metric.
+pub fn labels_of(metric: &str) -> Option<&'static [&'static str]> {
+    let find = |name: &str| {
+        METRICS
+            .iter()
+            .find(|(m, _)| *m == name)
+            .map(|(_, labels)| *labels)
+    };
+    find(metric).or_else(|| {
+        ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|s| metric.strip_suffix(s).and_then(find))
+    })
+}

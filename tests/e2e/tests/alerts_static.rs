@@ -1,0 +1,143 @@
+//! Holds the alert rules, their cases and the runbooks together without running any of them. The
+//! cases themselves are promtool's: `promtool test rules chatledger_test.yml`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use chatledger_e2e::grafana::metrics;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(repository().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// Values of `key: value` lines of a YAML file, comments and quotes removed. Enough for files whose
+/// form promtool checks.
+fn yaml_values(text: &str, key: &str) -> Vec<String> {
+    text.lines()
+        .map(|line| line.trim_start().trim_start_matches("- "))
+        .filter_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+        .map(|value| value.split(" #").next().unwrap_or_default().trim())
+        .map(|value| value.trim_matches(['"', '\'']).to_owned())
+        .collect()
+}
+
+#[test]
+fn alert_rules_use_metrics_and_labels_that_exist() {
+    let rules = read("deploy/prometheus/rules/chatledger.yml");
+    let rules: Vec<&str> = rules
+        .lines()
+        .filter(|l| !l.trim_start().starts_with('#'))
+        .collect();
+    let rules = rules.join("\n");
+    let metrics = metrics::named_in(&rules);
+    assert!(metrics.len() > 10);
+    for (metric, selector) in metrics {
+        let labels =
+            metrics::labels_of(metric).unwrap_or_else(|| panic!("{metric}: no such metric"));
+        for matcher in selector.split(',').filter(|m| !m.is_empty()) {
+            let label = matcher.split(['=', '!']).next().unwrap().trim();
+            assert!(labels.contains(&label), "{metric} has no label {label}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_has_texts_a_runbook_and_cases_that_fire_and_do_not() {
+    let rules = read("deploy/prometheus/rules/chatledger.yml");
+    let cases = read("deploy/prometheus/rules/chatledger_test.yml");
+    let blocks: Vec<&str> = rules.split("- alert: ").skip(1).collect();
+    let mut pages = BTreeSet::new();
+    for block in &blocks {
+        let name = block.lines().next().unwrap().trim();
+        for key in ["severity", "summary", "summary_en", "description"] {
+            let values = yaml_values(block, key);
+            assert!(values.len() == 1 && !values[0].is_empty(), "{name}: {key}");
+        }
+        let page = yaml_values(block, "runbook_url").pop().expect(name);
+        let page = page
+            .strip_prefix("deploy/runbooks/")
+            .and_then(|p| p.strip_suffix(".md"));
+        assert_eq!(page.map(str::to_owned), Some(page_of(name)), "{name}");
+        pages.insert(page_of(name));
+        let outcomes: Vec<bool> = cases
+            .split("alertname: ")
+            .skip(1)
+            .filter(|case| case.lines().next().unwrap().trim() == name)
+            .map(|case| {
+                case.contains("exp_alerts:")
+                    && !case.split("exp_alerts:").nth(1).unwrap().starts_with(" []")
+            })
+            .collect();
+        assert!(
+            outcomes.contains(&true),
+            "{name}: no case in which it fires"
+        );
+        // The watchdog always fires; that is what it is for.
+        assert!(
+            name == "ChatledgerWatchdog" || outcomes.contains(&false),
+            "{name}: no case in which it does not"
+        );
+    }
+    let written: BTreeSet<String> = fs::read_dir(repository().join("deploy/runbooks"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|name| name.strip_suffix(".md").map(str::to_owned))
+        // Pages about the program's exit codes and the index are not about alerts.
+        .filter(|name| name != "README" && !name.starts_with("exit-"))
+        .collect();
+    assert_eq!(pages, written, "the alerts' pages and the pages written");
+}
+
+/// `ChatledgerSourceStalled` → `source-stalled`.
+fn page_of(alert: &str) -> String {
+    let name = alert
+        .strip_prefix("Chatledger")
+        .expect("alerts begin with the program's name");
+    let mut page = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !page.is_empty() {
+            page.push('-');
+        }
+        page.push(c.to_ascii_lowercase());
+    }
+    page
+}
+
+#[test]
+fn every_runbook_has_the_same_parts() {
+    for entry in fs::read_dir(repository().join("deploy/runbooks")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if name == "README" || name.starts_with("exit-") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let parts: Vec<&str> = text.lines().filter(|l| l.starts_with("## ")).collect();
+        let expected = [
+            "## What it means",
+            "## What people see",
+            "## First look",
+            "## Cures",
+            "## Escalate",
+        ];
+        assert_eq!(parts, expected, "{name}");
+        for (metric, _) in metrics::named_in(&text) {
+            assert!(
+                metrics::labels_of(metric).is_some(),
+                "{name}: {metric} does not exist"
+            );
+        }
+    }
+}
