@@ -150,10 +150,28 @@ class Broker(unittest.TestCase):
         os.set_blocking(reading, False)
         self.assertEqual(os.read(reading, 1), b"", "the pipe ends with the scripts, not with the broker")
 
-    def test_a_taken_port_is_named(self):
+    def test_starts_at_once_agree_on_a_new_directory(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
+            for round in range(8):
+                data = self.data / str(round)
+                command = [SCRIPT, "start", "--data-dir", data, "--port", port]
+                starts = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(5)]
+                for start in starts:
+                    self.assertIn(f"port {port}", start.communicate(timeout=SECONDS)[1])
+
+    def test_a_taken_port_is_named(self):
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as taken:
+            port = str(taken.getsockname()[1])
+            # The listener never accepts and its queue is full, so that a further connection would wait for minutes.
+            waiting = [socket.socket() for _ in range(3)]
+            for one in waiting:
+                self.addCleanup(one.close)
+                one.setblocking(False)
+                one.connect_ex(taken.getsockname())
+            began = time.monotonic()
             refused = kafka("start", "--data-dir", self.data, "--port", port)
+        self.assertLess(time.monotonic() - began, 60, "a full queue does not hold the script up")
         self.assertEqual(refused.returncode, 1)
         self.assertIn(f"port {port} on 127.0.0.1 is taken", refused.stderr)
         self.assertFalse((self.data / "pid").exists())
