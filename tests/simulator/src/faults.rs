@@ -49,7 +49,9 @@ impl FromStr for FaultSpec {
             };
             let share = |value: &str| match value.parse::<f64>() {
                 Ok(share) if (0.0..=0.9).contains(&share) => Ok(share),
-                _ => Err(anyhow!("`{key}` takes a share from 0 to 0.9, not `{value}`")),
+                _ => Err(anyhow!(
+                    "`{key}` takes a share from 0 to 0.9, not `{value}`"
+                )),
             };
             match key {
                 "broken" => spec.broken = whole()?,
@@ -280,7 +282,10 @@ impl FaultTable {
     pub fn place(&self, record: u64) -> Place {
         let before = self.repeats.partition_point(|&(at, _)| at < record);
         match self.repeats.get(before) {
-            Some(&(at, message)) if at == record => Place { message, repeated: true },
+            Some(&(at, message)) if at == record => Place {
+                message,
+                repeated: true,
+            },
             _ => Place {
                 message: record - before as u64,
                 repeated: false,
@@ -296,14 +301,19 @@ impl FaultTable {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn spec_reads_every_part_and_names_what_it_cannot_read() {
-        let spec: FaultSpec = "broken=20, unknown_key=10,duplicates=3,api=0.1@busy+cut,empty=0.05,slow=7"
-            .parse()
-            .unwrap();
-        assert_eq!((spec.broken, spec.unknown_key, spec.duplicates), (20, 10, 3));
+        let spec: FaultSpec =
+            "broken=20, unknown_key=10,duplicates=3,api=0.1@busy+cut,empty=0.05,slow=7"
+                .parse()
+                .unwrap();
+        assert_eq!(
+            (spec.broken, spec.unknown_key, spec.duplicates),
+            (20, 10, 3)
+        );
         assert_eq!(spec.api_kinds, [ApiFault::Busy, ApiFault::Cut]);
         assert_eq!(spec.slow_ms, 7);
         for (text, part) in [
@@ -321,7 +331,10 @@ mod tests {
     #[test]
     fn places_hold_every_message_once_and_every_repeat_after_its_message() {
         for (messages, duplicates) in [(1, 1), (50, 0), (50, 50), (3_000, 200)] {
-            let spec = FaultSpec { duplicates, ..FaultSpec::default() };
+            let spec = FaultSpec {
+                duplicates,
+                ..FaultSpec::default()
+            };
             let table = FaultTable::new(&spec, messages, 9);
             let mut seen = vec![0; messages as usize];
             for record in 0..messages + duplicates {
@@ -342,8 +355,15 @@ mod tests {
     fn broken_records_are_as_many_as_asked_and_of_every_kind() {
         let spec: FaultSpec = "broken=20,unknown_key=10,envelope=2".parse().unwrap();
         let table = FaultTable::new(&spec, 1_000, 4);
-        let count = |kind| (0..1_000).filter(|&m| table.broken(m) == Some(kind)).count();
+        let count = |kind| {
+            (0..1_000)
+                .filter(|&m| table.broken(m) == Some(kind))
+                .count()
+        };
         assert_eq!(Broken::ALL.map(count), [3, 3, 3, 3, 3, 3, 2]);
-        assert_eq!((count(Broken::UnknownKey), count(Broken::Envelope)), (10, 2));
+        assert_eq!(
+            (count(Broken::UnknownKey), count(Broken::Envelope)),
+            (10, 2)
+        );
     }
 }

@@ -86,7 +86,11 @@ kinds! {
 impl Kind {
     /// The types other than text that fit, with `dice` deciding by weight.
     pub fn choose(audiences: &[Audience], dice: u64) -> Self {
-        let fit = || Self::ALL.iter().filter(|kind| audiences.contains(&kind.audience()));
+        let fit = || {
+            Self::ALL
+                .iter()
+                .filter(|kind| audiences.contains(&kind.audience()))
+        };
         let total: u32 = fit().map(|kind| kind.weight()).sum();
         let mut left = (dice % u64::from(total.max(1))) as u32;
         for &kind in fit() {

@@ -157,7 +157,11 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let draft = path.with_extension("draft");
     let attempt = || -> std::io::Result<()> {
         let _ = fs::remove_file(&draft);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&draft)?;
         file.write_all(text.as_bytes())?;
         drop(file);
         fs::rename(&draft, path)
@@ -169,22 +173,46 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
 ///
 /// # Errors
 /// A file or folder cannot be written.
-pub fn write_folder(dir: &Path, tenant: &Tenant, options: &ConfigOptions, base_url: &str) -> Result<()> {
+pub fn write_folder(
+    dir: &Path,
+    tenant: &Tenant,
+    options: &ConfigOptions,
+    base_url: &str,
+) -> Result<()> {
     for folder in [dir.to_owned(), dir.join("rules"), dir.join("withheld")] {
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     }
-    write(&dir.join("archive.secret"), &tenant.options.secret(1), 0o600)?;
-    write(&dir.join("contact.secret"), &tenant.options.secret(2), 0o600)?;
+    write(
+        &dir.join("archive.secret"),
+        &tenant.options.secret(1),
+        0o600,
+    )?;
+    write(
+        &dir.join("contact.secret"),
+        &tenant.options.secret(2),
+        0o600,
+    )?;
     let mut keys = Vec::new();
-    for (version, pair) in (1..).zip(tenant.sealer.keys()) {
+    for (version, pair) in (1u32..).zip(tenant.sealer.keys()) {
         let file = format!("key-{version}.pem");
-        write(&dir.join(&file), &pair.pem(version % 2 == 0)?, 0o600)?;
+        write(
+            &dir.join(&file),
+            &pair.pem(version.is_multiple_of(2))?,
+            0o600,
+        )?;
         keys.push(Key { version, file });
     }
     let withheld = format!("withheld/key-{}.pem", tenant.sealer.withheld_version());
-    write(&dir.join(withheld), &tenant.sealer.withheld().pem(true)?, 0o600)?;
+    write(
+        &dir.join(withheld),
+        &tenant.sealer.withheld().pem(true)?,
+        0o600,
+    )?;
     for file in &tenant.rules {
-        replace(&dir.join("rules").join(file.name()), &toml::to_string_pretty(file)?)?;
+        replace(
+            &dir.join("rules").join(file.name()),
+            &toml::to_string_pretty(file)?,
+        )?;
     }
     replace(&dir.join("rules").join(WORDS_FILE), &words_file())?;
     let config = Config {
@@ -227,5 +255,8 @@ pub fn write_folder(dir: &Path, tenant: &Tenant, options: &ConfigOptions, base_u
             listen: &options.metrics_listen,
         },
     };
-    replace(&dir.join("chatledger.toml"), &toml::to_string_pretty(&config)?)
+    replace(
+        &dir.join("chatledger.toml"),
+        &toml::to_string_pretty(&config)?,
+    )
 }

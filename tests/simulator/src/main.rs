@@ -2,7 +2,7 @@
 //!
 //! On stdout stands the ready line alone; everything else goes to stderr.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,7 +20,10 @@ use wecom_sim::truth::{Detail, Truth};
 /// A WeCom tenant in a box: an archive of sealed conversations, a directory, a ready configuration
 /// and the truth about what must come out.
 #[derive(Parser)]
-#[command(name = "wecom-sim", version, after_help = "\
+#[command(
+    name = "wecom-sim",
+    version,
+    after_help = "\
 Examples:
   wecom-sim serve --dir /tmp/tenant --messages 50000 --faults broken=20,unknown_key=10
   chatledger run --config /tmp/tenant/chatledger.toml --drain
@@ -28,7 +31,8 @@ Examples:
 
 Besides WeCom's APIs the server answers
   GET  /sim/stats           calls by API, the highest seq, whether a reader has asked beyond it
-  POST /sim/append?count=N  N more messages now; they are in the truth when it answers")]
+  POST /sim/append?count=N  N more messages now; they are in the truth when it answers"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -82,6 +86,7 @@ struct Generate {
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
@@ -128,6 +133,7 @@ fn make(common: &Common, base_url: &str) -> Result<(Tenant, Truth)> {
     let tenant = Tenant::new(common.tenant.clone())?;
     write_folder(&common.dir, &tenant, &common.config, base_url)?;
     let mut truth = Truth::create(&common.dir.join("truth"), common.truth)?;
+    truth.write_directory(&tenant.org)?;
     let summary = truth.write(&tenant, 0..tenant.options.messages)?;
     info!(
         corp = summary.corp_id,

@@ -4,6 +4,8 @@
 //! `md5sum` is that of the bytes where they are few, and empty where they are many, as happens in
 //! life; so that writing a message stays cheap.
 
+use std::fmt::Write;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
@@ -119,7 +121,6 @@ impl Media {
         if self.size > SMALL {
             return String::new();
         }
-        use std::fmt::Write;
         let mut text = String::with_capacity(32);
         for byte in Md5::digest(self.bytes(seed)) {
             let written = write!(text, "{byte:02x}");
@@ -147,6 +148,9 @@ mod tests {
         assert_eq!(Media::from_sdkfileid(2, &id), None);
         assert_eq!(Media::from_sdkfileid(1, "abc"), None);
         let bytes = media.bytes(1);
-        assert_eq!((bytes.len(), bytes.starts_with(b"\0\0\0\x18ftyp")), (700_000, true));
+        assert_eq!(
+            (bytes.len(), bytes.starts_with(b"\0\0\0\x18ftyp")),
+            (700_000, true)
+        );
     }
 }

@@ -110,7 +110,9 @@ impl Planner {
             first = number * self.block;
             count = self.block.min(self.messages - first);
             start = self.rhythm.at(first as f64 / self.messages as f64);
-            end = self.rhythm.at((first + count) as f64 / self.messages as f64);
+            end = self
+                .rhythm
+                .at((first + count) as f64 / self.messages as f64);
             (purpose, index) = (Purpose::Plan, number);
         }
         let live = number >= blocks;
@@ -118,7 +120,11 @@ impl Planner {
             rng: generator(self.seed, purpose, index),
             org,
             texts,
-            position: if live { 2.0 } else { first as f64 / self.messages as f64 },
+            position: if live {
+                2.0
+            } else {
+                first as f64 / self.messages as f64
+            },
             next_scene: number << 20,
             seed: self.seed,
             start,
@@ -139,7 +145,8 @@ impl Planner {
             let at = if live {
                 start + (share * (end - start) as f64) as i64
             } else {
-                self.rhythm.at((first as f64 + share * count as f64) / self.messages as f64)
+                self.rhythm
+                    .at((first as f64 + share * count as f64) / self.messages as f64)
             };
             drafting.dialogue(at, count);
         }
@@ -245,11 +252,10 @@ impl Drafting<'_> {
     fn single(&mut self, kind: Kind) {
         let category = match kind.audience() {
             Audience::Customer => Category::ExternalSingle,
-            Audience::Robot => Category::InternalRoom,
             Audience::Internal | Audience::Log if once_in(&mut self.rng, 2) => {
                 Category::InternalSingle
             }
-            Audience::Internal | Audience::Log => Category::InternalRoom,
+            Audience::Robot | Audience::Internal | Audience::Log => Category::InternalRoom,
             Audience::Everybody => *pick(
                 &mut self.rng,
                 &[

@@ -96,7 +96,7 @@ pub(crate) fn msgid(seed: u64, index: u64, external: bool, near_ms: i64) -> Stri
     use base64::Engine;
     let chance = number(seed, Purpose::MessageId, index);
     let suffix = if external { "_external" } else { "" };
-    if chance % 16 == 0 {
+    if chance.is_multiple_of(16) {
         let mut bytes = [0u8; 20];
         bytes[..8].copy_from_slice(&chance.to_le_bytes());
         bytes[8..16].copy_from_slice(&index.to_le_bytes());
@@ -104,7 +104,10 @@ pub(crate) fn msgid(seed: u64, index: u64, external: bool, near_ms: i64) -> Stri
         let text = base64::engine::general_purpose::STANDARD.encode(bytes);
         return format!("CAQQ{text}{suffix}");
     }
-    format!("{chance}_{}{suffix}", near_ms + 3_900 + (chance % 700) as i64)
+    format!(
+        "{chance}_{}{suffix}",
+        near_ms + 3_900 + (chance % 700) as i64
+    )
 }
 
 impl Writing<'_> {
@@ -113,7 +116,7 @@ impl Writing<'_> {
         // The number in the id is of the plan's time, so that a recall can name an earlier message.
         let msgid = msgid(self.seed, self.index, external, self.slot.at_ms);
         if self.slot.kind == Kind::Switch {
-            return self.switch(msgid);
+            return self.switch(&msgid);
         }
         let sending = self.sending();
         let (body, content) = self.body();
@@ -122,10 +125,20 @@ impl Writing<'_> {
             ascii_only: self.style.ascii_only,
             ..Style::default()
         });
-        let action = if kind == Kind::Revoke { "recall" } else { "send" };
+        let action = if kind == Kind::Revoke {
+            "recall"
+        } else {
+            "send"
+        };
         message.text("msgid", &msgid).text("action", action);
         message.text("from", &self.org.party(self.slot.speaker).id);
-        message.texts("tolist", sending.tolist.iter().map(|&to| self.org.party(to).id.as_str()));
+        message.texts(
+            "tolist",
+            sending
+                .tolist
+                .iter()
+                .map(|&to| self.org.party(to).id.as_str()),
+        );
         if let Some(room) = &sending.roomid {
             message.text("roomid", room);
         }
@@ -135,7 +148,7 @@ impl Writing<'_> {
             message.number("msgtime", self.msgtime);
         }
         message.text("msgtype", kind.as_str());
-        message.members_of(body);
+        message.members_of(&body);
         let mut to = Vec::with_capacity(sending.tolist.len());
         for party in sending.tolist {
             if !to.contains(&party) {
@@ -156,7 +169,7 @@ impl Writing<'_> {
     }
 
     /// The log of a member who goes over to another corp; it has a shape of its own.
-    fn switch(self, msgid: String) -> Plain {
+    fn switch(self, msgid: &str) -> Plain {
         let msgid = msgid.trim_end_matches("_external").to_owned();
         let mut log = Object::new(self.style);
         log.text("msgid", &msgid)

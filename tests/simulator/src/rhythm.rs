@@ -37,8 +37,15 @@ impl Rhythm {
     /// The time (milliseconds since the epoch) before which this share of all messages is written.
     pub fn at(&self, share: f64) -> i64 {
         let share = share.clamp(0.0, 1.0);
-        let minute = self.before.partition_point(|&before| before < share).min(self.before.len() - 1);
-        let low = if minute == 0 { 0.0 } else { self.before[minute - 1] };
+        let minute = self
+            .before
+            .partition_point(|&before| before < share)
+            .min(self.before.len() - 1);
+        let low = if minute == 0 {
+            0.0
+        } else {
+            self.before[minute - 1]
+        };
         let inside = ((share - low) / (self.before[minute] - low)).clamp(0.0, 1.0);
         self.start_ms + minute as i64 * MINUTE_MS + (inside * (MINUTE_MS - 1) as f64) as i64
     }
@@ -82,7 +89,9 @@ mod tests {
     #[test]
     fn at_is_monotone_and_stays_inside_the_days() {
         let rhythm = Rhythm::new(UNTIL, 4);
-        let times: Vec<i64> = (0..=10_000).map(|n| rhythm.at(f64::from(n) / 10_000.0)).collect();
+        let times: Vec<i64> = (0..=10_000)
+            .map(|n| rhythm.at(f64::from(n) / 10_000.0))
+            .collect();
         assert!(times.is_sorted());
         assert!(times[0] >= UNTIL - 4 * 86_400_000);
         assert!(times[10_000] < UNTIL);
@@ -92,9 +101,14 @@ mod tests {
     fn at_prefers_office_hours_of_working_days() {
         let rhythm = Rhythm::new(UNTIL, 7);
         let office = (0..10_000)
-            .map(|n| Utc.timestamp_millis_opt(rhythm.at(f64::from(n) / 10_000.0)).unwrap())
+            .map(|n| {
+                Utc.timestamp_millis_opt(rhythm.at(f64::from(n) / 10_000.0))
+                    .unwrap()
+            })
             .map(|time| time.with_timezone(&Shanghai))
-            .filter(|time| time.weekday().number_from_monday() <= 5 && (8..18).contains(&time.hour()))
+            .filter(|time| {
+                time.weekday().number_from_monday() <= 5 && (8..18).contains(&time.hour())
+            })
             .count();
         assert!(office > 6_500, "{office}");
     }

@@ -13,8 +13,16 @@ use crate::scanner::{Folded, Scanner, Span};
 /// Name of the file of words that one rule names.
 pub const WORDS_FILE: &str = "bribery-words.txt";
 
-const BRIBERY_WORDS: &[&str] =
-    &["回扣", "回扣返点", "好处费", "返点给个人", "ＶＩＰ客户有额外返佣", "走KB", "这次的kb", "封口费"];
+const BRIBERY_WORDS: &[&str] = &[
+    "回扣",
+    "回扣返点",
+    "好处费",
+    "返点给个人",
+    "ＶＩＰ客户有额外返佣",
+    "走KB",
+    "这次的kb",
+    "封口费",
+];
 
 /// Which messages of a watched person count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -77,24 +85,29 @@ fn scope(direction: Option<Direction>) -> Scope {
     }
 }
 
-fn everybody(direction: Option<Direction>) -> Option<Scope> {
-    Some(Scope {
+fn everybody(direction: Option<Direction>) -> Scope {
+    Scope {
         all: true,
         ..scope(direction)
-    })
+    }
 }
 
-fn departments(departments: &[u32], direction: Option<Direction>) -> Option<Scope> {
-    Some(Scope {
+fn departments(departments: &[u32], direction: Option<Direction>) -> Scope {
+    Scope {
         departments: departments.to_vec(),
         ..scope(direction)
-    })
+    }
 }
 
 /// The rules of a tenant; some name members, so they depend on who is there.
 pub fn rule_files(org: &Org) -> Vec<RuleFile> {
     let every = |step: usize, count: usize| -> Vec<String> {
-        org.members.iter().step_by(step).take(count).map(|member| member.id.clone()).collect()
+        org.members
+            .iter()
+            .step_by(step)
+            .take(count)
+            .map(|member| member.id.clone())
+            .collect()
     };
     vec![
         RuleFile {
@@ -105,10 +118,17 @@ pub fn rule_files(org: &Org) -> Vec<RuleFile> {
                     name: "私下交易监控",
                     category: "sensitive_word",
                     severity: "high",
-                    words: &["转我私账", "加我微信", "私下转账", "转账到个人", "打到我个人卡", "不走平台"],
+                    words: &[
+                        "转我私账",
+                        "加我微信",
+                        "私下转账",
+                        "转账到个人",
+                        "打到我个人卡",
+                        "不走平台",
+                    ],
                     words_file: None,
                     allow: &["不会让您加我微信", "不要加我微信", "不能转账到员工个人"],
-                    scope: departments(&[10, 20, 50], None),
+                    scope: Some(departments(&[10, 20, 50], None)),
                 },
                 Rule {
                     id: "guaranteed-return",
@@ -117,8 +137,13 @@ pub fn rule_files(org: &Org) -> Vec<RuleFile> {
                     severity: "critical",
                     words: &["保本保收益", "稳赚不赔", "零风险", "保底"],
                     words_file: None,
-                    allow: &["不承诺保本保收益", "说稳赚不赔的都是骗局", "不存在零风险", "别说保本保收益"],
-                    scope: everybody(Some(Direction::Sent)),
+                    allow: &[
+                        "不承诺保本保收益",
+                        "说稳赚不赔的都是骗局",
+                        "不存在零风险",
+                        "别说保本保收益",
+                    ],
+                    scope: Some(everybody(Some(Direction::Sent))),
                 },
                 Rule {
                     id: "divert",
@@ -144,10 +169,16 @@ pub fn rule_files(org: &Org) -> Vec<RuleFile> {
                     name: "客户信息外泄",
                     category: "sensitive_word",
                     severity: "critical",
-                    words: &["客户名单发我", "导出客户名单", "身份证号发我", "客户资料打包", "通讯录导出"],
+                    words: &[
+                        "客户名单发我",
+                        "导出客户名单",
+                        "身份证号发我",
+                        "客户资料打包",
+                        "通讯录导出",
+                    ],
                     words_file: None,
                     allow: &["不许私自导出客户名单"],
-                    scope: departments(&[1], Some(Direction::Sent)),
+                    scope: Some(departments(&[1], Some(Direction::Sent))),
                 },
                 Rule {
                     id: "insult",
@@ -157,7 +188,7 @@ pub fn rule_files(org: &Org) -> Vec<RuleFile> {
                     words: &["傻子", "你有病吧", "滚蛋", "听不懂人话", "骗子"],
                     words_file: None,
                     allow: &[],
-                    scope: everybody(None),
+                    scope: Some(everybody(None)),
                 },
                 Rule {
                     id: "bribery",
@@ -180,7 +211,7 @@ pub fn rule_files(org: &Org) -> Vec<RuleFile> {
                     words: &["我要投诉", "12315", "退钱", "去监管部门投诉", "退一赔三"],
                     words_file: None,
                     allow: &["我要投诉的不是你"],
-                    scope: departments(&[1], Some(Direction::Received)),
+                    scope: Some(departments(&[1], Some(Direction::Received))),
                 },
             ],
         },
@@ -194,7 +225,7 @@ pub fn rule_files(org: &Org) -> Vec<RuleFile> {
                 words: &["包治百病", "无副作用", "根治糖尿病", "吃了就能停药", "抗癌"],
                 words_file: None,
                 allow: &["不是包治百病", "没有无副作用"],
-                scope: departments(&[30, 32], Some(Direction::Sent)),
+                scope: Some(departments(&[30, 32], Some(Direction::Sent))),
             }],
         },
         RuleFile {
@@ -208,7 +239,7 @@ pub fn rule_files(org: &Org) -> Vec<RuleFile> {
                     words: &[],
                     words_file: None,
                     allow: &[],
-                    scope: everybody(None),
+                    scope: Some(everybody(None)),
                 },
                 Rule {
                     id: "no-scope-yet",
@@ -260,8 +291,12 @@ impl Watch {
             .flat_map(|file| &file.rule)
             .filter_map(|rule| {
                 let scope = rule.scope.clone()?;
-                let filed = if rule.words_file.is_some() { BRIBERY_WORDS } else { &[] };
-                let words: HashSet<&str> = rule.words.iter().chain(filed).copied().collect();
+                let from_file = if rule.words_file.is_some() {
+                    BRIBERY_WORDS
+                } else {
+                    &[]
+                };
+                let words: HashSet<&str> = rule.words.iter().chain(from_file).copied().collect();
                 (!words.is_empty()).then(|| {
                     let scanner = Scanner::new(words, rule.allow.iter().copied());
                     (rule.clone(), scope, scanner)
@@ -291,7 +326,10 @@ impl Scope {
     fn watches(&self, party: &Party) -> bool {
         self.all
             || self.members.contains(&party.id)
-            || self.departments.iter().any(|id| party.departments_above.contains(id))
+            || self
+                .departments
+                .iter()
+                .any(|id| party.departments_above.contains(id))
     }
 
     fn covers(&self, from: &Party, to: &[&Party]) -> bool {

@@ -103,7 +103,10 @@ impl Scanner {
 
 /// The characters of a span.
 pub fn cut(text: &str, span: Span) -> String {
-    text.chars().skip(span.0 as usize).take((span.1 - span.0) as usize).collect()
+    text.chars()
+        .skip(span.0 as usize)
+        .take((span.1 - span.0) as usize)
+        .collect()
 }
 
 #[cfg(test)]
@@ -122,7 +125,12 @@ mod tests {
 
     #[test]
     fn words_are_found_wherever_they_stand() {
-        check(&["加我微信"], &[], "加我微信吧，加我微信", &["加我微信", "加我微信"]);
+        check(
+            &["加我微信"],
+            &[],
+            "加我微信吧，加我微信",
+            &["加我微信", "加我微信"],
+        );
         check(&["加我微信"], &[], "加我 微信", &[]);
         check(&["a"], &[], "", &[]);
         check(&["", " "], &[], "a b", &[]);
@@ -130,7 +138,12 @@ mod tests {
 
     #[test]
     fn case_and_width_are_folded_and_the_text_as_written_is_shown() {
-        check(&["wechat"], &[], "加ＷeＣHAt，WeChat", &["ＷeＣHAt", "WeChat"]);
+        check(
+            &["wechat"],
+            &[],
+            "加ＷeＣHAt，WeChat",
+            &["ＷeＣHAt", "WeChat"],
+        );
         check(&["ＱＱ群"], &[], "进qq群", &["qq群"]);
         check(&["vx:"], &[], "ＶＸ：123", &["ＶＸ："]);
         check(&["a b"], &[], "A\u{3000}B", &["A\u{3000}B"]);
@@ -139,17 +152,37 @@ mod tests {
 
     #[test]
     fn overlapping_words_are_all_reported_and_contained_ones_dropped() {
-        check(&["私下转账", "转账到个人"], &[], "私下转账到个人卡", &["私下转账", "转账到个人"]);
-        check(&["回扣", "给回扣"], &[], "给回扣，回扣", &["给回扣", "回扣"]);
+        check(
+            &["私下转账", "转账到个人"],
+            &[],
+            "私下转账到个人卡",
+            &["私下转账", "转账到个人"],
+        );
+        check(
+            &["回扣", "给回扣"],
+            &[],
+            "给回扣，回扣",
+            &["给回扣", "回扣"],
+        );
         check(&["哈哈"], &[], "哈哈哈", &["哈哈", "哈哈"]);
         check(&["abc", "b"], &[], "xabcx", &["abc"]);
     }
 
     #[test]
     fn allowed_phrases_win_over_the_words_inside_them() {
-        check(&["加我微信"], &["不要加我微信"], "不要加我微信！加我微信", &["加我微信"]);
+        check(
+            &["加我微信"],
+            &["不要加我微信"],
+            "不要加我微信！加我微信",
+            &["加我微信"],
+        );
         check(&["加我微信"], &["加我微信"], "加我微信", &[]);
         check(&["零风险"], &["没有零风"], "没有零风险", &["零风险"]);
-        check(&["保本", "保本保收益"], &["不保本"], "不保本保收益", &["保本保收益"]);
+        check(
+            &["保本", "保本保收益"],
+            &["不保本"],
+            "不保本保收益",
+            &["保本保收益"],
+        );
     }
 }

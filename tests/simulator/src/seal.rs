@@ -58,9 +58,12 @@ impl rsa::rand_core::CryptoRng for Draws {}
 impl KeyPair {
     fn new(seed: u64, number: u64) -> Result<Self> {
         let mut draws = Draws(generator(seed, Purpose::Key, number));
-        let private = RsaPrivateKey::new(&mut draws, MODULUS_BYTES * 8).context("make an RSA key")?;
+        let private =
+            RsaPrivateKey::new(&mut draws, MODULUS_BYTES * 8).context("make an RSA key")?;
         let modulus = U2048::from_be_slice(&private.n().to_bytes_be());
-        let modulus = Odd::new(modulus).into_option().context("an RSA modulus is odd")?;
+        let modulus = Odd::new(modulus)
+            .into_option()
+            .context("an RSA modulus is odd")?;
         Ok(Self {
             private,
             modulus: FixedMontyParams::new_vartime(modulus),
@@ -73,9 +76,13 @@ impl KeyPair {
     /// The key cannot be encoded.
     pub fn pem(&self, pkcs8: bool) -> Result<String> {
         let pem = if pkcs8 {
-            self.private.to_pkcs8_pem(LineEnding::LF).context("encode a key as PKCS#8")?
+            self.private
+                .to_pkcs8_pem(LineEnding::LF)
+                .context("encode a key as PKCS#8")?
         } else {
-            self.private.to_pkcs1_pem(LineEnding::LF).context("encode a key as PKCS#1")?
+            self.private
+                .to_pkcs1_pem(LineEnding::LF)
+                .context("encode a key as PKCS#1")?
         };
         Ok(pem.to_string())
     }
@@ -164,7 +171,13 @@ impl Sealer {
     }
 
     /// Seals a message's JSON with a key version.
-    pub fn seal(&self, message: u64, payload: &[u8], version: u32, broken: Option<Broken>) -> Sealed {
+    pub fn seal(
+        &self,
+        message: u64,
+        payload: &[u8],
+        version: u32,
+        broken: Option<Broken>,
+    ) -> Sealed {
         let mut rng = generator(self.seed, Purpose::Seal, message);
         let mut key = [0u8; 32];
         rng.fill_bytes(&mut key);
@@ -196,7 +209,7 @@ impl Sealer {
         if broken != Some(Broken::Envelope) {
             sealed.chat_msg = Some(ciphertext(&key, payload, broken, message));
         }
-        if broken == Some(Broken::Base64) && message % 2 == 0 {
+        if broken == Some(Broken::Base64) && message.is_multiple_of(2) {
             sealed.random_key.replace_range(7..8, "!");
         }
         sealed
@@ -237,7 +250,7 @@ fn ciphertext(key: &[u8; 32], payload: &[u8], broken: Option<Broken>, message: u
         bytes.resize((bytes.len() / 16 + 1) * 16, b'}');
         // The last byte says how many bytes of padding there are: neither 0 nor 17 can be.
         if let Some(last) = bytes.last_mut() {
-            *last = if message % 2 == 0 { 0 } else { 17 };
+            *last = if message.is_multiple_of(2) { 0 } else { 17 };
         }
         cipher().encrypt_padded_vec::<NoPadding>(&bytes)
     } else {

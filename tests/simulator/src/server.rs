@@ -102,7 +102,9 @@ impl Server {
         let listener = TcpListener::bind(options.listen)
             .await
             .with_context(|| format!("listen on {}", options.listen))?;
-        let address = listener.local_addr().context("read the address listened on")?;
+        let address = listener
+            .local_addr()
+            .context("read the address listened on")?;
         Ok(Self {
             listener,
             address,
@@ -199,20 +201,44 @@ fn router(state: Arc<State>) -> Router {
         .route("/message/getchatdata", post(archive::getchatdata))
         .route("/message/getchatmediadata", post(archive::getchatmediadata))
         .route("/department/list", get(contacts::department_list))
-        .route("/department/simplelist", get(contacts::department_simplelist))
+        .route(
+            "/department/simplelist",
+            get(contacts::department_simplelist),
+        )
         .route("/user/list", get(contacts::user_list))
         .route("/user/list_id", post(contacts::user_list_id))
         .route("/user/get", get(contacts::user_get))
-        .route("/externalcontact/get_follow_user_list", get(customers::get_follow_user_list))
+        .route(
+            "/externalcontact/get_follow_user_list",
+            get(customers::get_follow_user_list),
+        )
         .route("/externalcontact/list", get(customers::list))
         .route("/externalcontact/get", get(customers::get))
-        .route("/externalcontact/batch/get_by_user", post(customers::get_by_user))
-        .route("/externalcontact/groupchat/list", post(customers::groupchat_list))
-        .route("/externalcontact/groupchat/get", post(customers::groupchat_get))
-        .route("/msgaudit/get_permit_user_list", post(msgaudit::get_permit_user_list))
+        .route(
+            "/externalcontact/batch/get_by_user",
+            post(customers::get_by_user),
+        )
+        .route(
+            "/externalcontact/groupchat/list",
+            post(customers::groupchat_list),
+        )
+        .route(
+            "/externalcontact/groupchat/get",
+            post(customers::groupchat_get),
+        )
+        .route(
+            "/msgaudit/get_permit_user_list",
+            post(msgaudit::get_permit_user_list),
+        )
         .route("/msgaudit/groupchat/get", post(msgaudit::groupchat_get))
-        .route("/msgaudit/check_single_agree", post(msgaudit::check_single_agree))
-        .route("/msgaudit/check_room_agree", post(msgaudit::check_room_agree))
+        .route(
+            "/msgaudit/check_single_agree",
+            post(msgaudit::check_single_agree),
+        )
+        .route(
+            "/msgaudit/check_room_agree",
+            post(msgaudit::check_room_agree),
+        )
         .route("/msgaudit/get_robot_info", get(msgaudit::get_robot_info));
     Router::new()
         .nest("/cgi-bin", cgi)

@@ -93,7 +93,11 @@ impl Tenant {
             return 0;
         };
         let record = offset / STRIDE;
-        if self.seq(record) > seq { record } else { record + 1 }
+        if self.seq(record) > seq {
+            record
+        } else {
+            record + 1
+        }
     }
 
     /// Sends more messages: their times, milliseconds since the epoch. Returns the first number.
@@ -145,7 +149,7 @@ impl Tenant {
         let of = |message: u64| (message.min(messages - 1) * keys / messages) as u32 + 1;
         let now = of(message);
         let before = of(message.saturating_sub(50));
-        if before < now && number(self.options.seed, Purpose::Key, message) % 4 == 0 {
+        if before < now && number(self.options.seed, Purpose::Key, message).is_multiple_of(4) {
             before
         } else {
             now
@@ -178,8 +182,11 @@ impl Tenant {
     /// The records of a range of positions, as a JSON list, sealed on all cores.
     pub fn records(&self, range: std::ops::Range<u64>) -> String {
         let range: Vec<u64> = range.collect();
-        let records: Vec<String> =
-            range.into_par_iter().with_min_len(16).map(|record| self.record(record)).collect();
+        let records: Vec<String> = range
+            .into_par_iter()
+            .with_min_len(16)
+            .map(|record| self.record(record))
+            .collect();
         format!("[{}]", records.join(","))
     }
 }

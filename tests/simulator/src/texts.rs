@@ -120,12 +120,16 @@ impl Texts {
     /// Chooses a dialogue for an industry and an audience; `dice` decides.
     pub fn choose(&self, industry: &str, external: bool, dice: u64) -> u32 {
         let files = &self.corpus[usize::from(external)];
-        if !files.is_empty() && dice % 4 != 0 {
+        if !files.is_empty() && !dice.is_multiple_of(4) {
             return files[(dice / 4) as usize % files.len()];
         }
         // Now and then people talk about another business than their own.
         let fallback = if external { "service" } else { "office" };
-        let industry = if dice % 5 == 0 { fallback } else { industry };
+        let industry = if dice.is_multiple_of(5) {
+            fallback
+        } else {
+            industry
+        };
         [industry, fallback]
             .into_iter()
             .find_map(|industry| self.by_industry.get(&(industry.to_owned(), external)))
@@ -170,7 +174,9 @@ impl Texts {
         let Some(pool) = self.pools.get(name) else {
             return String::new();
         };
-        let start = mix(name.bytes().fold(seed, |hash, byte| mix(hash ^ u64::from(byte))));
+        let start = mix(name
+            .bytes()
+            .fold(seed, |hash, byte| mix(hash ^ u64::from(byte))));
         let shift: usize = place[name.len()..].parse().unwrap_or(1);
         let text = &pool[(start as usize % pool.len() + shift - 1) % pool.len()];
         if text.contains('{') {
@@ -188,9 +194,9 @@ impl Texts {
     /// A line that breaks a rule, or nearly, fit for a voice.
     pub fn breach(&self, role: Role, dice: u64) -> &Breach {
         let fits = |breach: &Breach| {
-            breach.role.is_none_or(|who| {
-                (who == Role::Customer) == (role == Role::Customer)
-            })
+            breach
+                .role
+                .is_none_or(|who| (who == Role::Customer) == (role == Role::Customer))
         };
         let start = dice as usize % self.breaches.len();
         (0..self.breaches.len())
@@ -238,10 +244,23 @@ mod tests {
     #[test]
     fn choose_finds_a_dialogue_for_every_industry_and_audience() {
         let texts = Texts::load(None).unwrap();
-        for industry in ["wealth", "insurance", "health", "education", "bank", "service", "office"] {
+        for industry in [
+            "wealth",
+            "insurance",
+            "health",
+            "education",
+            "bank",
+            "service",
+            "office",
+        ] {
             for external in [false, true] {
                 for dice in 0..200 {
-                    assert_eq!(texts.dialogue(texts.choose(industry, external, dice)).external, external);
+                    assert_eq!(
+                        texts
+                            .dialogue(texts.choose(industry, external, dice))
+                            .external,
+                        external
+                    );
                 }
             }
         }

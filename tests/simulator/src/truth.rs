@@ -2,10 +2,12 @@
 //!
 //! `messages.jsonl`, `violations.jsonl`, `dead_letters.jsonl`, `summary.json`; and what becomes
 //! readable once the withheld key is known: `withheld_messages.jsonl`, `withheld_violations.jsonl`.
+//! `directory.json`: who is who.
 //! Guarantee: lines are in the order of `seq`, every message once; files are flushed and the summary
 //! is replaced whole before [`Truth::write`] returns.
 
-use std::collections::BTreeMap;
+mod summary;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::ops::Range;
@@ -15,13 +17,17 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use rayon::prelude::*;
 use serde::Serialize;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::faults::Broken;
+use crate::org::Org;
 use crate::render::Plain;
 use crate::rules::Broke;
 use crate::scanner::{Span, cut};
 use crate::tenant::Tenant;
+use summary::count;
+pub use summary::{Summary, Withheld};
 
 /// How much of the truth is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,54 +36,6 @@ pub enum Detail {
     Full,
     /// The summary alone, for tenants too large to write down.
     Summary,
-}
-
-/// Counts.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Summary {
-    /// The corp.
-    pub corp_id: String,
-    /// Good messages, each once.
-    pub messages: u64,
-    /// Rules broken by messages.
-    pub violations: u64,
-    /// Records that cannot be opened or read.
-    pub dead_letters: u64,
-    /// Records that come twice.
-    pub duplicates: u64,
-    /// Records in all.
-    pub records: u64,
-    /// `seq` of the first record; 0 if there is none.
-    pub first_seq: u64,
-    /// `seq` of the last record; 0 if there is none.
-    pub last_seq: u64,
-    /// `msgtime` of the first and the last message, milliseconds since the epoch.
-    pub msgtime: (i64, i64),
-    /// Messages by type.
-    pub by_msgtype: BTreeMap<String, u64>,
-    /// Messages by kind of conversation.
-    pub by_conversation_kind: BTreeMap<String, u64>,
-    /// Messages by what the sender is.
-    pub by_from_kind: BTreeMap<String, u64>,
-    /// Messages by key version.
-    pub by_key_version: BTreeMap<u32, u64>,
-    /// Violations by rule.
-    pub by_rule: BTreeMap<String, u64>,
-    /// Violations by severity.
-    pub by_severity: BTreeMap<String, u64>,
-    /// Dead letters by reason.
-    pub by_reason: BTreeMap<String, u64>,
-    /// What the withheld key opens.
-    pub withheld: Withheld,
-}
-
-/// What becomes readable once the withheld key is known.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Withheld {
-    /// Messages.
-    pub messages: u64,
-    /// Violations.
-    pub violations: u64,
 }
 
 #[derive(Serialize)]
@@ -155,10 +113,18 @@ pub fn conversation(tenant: &Tenant, plain: &Plain) -> (String, &'static str) {
         || plain.to.iter().any(|&to| outside(id(to)))
         || plain.msgid.ends_with("_external");
     if !plain.room_id.is_empty() {
-        let kind = if external { "group_external" } else { "group_internal" };
+        let kind = if external {
+            "group_external"
+        } else {
+            "group_internal"
+        };
         return (plain.room_id.clone(), kind);
     }
-    let kind = if external { "single_external" } else { "single_internal" };
+    let kind = if external {
+        "single_external"
+    } else {
+        "single_internal"
+    };
     let Some(&to) = plain.to.first() else {
         return (from.to_owned(), kind);
     };
@@ -171,10 +137,6 @@ fn line(lines: &mut Vec<u8>, value: &impl Serialize) -> Result<()> {
     serde_json::to_writer(&mut *lines, value)?;
     lines.push(b'\n');
     Ok(())
-}
-
-fn count<K: Ord>(counts: &mut BTreeMap<K, u64>, key: K) {
-    *counts.entry(key).or_default() += 1;
 }
 
 fn describe(tenant: &Tenant, corp_id: &str, messages: Range<u64>, detail: Detail) -> Result<Part> {
@@ -199,14 +161,24 @@ fn describe(tenant: &Tenant, corp_id: &str, messages: Range<u64>, detail: Detail
             }
         }
         let from = tenant.org.party(plain.from);
-        let to: Vec<_> = plain.to.iter().map(|&party| tenant.org.party(party)).collect();
+        let to: Vec<_> = plain
+            .to
+            .iter()
+            .map(|&party| tenant.org.party(party))
+            .collect();
         let broke = tenant.watch.check(&plain.content, from, &to);
         let version = match broken {
             Some(_) => tenant.sealer.withheld_version(),
             None => tenant.key_version(index),
         };
         let (conversation_id, conversation_kind) = conversation(tenant, &plain);
-        let [messages, violations, _, withheld_messages, withheld_violations] = &mut part.lines;
+        let [
+            messages,
+            violations,
+            _,
+            withheld_messages,
+            withheld_violations,
+        ] = &mut part.lines;
         let (messages, violations) = if broken.is_some() {
             part.summary.withheld.messages += 1;
             part.summary.withheld.violations += broke.len() as u64;
@@ -216,7 +188,10 @@ fn describe(tenant: &Tenant, corp_id: &str, messages: Range<u64>, detail: Detail
             summary.messages += 1;
             summary.violations += broke.len() as u64;
             count(&mut summary.by_msgtype, plain.msgtype.to_owned());
-            count(&mut summary.by_conversation_kind, conversation_kind.to_owned());
+            count(
+                &mut summary.by_conversation_kind,
+                conversation_kind.to_owned(),
+            );
             count(&mut summary.by_from_kind, from.kind.as_str().to_owned());
             count(&mut summary.by_key_version, version);
             for Broke { rule, .. } in &broke {
@@ -259,7 +234,10 @@ fn describe(tenant: &Tenant, corp_id: &str, messages: Range<u64>, detail: Detail
                 seq,
                 rule_id: rule.id,
                 severity: rule.severity,
-                matched: spans.iter().map(|&span| cut(&plain.content, span)).collect(),
+                matched: spans
+                    .iter()
+                    .map(|&span| cut(&plain.content, span))
+                    .collect(),
                 spans,
             };
             line(violations, &violation)?;
@@ -288,7 +266,8 @@ impl Truth {
         for name in NAMES {
             let path = folder.join(name);
             if detail == Detail::Full {
-                let file = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+                let file =
+                    File::create(&path).with_context(|| format!("make {}", path.display()))?;
                 files.push(BufWriter::new(file));
             } else if path.exists() {
                 fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
@@ -300,6 +279,46 @@ impl Truth {
             files,
             summary: Summary::default(),
         })
+    }
+
+    /// Writes who is who to `directory.json`: ids in place of the simulator's numbers.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_directory(&self, org: &Org) -> Result<()> {
+        let member = |n: u32| org.members[n as usize].id.as_str();
+        let follows: Vec<Value> = org
+            .follows
+            .iter()
+            .map(|follow| {
+                let mut row = serde_json::to_value(follow)?;
+                row["member"] = member(follow.member).into();
+                row["customer"] = org.customers[follow.customer as usize].id.as_str().into();
+                Ok(row)
+            })
+            .collect::<Result<_>>()?;
+        let rooms: Vec<Value> = org
+            .rooms
+            .iter()
+            .map(|room| {
+                let mut row = serde_json::to_value(room)?;
+                row["parties"] = room
+                    .parties
+                    .iter()
+                    .map(|&p| org.party(p).id.as_str())
+                    .collect();
+                Ok(row)
+            })
+            .collect::<Result<_>>()?;
+        let text = serde_json::to_string_pretty(&json!({
+            "departments": org.departments,
+            "members": org.members,
+            "customers": org.customers,
+            "follows": follows,
+            "rooms": rooms,
+            "robots": org.robots,
+        }))?;
+        crate::layout::replace(&self.folder.join("directory.json"), &text)
     }
 
     /// Adds the messages of a range; ranges come in order.
@@ -339,31 +358,5 @@ impl Truth {
         let text = serde_json::to_string_pretty(summary)?;
         crate::layout::replace(&self.folder.join("summary.json"), &text)?;
         Ok(&self.summary)
-    }
-}
-
-impl Summary {
-    fn add(&mut self, more: Self) {
-        fn all<K: Ord>(counts: &mut BTreeMap<K, u64>, more: BTreeMap<K, u64>) {
-            for (key, count) in more {
-                *counts.entry(key).or_default() += count;
-            }
-        }
-        self.messages += more.messages;
-        self.violations += more.violations;
-        self.dead_letters += more.dead_letters;
-        self.withheld.messages += more.withheld.messages;
-        self.withheld.violations += more.withheld.violations;
-        if self.msgtime.0 == 0 {
-            self.msgtime.0 = more.msgtime.0;
-        }
-        self.msgtime.1 = self.msgtime.1.max(more.msgtime.1);
-        all(&mut self.by_msgtype, more.by_msgtype);
-        all(&mut self.by_conversation_kind, more.by_conversation_kind);
-        all(&mut self.by_from_kind, more.by_from_kind);
-        all(&mut self.by_key_version, more.by_key_version);
-        all(&mut self.by_rule, more.by_rule);
-        all(&mut self.by_severity, more.by_severity);
-        all(&mut self.by_reason, more.by_reason);
     }
 }

@@ -45,7 +45,13 @@ pub(super) fn org(options: &TenantOptions, texts: &Texts) -> Org {
     let robots = builder.robots(&members);
     builder.external_singles(&members, &follows, first_customer);
     builder.internal_singles(&members, gone);
-    let rooms = builder.rooms(&members, &follows, first_customer, customers.len(), first_stranger);
+    let rooms = builder.rooms(
+        &members,
+        &follows,
+        first_customer,
+        customers.len(),
+        first_stranger,
+    );
     Org {
         departments: builder.departments,
         members,
@@ -90,8 +96,12 @@ impl Builder<'_> {
     }
 
     fn members(&mut self, count: u32) -> Vec<Member> {
-        let leaves: Vec<Department> =
-            self.departments.iter().filter(|d| d.parent > 1).cloned().collect();
+        let leaves: Vec<Department> = self
+            .departments
+            .iter()
+            .filter(|d| d.parent > 1)
+            .cloned()
+            .collect();
         let mut taken: HashMap<String, u32> = HashMap::new();
         let mut led = BTreeSet::new();
         let mut members: Vec<Member> = Vec::with_capacity(count as usize);
@@ -99,7 +109,11 @@ impl Builder<'_> {
             let (name, pinyin) = self.full_name();
             let nth = taken.entry(pinyin.clone()).or_insert(0);
             *nth += 1;
-            let mut id = if *nth == 1 { pinyin } else { format!("{pinyin}{nth:02}") };
+            let mut id = if *nth == 1 {
+                pinyin
+            } else {
+                format!("{pinyin}{nth:02}")
+            };
             if once_in(&mut self.rng, 4) {
                 id[..1].make_ascii_uppercase();
             }
@@ -215,9 +229,15 @@ impl Builder<'_> {
             .collect()
     }
 
-    fn follows(&mut self, members: &[Member], customers: &[Customer], first: PartyId) -> Vec<Follow> {
-        let sellers: Vec<u32> =
-            (0..members.len() as u32).filter(|&m| members[m as usize].status != 4).collect();
+    fn follows(
+        &mut self,
+        members: &[Member],
+        customers: &[Customer],
+        first: PartyId,
+    ) -> Vec<Follow> {
+        let sellers: Vec<u32> = (0..members.len() as u32)
+            .filter(|&m| members[m as usize].status != 4)
+            .collect();
         let mut follows = Vec::new();
         for customer in 0..followed(customers.len()) {
             let times = match self.rng.random_range(0..20) {
@@ -273,7 +293,11 @@ impl Builder<'_> {
     /// People in rooms nobody can resolve.
     fn strangers(&mut self) {
         for _ in 0..20 {
-            let prefix = if once_in(&mut self.rng, 6) { "wo" } else { "wm" };
+            let prefix = if once_in(&mut self.rng, 6) {
+                "wo"
+            } else {
+                "wm"
+            };
             let called = self.customer_name();
             let id = self.id(prefix);
             self.stranger(id, PartyKind::Customer, "", called);
@@ -374,5 +398,6 @@ fn ends_at(member: &Member) -> f64 {
 }
 
 fn text_hash(text: &str) -> u64 {
-    text.bytes().fold(7, |hash, byte| mix(hash ^ u64::from(byte)))
+    text.bytes()
+        .fold(7, |hash, byte| mix(hash ^ u64::from(byte)))
 }

@@ -67,10 +67,14 @@ impl Builder<'_> {
 
     /// So many members who work; the first one is covered by the archive.
     fn working(&mut self, members: &[Member], count: usize, first: Option<u32>) -> Vec<PartyId> {
-        let pool: Vec<u32> =
-            (0..members.len() as u32).filter(|&m| members[m as usize].status == 1).collect();
-        let covered: Vec<u32> =
-            pool.iter().copied().filter(|&m| members[m as usize].archived).collect();
+        let pool: Vec<u32> = (0..members.len() as u32)
+            .filter(|&m| members[m as usize].status == 1)
+            .collect();
+        let covered: Vec<u32> = pool
+            .iter()
+            .copied()
+            .filter(|&m| members[m as usize].archived)
+            .collect();
         let mut chosen = vec![first.unwrap_or_else(|| *pick(&mut self.rng, &covered))];
         for _ in 0..count * 4 {
             let next = *pick(&mut self.rng, &pool);
@@ -94,11 +98,17 @@ impl Builder<'_> {
         for n in 0..groups {
             let staff = self.rng.random_range(1..4);
             let mut parties = self.working(members, staff, None);
-            let own: Vec<u32> =
-                follows.iter().filter(|f| f.member == parties[0]).map(|f| f.customer).collect();
+            let own: Vec<u32> = follows
+                .iter()
+                .filter(|f| f.member == parties[0])
+                .map(|f| f.customer)
+                .collect();
             // Every unfollowed customer is in a group, or nobody would know the name.
-            let mut guests: BTreeSet<u32> =
-                unfollowed.clone().filter(|c| c % groups == n).map(|c| c as u32).collect();
+            let mut guests: BTreeSet<u32> = unfollowed
+                .clone()
+                .filter(|c| c % groups == n)
+                .map(|c| c as u32)
+                .collect();
             for _ in 0..self.rng.random_range(3..14) {
                 let guest = if own.is_empty() || once_in(&mut self.rng, 3) {
                     self.rng.random_range(unfollowed.clone()) as u32
@@ -125,7 +135,12 @@ impl Builder<'_> {
                 .collect();
             staff.sort_by_key(|&m| !members[m as usize].archived);
             if staff.len() >= 3 && members[staff[0] as usize].archived {
-                self.add_room(rooms, RoomKind::Internal, format!("{}工作群", department.name), staff);
+                self.add_room(
+                    rooms,
+                    RoomKind::Internal,
+                    format!("{}工作群", department.name),
+                    staff,
+                );
             }
         }
         for n in 0..(members.len() / 8).max(4) {
@@ -136,7 +151,12 @@ impl Builder<'_> {
         }
     }
 
-    fn foreign_rooms(&mut self, rooms: &mut Vec<Room>, members: &[Member], first_stranger: PartyId) {
+    fn foreign_rooms(
+        &mut self,
+        rooms: &mut Vec<Room>,
+        members: &[Member],
+        first_stranger: PartyId,
+    ) {
         for n in 0..4 {
             let mut parties: Vec<PartyId> =
                 (0..5).map(|guest| first_stranger + n * 5 + guest).collect();

@@ -102,7 +102,7 @@ impl Object {
     }
 
     /// The members of another object.
-    pub fn members_of(&mut self, other: Self) -> &mut Self {
+    pub fn members_of(&mut self, other: &Self) -> &mut Self {
         if other.text.len() > 1 {
             self.text.push(',');
             self.text.push_str(&other.text[1..]);
@@ -158,10 +158,14 @@ mod tests {
                 numbers_as_text,
                 ascii_only,
             });
-            object.text("a", "引\"\\/\n\u{1}😊").number("n", 7).texts("l", ["x", "好"]).flag("f", true);
+            object
+                .text("a", "引\"\\/\n\u{1}😊")
+                .number("n", 7)
+                .texts("l", ["x", "好"])
+                .flag("f", true);
             let mut more = Object::new(Style::default());
             more.text("b", "");
-            object.members_of(more);
+            object.members_of(&more);
             let value: serde_json::Value = serde_json::from_str(&object.finish()).unwrap();
             assert_eq!(value["a"], "引\"\\/\n\u{1}😊");
             assert_eq!(value["n"].is_string(), numbers_as_text);

@@ -17,7 +17,11 @@ impl Writing<'_> {
     pub(super) fn sending(&mut self) -> Sending {
         let from = self.slot.speaker;
         let Some(room) = self.conversation.room else {
-            let both = self.conversation.members.iter().chain(&self.conversation.customers);
+            let both = self
+                .conversation
+                .members
+                .iter()
+                .chain(&self.conversation.customers);
             let tolist: Vec<PartyId> = both.copied().filter(|&party| party != from).collect();
             let missing = once_in(&mut self.rng, 10);
             return Sending {
@@ -26,8 +30,12 @@ impl Writing<'_> {
             };
         };
         let room = &self.org.rooms[room as usize];
-        let mut tolist: Vec<PartyId> =
-            room.parties.iter().copied().filter(|&party| party != from).collect();
+        let mut tolist: Vec<PartyId> = room
+            .parties
+            .iter()
+            .copied()
+            .filter(|&party| party != from)
+            .collect();
         // Calls are logged without their room, and with the caller among those called.
         if matches!(self.slot.kind, Kind::MeetingVoiceCall | Kind::VoipDocShare) {
             tolist.push(from);

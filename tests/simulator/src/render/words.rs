@@ -1,6 +1,8 @@
 //! The text of a text message: the dialogue's line, sometimes replaced by a line that breaks a rule,
 //! with the quotes, mentions, emoji, wide letters and stray bytes that texts have in life.
 
+use rand::RngExt;
+
 use super::Writing;
 use super::json::STRAY;
 use crate::random::{once_in, pick};
@@ -13,23 +15,27 @@ impl Writing<'_> {
         let mut text = if once_in(&mut self.rng, BREACH_IN) {
             let dice = self.dice();
             let breach = self.texts.breach(self.slot.role, dice);
-            let mut text = self.texts.fill(&breach.text, dice);
-            if once_in(&mut self.rng, 8) {
-                text = wide(&text);
-            } else if once_in(&mut self.rng, 8) {
-                text = text.to_uppercase();
+            let text = self.texts.fill(&breach.text, dice);
+            match self.rng.random_range(0..8) {
+                0 => wide(&text),
+                1 => text.to_uppercase(),
+                _ => text,
             }
-            text
         } else if once_in(&mut self.rng, 14) {
             self.entry("ack")
         } else {
-            self.texts.line(self.scene.dialogue, self.slot.line.into(), self.scene.seed)
+            self.texts
+                .line(self.scene.dialogue, self.slot.line.into(), self.scene.seed)
         };
         if once_in(&mut self.rng, 12) {
             text += &self.entry("emoji");
         }
         if self.conversation.room.is_some() && once_in(&mut self.rng, 9) {
-            let other = self.scene.cast.iter().find(|&&party| party != self.slot.speaker);
+            let other = self
+                .scene
+                .cast
+                .iter()
+                .find(|&&party| party != self.slot.speaker);
             if let Some(&other) = other {
                 text = format!("@{}\u{2005}{text}", self.org.party(other).called);
             }
@@ -45,7 +51,9 @@ impl Writing<'_> {
 
     fn quoting(&mut self, reply: &str) -> String {
         let line = self.slot.line.saturating_sub(1);
-        let quoted = self.texts.line(self.scene.dialogue, line.into(), self.scene.seed);
+        let quoted = self
+            .texts
+            .line(self.scene.dialogue, line.into(), self.scene.seed);
         let name = &self.org.party(self.scene.cast[1]).called;
         if once_in(&mut self.rng, 2) {
             format!("这是一条引用/回复消息：\n\"{name}:\n{quoted}\"\n------\n{reply}")

@@ -8,6 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::Query;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures::stream::{self, StreamExt};
 use serde::Deserialize;
 
 use super::mishaps::Mishap;
@@ -55,16 +56,16 @@ pub(crate) async fn getchatdata(
         state.calls.count("getchatdata faults", false);
         return refusal;
     }
-    let records = match mishap {
-        Some(Mishap::Empty) => "[]".to_owned(),
-        _ => {
+    let records = if mishap == Some(Mishap::Empty) {
+        "[]".to_owned()
+    } else {
+        if matches!(mishap, None | Some(Mishap::Fails(ApiFault::Slow))) {
             state.asked_beyond.fetch_max(wanted.seq, Ordering::AcqRel);
-            let state = Arc::clone(&state);
-            let made = tokio::task::spawn_blocking(move || page(&state, &wanted)).await;
-            match made {
-                Ok(records) => records,
-                Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-            }
+        }
+        let state = Arc::clone(&state);
+        match tokio::task::spawn_blocking(move || page(&state, &wanted)).await {
+            Ok(records) => records,
+            Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     };
     let delay = state.mishaps.delay().saturating_sub(began.elapsed());
@@ -141,8 +142,12 @@ async fn answer(mishap: Option<Mishap>, records: &str) -> Response {
         }
         Some(Mishap::Fails(ApiFault::Cut)) => {
             let half = Bytes::copy_from_slice(&envelope.as_bytes()[..envelope.len() / 2]);
-            let cut = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-            raw_json(Body::from_stream(futures::stream::iter([Ok(half), Err(cut)])))
+            // The first half has to be on its way before the connection ends.
+            let cut = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
+            });
+            raw_json(Body::from_stream(stream::iter([Ok(half)]).chain(cut)))
         }
         Some(Mishap::Fails(ApiFault::Slow)) => {
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -172,7 +177,9 @@ pub(crate) async fn getchatmediadata(
     let start: usize = match wanted.indexbuf.strip_prefix("Range:bytes=") {
         Some(range) => {
             let start = range.split('-').next().and_then(|start| start.parse().ok());
-            start.filter(|&start| start < media.size as usize).ok_or(BAD_PARAMETER)?
+            start
+                .filter(|&start| start < media.size as usize)
+                .ok_or(BAD_PARAMETER)?
         }
         None if wanted.indexbuf.is_empty() => 0,
         None => return Err(BAD_PARAMETER),

@@ -21,7 +21,11 @@ pub(crate) struct OfDepartment {
 
 fn below(org: &Org, id: Option<u32>) -> Result<Vec<&Department>, Refusal> {
     let found = org.department_with_children(id.unwrap_or(1));
-    if found.is_empty() { Err(NO_DEPARTMENT) } else { Ok(found) }
+    if found.is_empty() {
+        Err(NO_DEPARTMENT)
+    } else {
+        Ok(found)
+    }
 }
 
 fn leaders(org: &Org, department: u32) -> Vec<&str> {
@@ -135,7 +139,10 @@ pub(crate) async fn user_list_id(
         .members
         .iter()
         .flat_map(|member| {
-            member.departments.iter().map(|d| json!({"userid": member.id, "department": d}))
+            member
+                .departments
+                .iter()
+                .map(|d| json!({"userid": member.id, "department": d}))
         })
         .collect();
     let limit = wanted.limit.unwrap_or(10_000).clamp(1, 10_000);
@@ -156,6 +163,8 @@ pub(crate) async fn user_get(
 ) -> Reply {
     state.enter("user/get", &access, RIGHTS)?;
     let members = &state.tenant.org.members;
-    let found = members.iter().find(|member| member.id.eq_ignore_ascii_case(&wanted.userid));
+    let found = members
+        .iter()
+        .find(|member| member.id.eq_ignore_ascii_case(&wanted.userid));
     Ok(ok(user(found.ok_or(NO_MEMBER)?)))
 }

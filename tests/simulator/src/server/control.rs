@@ -38,12 +38,18 @@ impl Calls {
     }
 
     fn all(&self) -> BTreeMap<&'static str, Count> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
 fn highest_seq(state: &super::State) -> u64 {
-    state.visible().checked_sub(1).map_or(0, |last| state.tenant.seq(last))
+    state
+        .visible()
+        .checked_sub(1)
+        .map_or(0, |last| state.tenant.seq(last))
 }
 
 /// `done`: somebody has asked for what comes after the last record.
@@ -78,5 +84,7 @@ pub(crate) async fn append(
         .map_err(anyhow::Error::from)
         .and_then(|sent| sent)
         .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))?;
-    Ok(Json(json!({"records": state.visible(), "highest_seq": highest_seq(&state)})))
+    Ok(Json(
+        json!({"records": state.visible(), "highest_seq": highest_seq(&state)}),
+    ))
 }

@@ -66,8 +66,10 @@ pub(crate) async fn get_follow_user_list(
     let org = &state.tenant.org;
     let mut followers: Vec<u32> = org.follows.iter().map(|follow| follow.member).collect();
     followers.dedup();
-    let list: Vec<&str> =
-        followers.iter().map(|&n| org.members[n as usize].id.as_str()).collect();
+    let list: Vec<&str> = followers
+        .iter()
+        .map(|&n| org.members[n as usize].id.as_str())
+        .collect();
     Ok(ok(json!({"follow_user": list})))
 }
 
@@ -109,7 +111,10 @@ pub(crate) async fn get(
         return Err(BAD_CUSTOMER);
     }
     let org = &state.tenant.org;
-    let number = org.customers.iter().position(|c| c.id == of.external_userid);
+    let number = org
+        .customers
+        .iter()
+        .position(|c| c.id == of.external_userid);
     let followers: Vec<Value> = org
         .follows
         .iter()
@@ -154,10 +159,16 @@ pub(crate) async fn get_by_user(
         return Err(BAD_PARAMETER);
     }
     let org = &state.tenant.org;
-    let members: Vec<u32> =
-        wanted.userid_list.iter().map(|id| member(org, id)).collect::<Result<_, _>>()?;
-    let follows: Vec<&Follow> =
-        org.follows.iter().filter(|follow| members.contains(&follow.member)).collect();
+    let members: Vec<u32> = wanted
+        .userid_list
+        .iter()
+        .map(|id| member(org, id))
+        .collect::<Result<_, _>>()?;
+    let follows: Vec<&Follow> = org
+        .follows
+        .iter()
+        .filter(|follow| members.contains(&follow.member))
+        .collect();
     if follows.is_empty() {
         return Err(NOT_FOLLOWED);
     }
@@ -177,7 +188,9 @@ pub(crate) async fn get_by_user(
             })
         })
         .collect();
-    Ok(ok(json!({"external_contact_list": list, "next_cursor": next})))
+    Ok(ok(
+        json!({"external_contact_list": list, "next_cursor": next}),
+    ))
 }
 
 #[derive(Default, Deserialize)]

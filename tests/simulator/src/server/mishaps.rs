@@ -64,7 +64,10 @@ impl Mishaps {
             return true;
         }
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        while past.recent.front().is_some_and(|&at| now.duration_since(at) >= Duration::from_secs(60))
+        while past
+            .recent
+            .front()
+            .is_some_and(|&at| now.duration_since(at) >= Duration::from_secs(60))
         {
             past.recent.pop_front();
         }
@@ -81,8 +84,11 @@ impl Mishaps {
         past.calls += 1;
         let chance = |salt: u64| share(number(self.seed, Purpose::Api, past.calls | salt << 48));
         if chance(1) < self.spec.api {
-            let kinds: &[ApiFault] =
-                if self.spec.api_kinds.is_empty() { &ApiFault::ALL } else { &self.spec.api_kinds };
+            let kinds: &[ApiFault] = if self.spec.api_kinds.is_empty() {
+                &ApiFault::ALL
+            } else {
+                &self.spec.api_kinds
+            };
             let kind = kinds[past.failed % kinds.len()];
             past.failed += 1;
             return Some(Mishap::Fails(kind));

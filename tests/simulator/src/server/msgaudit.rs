@@ -19,8 +19,10 @@ pub(crate) async fn get_permit_user_list(
 ) -> Reply {
     state.enter("msgaudit/get_permit_user_list", &access, RIGHTS)?;
     let members = state.tenant.org.members.iter();
-    let ids: Vec<&str> =
-        members.filter(|member| member.archived).map(|member| member.id.as_str()).collect();
+    let ids: Vec<&str> = members
+        .filter(|member| member.archived)
+        .map(|member| member.id.as_str())
+        .collect();
     Ok(ok(json!({"ids": ids})))
 }
 
@@ -140,8 +142,11 @@ pub(crate) async fn get_robot_info(
 ) -> Reply {
     state.enter("msgaudit/get_robot_info", &access, RIGHTS)?;
     let org = &state.tenant.org;
-    let robot =
-        org.robots.iter().find(|robot| robot.id == wanted.robot_id).ok_or(BAD_PARAMETER)?;
+    let robot = org
+        .robots
+        .iter()
+        .find(|robot| robot.id == wanted.robot_id)
+        .ok_or(BAD_PARAMETER)?;
     Ok(ok(json!({"data": {
         "robot_id": robot.id,
         "name": robot.name,

@@ -48,9 +48,10 @@ pub(crate) fn ok(mut value: Value) -> Json<Value> {
 /// A body that is JSON already.
 pub(crate) fn raw_json(body: impl Into<axum::body::Body>) -> Response {
     let mut response = Response::new(body.into());
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 
@@ -71,6 +72,10 @@ pub(crate) fn page<'a, T>(
         None => return Err(BAD_PARAMETER),
     };
     let end = (start + limit).min(list.len());
-    let next = if end < list.len() { format!("page-{end}") } else { String::new() };
+    let next = if end < list.len() {
+        format!("page-{end}")
+    } else {
+        String::new()
+    };
     Ok((list.get(start..end).ok_or(BAD_PARAMETER)?, next))
 }

@@ -53,7 +53,10 @@ impl Tokens {
     pub(crate) fn new(options: &TenantOptions, ttl: Duration) -> Self {
         Self {
             corp_id: options.corp_id(),
-            secrets: [(options.secret(1), Right::Archive), (options.secret(2), Right::Contact)],
+            secrets: [
+                (options.secret(1), Right::Archive),
+                (options.secret(2), Right::Contact),
+            ],
             seed: options.seed,
             ttl,
             issued: Mutex::default(),
@@ -64,8 +67,11 @@ impl Tokens {
         if corp_id != self.corp_id {
             return Err(BAD_CORPID);
         }
-        let (_, right) =
-            self.secrets.iter().find(|(known, _)| known == secret).ok_or(BAD_SECRET)?;
+        let (_, right) = self
+            .secrets
+            .iter()
+            .find(|(known, _)| known == secret)
+            .ok_or(BAD_SECRET)?;
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some(token) = issued.current.get(right)
@@ -98,11 +104,19 @@ impl Tokens {
         if let Some(refusal) = issued.past.get(text) {
             return Err(*refusal);
         }
-        let token = issued.current.values().find(|token| token.text == text).ok_or(BAD_TOKEN)?;
+        let token = issued
+            .current
+            .values()
+            .find(|token| token.text == text)
+            .ok_or(BAD_TOKEN)?;
         if token.until <= Instant::now() {
             return Err(EXPIRED_TOKEN);
         }
-        if rights.contains(&token.right) { Ok(()) } else { Err(NO_PRIVILEGE) }
+        if rights.contains(&token.right) {
+            Ok(())
+        } else {
+            Err(NO_PRIVILEGE)
+        }
     }
 
     /// Makes the archive's token void; whoever uses it is told so.
@@ -147,7 +161,9 @@ pub(crate) async fn gettoken(
     Query(credentials): Query<Credentials>,
 ) -> Reply {
     let state: Arc<State> = state;
-    let issued = state.tokens.issue(&credentials.corpid, &credentials.corpsecret);
+    let issued = state
+        .tokens
+        .issue(&credentials.corpid, &credentials.corpsecret);
     state.calls.count("gettoken", issued.is_ok());
     let (token, seconds) = issued?;
     Ok(ok(json!({"access_token": token, "expires_in": seconds})))

@@ -17,7 +17,7 @@ use super::{Breach, Dialogue, Line, Role};
 fn content_lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .map(str::trim_end)
-        .filter(|line| !line.is_empty() && !(line.starts_with('#') && !line.starts_with("## ")))
+        .filter(|line| !line.is_empty() && (!line.starts_with('#') || line.starts_with("## ")))
 }
 
 fn role(letter: &str) -> Option<Role> {
@@ -72,7 +72,9 @@ pub(super) fn pools(text: &str) -> Result<HashMap<String, Vec<String>>> {
         if line.starts_with("# ") {
             continue;
         }
-        let name = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let name = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
         match (name, current) {
             // Built-in emoji look like headers; a header is in ASCII small letters.
             (Some(name), _) if name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') => {

@@ -49,7 +49,8 @@ impl Writing<'_> {
         let media = self.media(MediaKind::Voice, 1_200, 60_000);
         let mut body = self.object();
         self.media_fields(&mut body, media);
-        body.number("voice_size", media.size).number("play_length", media.size / 1_000);
+        body.number("voice_size", media.size)
+            .number("play_length", media.size / 1_000);
         Body::under("voice", body, Vec::new())
     }
 
@@ -57,7 +58,8 @@ impl Writing<'_> {
         let media = self.media(MediaKind::Video, 100_000, 6_000_000);
         let mut body = self.object();
         self.media_fields(&mut body, media);
-        body.number("filesize", media.size).number("play_length", media.size / 90_000);
+        body.number("filesize", media.size)
+            .number("play_length", media.size / 90_000);
         Body::under("video", body, Vec::new())
     }
 
@@ -65,7 +67,9 @@ impl Writing<'_> {
         let (kind, number) = *pick(&mut self.rng, &[(MediaKind::Gif, 1), (MediaKind::Png, 2)]);
         let media = self.media(kind, 2_000, 40_000);
         let mut body = self.object();
-        body.number("type", number).number("width", 240).number("height", 240);
+        body.number("type", number)
+            .number("width", 240)
+            .number("height", 240);
         body.number("imagesize", media.size);
         self.media_fields(&mut body, media);
         Body::under("emotion", body, Vec::new())
@@ -89,8 +93,11 @@ impl Writing<'_> {
 
     pub(super) fn link_object(&mut self) -> (Object, Vec<String>) {
         let title = self.entry("link_title");
-        let description =
-            if once_in(&mut self.rng, 4) { String::new() } else { self.entry("link_description") };
+        let description = if once_in(&mut self.rng, 4) {
+            String::new()
+        } else {
+            self.entry("link_description")
+        };
         let number: u32 = self.rng.random_range(1_000..9_999);
         let mut body = self.object();
         body.text("title", &title)
@@ -125,8 +132,15 @@ impl Writing<'_> {
 
     pub(super) fn card(&mut self) -> Body {
         let conversation = self.conversation;
-        let userid = &self.org.party(*pick(&mut self.rng, &conversation.members)).id;
-        let key = if once_in(&mut self.rng, 3) { "Userid" } else { "userid" };
+        let userid = &self
+            .org
+            .party(*pick(&mut self.rng, &conversation.members))
+            .id;
+        let key = if once_in(&mut self.rng, 3) {
+            "Userid"
+        } else {
+            "userid"
+        };
         let mut body = self.object();
         body.text("corpname", "恒润集团").text(key, userid);
         Body::under("card", body, vec!["恒润集团".to_owned(), userid.clone()])
@@ -134,7 +148,11 @@ impl Writing<'_> {
 
     pub(super) fn weapp(&mut self) -> Body {
         let (title, displayname) = (self.entry("weapp_title"), self.entry("weapp_name"));
-        let description = if once_in(&mut self.rng, 2) { self.entry("link_description") } else { String::new() };
+        let description = if once_in(&mut self.rng, 2) {
+            self.entry("link_description")
+        } else {
+            String::new()
+        };
         let mut body = self.object();
         body.text("title", &title)
             .text("description", &description)
@@ -172,13 +190,18 @@ impl Writing<'_> {
     }
 
     pub(super) fn disagree(&mut self) -> Body {
-        let key = if once_in(&mut self.rng, 3) { "agree" } else { "disagree" };
+        let key = if once_in(&mut self.rng, 3) {
+            "agree"
+        } else {
+            "disagree"
+        };
         self.consent(key, "disagree_time")
     }
 
     fn consent(&mut self, key: &str, time: &str) -> Body {
         let mut body = self.object();
-        body.text("userid", &self.org.party(self.slot.speaker).id).number(time, self.msgtime);
+        body.text("userid", &self.org.party(self.slot.speaker).id)
+            .number(time, self.msgtime);
         Body::under(key, body, Vec::new())
     }
 
@@ -190,7 +213,11 @@ impl Writing<'_> {
             .number("totalcnt", self.rng.random_range(1..20))
             .number("totalamount", self.rng.random_range(100..20_000));
         let own_key = self.slot.kind == Kind::ExternalRedpacket && once_in(&mut self.rng, 2);
-        let key = if own_key { "external_redpacket" } else { "redpacket" };
+        let key = if own_key {
+            "external_redpacket"
+        } else {
+            "redpacket"
+        };
         Body::under(key, body, vec![wish])
     }
 

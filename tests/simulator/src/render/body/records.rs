@@ -67,7 +67,10 @@ impl Writing<'_> {
 
     pub(super) fn chatrecord(&mut self) -> Body {
         let other = &self.org.party(self.scene.cast[1]).called;
-        let title = format!("{other}和{}的聊天记录", self.org.party(self.scene.cast[0]).called);
+        let title = format!(
+            "{other}和{}的聊天记录",
+            self.org.party(self.scene.cast[0]).called
+        );
         let mut all = vec![title.clone()];
         let mut items = Vec::new();
         let count = self.rng.random_range(1..7);

@@ -4,7 +4,7 @@ use rand::RngExt;
 
 use super::Body;
 use crate::media::MediaKind;
-use crate::random::{once_in, pick};
+use crate::random::once_in;
 use crate::render::Writing;
 
 const HOUR: i64 = 3_600;
@@ -28,8 +28,9 @@ impl Writing<'_> {
 
     pub(super) fn vote(&mut self) -> Body {
         let title = self.entry("vote");
-        let mut options: Vec<String> =
-            (0..self.rng.random_range(2..5)).map(|_| self.entry("option")).collect();
+        let mut options: Vec<String> = (0..self.rng.random_range(2..5))
+            .map(|_| self.entry("option"))
+            .collect();
         options.dedup();
         let voteid = self.opaque();
         let mut body = self.object();
@@ -52,17 +53,22 @@ impl Writing<'_> {
 
     pub(super) fn collect(&mut self) -> Body {
         let title = self.entry("collect");
-        let room = self.conversation.room.map_or("", |room| &self.org.rooms[room as usize].name);
-        let questions: Vec<String> =
-            (0..self.rng.random_range(1..5)).map(|_| self.entry("question")).collect();
+        let room = self
+            .conversation
+            .room
+            .map_or("", |room| &self.org.rooms[room as usize].name);
+        let questions: Vec<String> = (0..self.rng.random_range(1..5))
+            .map(|_| self.entry("question"))
+            .collect();
         let details: Vec<String> = (1..)
             .zip(&questions)
             .map(|(id, question)| {
+                let answer = ["Text", "Number", "Date", "Time"][self.rng.random_range(0..4)];
                 let mut detail = self.object();
                 detail
                     .number("id", id)
                     .text("ques", question)
-                    .text("type", *pick(&mut self.rng, &["Text", "Number", "Date", "Time"]));
+                    .text("type", answer);
                 detail.finish()
             })
             .collect();
@@ -79,7 +85,11 @@ impl Writing<'_> {
 
     pub(super) fn meeting(&mut self) -> Body {
         let (topic, address) = (self.entry("meeting"), self.entry("room"));
-        let remarks = if once_in(&mut self.rng, 2) { self.entry("remark") } else { String::new() };
+        let remarks = if once_in(&mut self.rng, 2) {
+            self.entry("remark")
+        } else {
+            String::new()
+        };
         let start = self.seconds() + HOUR * self.rng.random_range(1..48);
         let mut body = self.object();
         body.text("topic", &topic)
@@ -91,7 +101,8 @@ impl Writing<'_> {
         if once_in(&mut self.rng, 2) {
             body.number("meetingtype", 101);
         } else {
-            body.number("meetingtype", 102).number("status", self.rng.random_range(1..8));
+            body.number("meetingtype", 102)
+                .number("status", self.rng.random_range(1..8));
         }
         Body::under("meeting", body, vec![topic, address, remarks])
     }
@@ -116,7 +127,11 @@ impl Writing<'_> {
 
     pub(super) fn markdown(&mut self) -> Body {
         let content = self.entry("markdown");
-        let key = if once_in(&mut self.rng, 4) { "markdown" } else { "info" };
+        let key = if once_in(&mut self.rng, 4) {
+            "markdown"
+        } else {
+            "info"
+        };
         let mut body = self.object();
         body.text("content", &content);
         Body::under(key, body, vec![content])
@@ -151,7 +166,11 @@ impl Writing<'_> {
     pub(super) fn calendar(&mut self) -> Body {
         let (title, place) = (self.entry("meeting"), self.entry("room"));
         let creator = self.speaker_name();
-        let remarks = if once_in(&mut self.rng, 2) { self.entry("remark") } else { String::new() };
+        let remarks = if once_in(&mut self.rng, 2) {
+            self.entry("remark")
+        } else {
+            String::new()
+        };
         let attendees: Vec<String> = self
             .conversation
             .members
@@ -198,7 +217,9 @@ impl Writing<'_> {
             .list("sharescreendata", []);
         let voiceid = self.opaque();
         let mut members = self.object();
-        members.text("voiceid", &voiceid).json("meeting_voice_call", &body.finish());
+        members
+            .text("voiceid", &voiceid)
+            .json("meeting_voice_call", &body.finish());
         Body { members, parts }
     }
 
@@ -206,7 +227,9 @@ impl Writing<'_> {
         let (body, filename) = self.file_object();
         let voipid = self.opaque();
         let mut members = self.object();
-        members.text("voipid", &voipid).json("voip_doc_share", &body.finish());
+        members
+            .text("voipid", &voipid)
+            .json("voip_doc_share", &body.finish());
         Body {
             members,
             parts: vec![filename],
