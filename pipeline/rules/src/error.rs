@@ -68,7 +68,7 @@ pub enum RuleError {
         /// The id of both.
         id: String,
         /// The earlier rule.
-        first: Place,
+        first: Box<Place>,
     },
     /// A words file could not be read.
     #[error("{at}: cannot read the words file {words_file:?}")]

@@ -11,6 +11,7 @@
 //! | `scope` | whose conversations a rule watches |
 //! | `fold` | the form in which words and messages are compared, and the way back |
 //! | `matcher` | one automaton for the words of all rules |
+//! | `openings` | where in a text one of them may begin |
 //! | `set` | rules compiled together, and the check of a batch |
 //!
 //! What is promised:
@@ -24,6 +25,7 @@
 mod error;
 mod fold;
 mod matcher;
+mod openings;
 mod rule;
 mod scope;
 mod section;

@@ -11,10 +11,12 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
+use daachorse::errors::DaachorseError;
 use daachorse::{CharwiseDoubleArrayAhoCorasick, CharwiseDoubleArrayAhoCorasickBuilder};
 
 use crate::RuleError;
 use crate::fold::{Folded, Origin};
+use crate::openings::Openings;
 use crate::rule::Phrases;
 
 /// The compiled words of all active rules.
@@ -22,6 +24,7 @@ use crate::rule::Phrases;
 pub(crate) struct Matcher {
     /// None if there is nothing to look for.
     automaton: Option<CharwiseDoubleArrayAhoCorasick<u32>>,
+    openings: Openings,
     /// The owners of pattern `p` are `owners[starts[p]..starts[p + 1]]`.
     starts: Vec<u32>,
     owners: Vec<Owner>,
@@ -81,14 +84,18 @@ impl Matcher {
             }
         }
         starts.push(phrases.len() as u32);
-        let automaton = CharwiseDoubleArrayAhoCorasickBuilder::new()
+        let refusal = |error: DaachorseError| RuleError::Automaton {
+            patterns: patterns.len(),
+            message: error.to_string(),
+        };
+        let mut automaton = CharwiseDoubleArrayAhoCorasickBuilder::new()
+            .use_prefilter(false)
             .build(&patterns)
-            .map_err(|error| RuleError::Automaton {
-                patterns: patterns.len(),
-                message: error.to_string(),
-            })?;
+            .map_err(refusal)?;
+        automaton.cache_depths().map_err(refusal)?;
         Ok(Self {
             automaton: Some(automaton),
+            openings: Openings::of(&patterns),
             starts,
             owners: phrases.into_iter().map(|(_, owner)| owner).collect(),
         })
@@ -99,6 +106,7 @@ impl Matcher {
         self.automaton
             .as_ref()
             .map_or(0, CharwiseDoubleArrayAhoCorasick::heap_bytes)
+            + self.openings.heap_bytes()
             + size_of_val(self.starts.as_slice())
             + size_of_val(self.owners.as_slice())
     }
@@ -117,22 +125,77 @@ impl Matcher {
         };
         scratch.folded.fold(content);
         scratch.occurrences.clear();
-        for hit in automaton.find_overlapping_iter(scratch.folded.text()) {
-            let pattern = hit.value() as usize;
-            let owners = self.starts[pattern] as usize..self.starts[pattern + 1] as usize;
-            for &Owner { rule, allow } in &self.owners[owners] {
-                scratch.occurrences.push(Occurrence {
-                    rule,
-                    allow,
-                    start: hit.start() as u32,
-                    end: hit.end() as u32,
-                });
-            }
-        }
+        self.find_occurrences(automaton, scratch.folded.text(), &mut scratch.occurrences);
         if !scratch.occurrences.is_empty() {
             scratch.reduce(content, covers);
         }
         &scratch.found
+    }
+
+    /// Appends the occurrences of all patterns; one may come twice.
+    ///
+    /// Where no pattern may begin the automaton rests. It is set going where one may, and stopped
+    /// as soon as it follows fewer characters than an opening has; the search goes on at the first
+    /// of those. Each run takes at least an opening's three characters and gives back at most two,
+    /// so the whole stays linear.
+    fn find_occurrences(
+        &self,
+        automaton: &CharwiseDoubleArrayAhoCorasick<u32>,
+        text: &str,
+        occurrences: &mut Vec<Occurrence>,
+    ) {
+        let mut at = 0;
+        let mut rest = text.chars();
+        let mut opening = [(); 3].map(|()| rest.next().unwrap_or('\0'));
+        while at < text.len() {
+            if self.openings.may_begin(opening) {
+                at = self.run(automaton, text, at, occurrences);
+                rest = text[at..].chars();
+                opening = [(); 3].map(|()| rest.next().unwrap_or('\0'));
+            } else {
+                at += opening[0].len_utf8();
+                opening = [opening[1], opening[2], rest.next().unwrap_or('\0')];
+            }
+        }
+    }
+
+    /// Runs the automaton from byte `from` of the text; returns where no occurrence that began
+    /// earlier can still be under way.
+    fn run(
+        &self,
+        automaton: &CharwiseDoubleArrayAhoCorasick<u32>,
+        text: &str,
+        from: usize,
+        occurrences: &mut Vec<Occurrence>,
+    ) -> usize {
+        let mut stepper = automaton.find_overlapping_stepper();
+        // Where the last two characters begin.
+        let mut last = [from; 2];
+        for (taken, (offset, c)) in text[from..].char_indices().enumerate() {
+            stepper.consume(c);
+            for hit in stepper.matches() {
+                let pattern = hit.value() as usize;
+                let owners = self.starts[pattern] as usize..self.starts[pattern + 1] as usize;
+                for &Owner { rule, allow } in &self.owners[owners] {
+                    occurrences.push(Occurrence {
+                        rule,
+                        allow,
+                        start: (from + hit.start()) as u32,
+                        end: (from + hit.end()) as u32,
+                    });
+                }
+            }
+            last = [last[1], from + offset];
+            if taken >= 2 {
+                match stepper.depth() {
+                    Some(0) => return from + offset + c.len_utf8(),
+                    Some(1) => return last[1],
+                    Some(2) => return last[0],
+                    _ => {}
+                }
+            }
+        }
+        text.len()
     }
 }
 

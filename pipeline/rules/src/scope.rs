@@ -48,7 +48,9 @@ impl Scope {
         mut departments: Vec<u32>,
         direction: Direction,
     ) -> Self {
-        members.iter_mut().for_each(|id| id.make_ascii_lowercase());
+        for id in &mut members {
+            id.make_ascii_lowercase();
+        }
         members.sort_unstable();
         members.dedup();
         departments.sort_unstable();

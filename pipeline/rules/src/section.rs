@@ -171,7 +171,7 @@ impl<'t> Section<'t> {
 /// The line a byte of a text stands in, from 1.
 pub(crate) fn line(text: &str, at: usize) -> usize {
     let before = text.as_bytes().get(..at).unwrap_or(text.as_bytes());
-    before.iter().filter(|&&byte| byte == b'\n').count() + 1
+    before.split(|&byte| byte == b'\n').count()
 }
 
 /// A refused value as an error names it.

@@ -150,7 +150,7 @@ fn refuse_repeated_ids(definitions: &[(Place, Definition)], errors: &mut Vec<Rul
             errors.push(RuleError::DuplicateId {
                 at: Place::clone(at),
                 id: id.clone(),
-                first: Place::clone(earlier),
+                first: Box::new(Place::clone(earlier)),
             });
         } else {
             first.insert(id, at);

@@ -1,0 +1,65 @@
+//! Rule sets and messages for the tests of this crate.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use chatledger_rules::{RuleError, RuleSet, Source, compile};
+use chatledger_schemas::{ConversationKind, Message, PartyKind};
+
+/// Compiles rule files, given as (name, text), that name no words files.
+pub(crate) fn try_rules(files: &[(&str, &str)]) -> Result<RuleSet, Vec<RuleError>> {
+    let sources: Vec<_> = files
+        .iter()
+        .map(|&(file, text)| Source { file, text })
+        .collect();
+    compile(&sources, |_, name| Err::<String, _>(format!("no {name}")))
+}
+
+/// Compiles one rule file that must be accepted.
+pub(crate) fn rules(text: &str) -> RuleSet {
+    match try_rules(&[("rules.toml", text)]) {
+        Ok(set) => set,
+        Err(errors) => panic!("{errors:#?}\n{text}"),
+    }
+}
+
+/// A TOML array of strings, every character escaped.
+pub(crate) fn list<S: AsRef<str>>(phrases: &[S]) -> String {
+    let mut list = String::from("[");
+    for phrase in phrases {
+        list.push('"');
+        for c in phrase.as_ref().chars() {
+            list += &format!("\\U{:08X}", u32::from(c));
+        }
+        list += "\", ";
+    }
+    list + "]"
+}
+
+/// A directory in which nobody is in any department.
+pub(crate) fn no_departments(_: &str) -> &'static [u32] {
+    &[]
+}
+
+/// A message of zhangsan to lisi.
+pub(crate) fn message(content: &str) -> Message {
+    Message {
+        corp_id: "ww0123456789abcdef".into(),
+        seq: 42,
+        msgid: "msg-1".into(),
+        action: "send".into(),
+        msgtype: "text".into(),
+        msgtime: 1_600_000,
+        conversation_id: "lisi|zhangsan".into(),
+        conversation_kind: ConversationKind::SingleInternal,
+        room_id: String::new(),
+        room_name: String::new(),
+        from_id: "zhangsan".into(),
+        from_kind: PartyKind::Member,
+        from_name: "张三".into(),
+        from_department_id: 0,
+        from_department_path: String::new(),
+        to_ids: vec!["lisi".into()],
+        content: content.into(),
+        payload: String::new(),
+        key_version: 1,
+    }
+}
