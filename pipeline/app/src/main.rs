@@ -1,2 +1,40 @@
-//! Placeholder.
-fn main() {}
+//! The program `chatledger`: reads the configuration, puts the parts together, runs them.
+//!
+//! It does not do anything to a record itself: stages and drivers are the engine's, other people's
+//! systems the connectors'. [`wiring`] is the one place where they meet.
+
+#![allow(unreachable_pub, reason = "nothing outside a binary can reach it; pub says what a module offers")]
+
+mod adapters;
+mod cli;
+mod commands;
+mod config;
+mod exit;
+mod kafka_log;
+mod observe;
+mod progress;
+mod rules_dir;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    cli::init_logs(&cli);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::report(&exit::Failure::other(error)),
+    };
+    let result = runtime.block_on(commands::run(cli));
+    // A blocking call into somebody's library may still be under way; it is not waited for.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => exit::report(&failure),
+    }
+}

@@ -1,0 +1,463 @@
+//! A member of a consumer group on one topic, with a transactional producer where it writes.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tracing::{debug, error};
+
+use crate::{Brokers, Error, Out, Record};
+
+/// Longest wait for the brokers in one call.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for committed positions while a rebalance waits for them.
+const COMMITTED: Duration = Duration::from_secs(10);
+/// After this an open transaction of a dead producer no longer holds readers up.
+const TRANSACTION_TIMEOUT_MS: &str = "30000";
+/// Pause before a step is tried again that the client says may be.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Where reading an assigned partition starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// At its first record, whatever was committed.
+    Beginning,
+    /// So many records before the committed position.
+    BeforeCommitted(u64),
+}
+
+/// How to join.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// The brokers.
+    pub brokers: Brokers,
+    /// The topic's full name.
+    pub topic: String,
+    /// The group; `None` reads every partition outside any group.
+    pub group: Option<String>,
+    /// Name of this member that outlives the process: a member that died and comes back under its
+    /// name takes its partitions up at once (`group.instance.id`).
+    pub instance: String,
+    /// Where reading starts.
+    pub from: From,
+    /// Transactional id, if the member writes.
+    pub transactional_id: Option<String>,
+}
+
+/// A partition that has been assigned.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// The partition.
+    pub partition: i32,
+    /// The committed position; 0 if there is none.
+    pub position: u64,
+    /// What was committed with it.
+    pub metadata: String,
+}
+
+/// What a member has to say.
+#[derive(Debug)]
+pub enum Event {
+    /// These partitions are this member's now.
+    Assigned(Vec<Taken>),
+    /// These are no longer.
+    Revoked(Vec<i32>),
+    /// The next record.
+    Record(Record),
+    /// A partition has been read to its end for now.
+    End(i32),
+    /// Nothing within the time asked for.
+    Idle,
+}
+
+/// What the rebalance callback leaves for [`Member::next`].
+enum Notice {
+    Event(Event),
+    Failed(KafkaError),
+}
+
+struct Context {
+    from: From,
+    notices: Mutex<VecDeque<Notice>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Context {
+    /// Looks the committed positions up and assigns the partitions at the offsets where reading is
+    /// to start, so that no record is read from anywhere else first.
+    fn assign(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &TopicPartitionList,
+    ) -> Result<Event, KafkaError> {
+        let mut taken = Vec::with_capacity(partitions.count());
+        let mut start = TopicPartitionList::with_capacity(partitions.count());
+        if partitions.count() > 0 {
+            let committed = consumer.committed_offsets(partitions.clone(), COMMITTED)?;
+            for element in committed.elements() {
+                element.error()?;
+                let position = match element.offset() {
+                    Offset::Offset(offset) => u64::try_from(offset).unwrap_or_default(),
+                    _ => 0,
+                };
+                let offset = match self.from {
+                    From::Beginning => Offset::Beginning,
+                    From::BeforeCommitted(records) => {
+                        Offset::Offset(position.saturating_sub(records) as i64)
+                    }
+                };
+                start.add_partition_offset(element.topic(), element.partition(), offset)?;
+                taken.push(Taken {
+                    partition: element.partition(),
+                    position,
+                    metadata: element.metadata().to_owned(),
+                });
+            }
+        }
+        consumer.assign(&start)?;
+        Ok(Event::Assigned(taken))
+    }
+}
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "kafka client");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let notice = if err == RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(consumer, partitions)
+        } else {
+            let revoked = partitions.elements().iter().map(|e| e.partition()).collect();
+            consumer.unassign().map(|()| Event::Revoked(revoked))
+        };
+        lock(&self.notices).push_back(match notice {
+            Ok(event) => Notice::Event(event),
+            Err(failure) => {
+                // The group believes that we hold the partitions; leave it rather than hold them
+                // without reading.
+                consumer.unassign().ok();
+                Notice::Failed(failure)
+            }
+        });
+    }
+}
+
+/// A live membership. Dropping it leaves the partitions to others once the session has run out.
+pub struct Member {
+    topic: String,
+    group: String,
+    consumer: StreamConsumer<Context>,
+    producer: Option<ThreadedProducer<DefaultProducerContext>>,
+    stash: Mutex<VecDeque<Record>>,
+}
+
+impl Member {
+    /// Joins; partitions are told by [`Event::Assigned`] as the group gives them.
+    ///
+    /// # Errors
+    /// The properties are refused, or the topic cannot be subscribed to.
+    pub fn join(membership: &Membership) -> Result<Self, Error> {
+        let group = membership.group.clone();
+        let mut own = vec![
+            ("enable.auto.commit", "false"),
+            ("auto.offset.reset", "earliest"),
+            ("isolation.level", "read_committed"),
+            ("enable.partition.eof", "true"),
+            ("session.timeout.ms", "10000"),
+            ("heartbeat.interval.ms", "1000"),
+            ("fetch.wait.max.ms", "100"),
+            ("fetch.error.backoff.ms", "100"),
+            ("topic.metadata.refresh.interval.ms", "30000"),
+            // Bounds what is held between the broker and the stage.
+            ("queued.max.messages.kbytes", "16384"),
+        ];
+        match &group {
+            Some(group) => {
+                own.push(("group.id", group));
+                own.push(("group.instance.id", &membership.instance));
+            }
+            None => own.push(("group.id", "none")),
+        }
+        let context = Context { from: membership.from, notices: Mutex::default() };
+        let consumer: StreamConsumer<Context> =
+            membership.brokers.client(&own).create_with_context(context).map_err(Error::Setup)?;
+        let producer = match &membership.transactional_id {
+            Some(id) => {
+                let own = [
+                    ("transactional.id", id.as_str()),
+                    ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
+                    ("linger.ms", "5"),
+                    ("compression.type", "lz4"),
+                    ("message.max.bytes", "16777216"),
+                    ("queue.buffering.max.kbytes", "65536"),
+                ];
+                Some(membership.brokers.client(&own).create().map_err(Error::Setup)?)
+            }
+            None => None,
+        };
+        let member = Self {
+            topic: membership.topic.clone(),
+            group: group.unwrap_or_default(),
+            consumer,
+            producer,
+            stash: Mutex::default(),
+        };
+        if membership.group.is_some() {
+            let joined = member.consumer.subscribe(&[&member.topic]);
+            joined.map_err(|source| member.unreadable(source))?;
+        } else {
+            member.follow_all()?;
+        }
+        Ok(member)
+    }
+
+    /// Reads every partition from its beginning, outside any group.
+    fn follow_all(&self) -> Result<(), Error> {
+        let assigned = tokio::task::block_in_place(|| {
+            let metadata = self.consumer.fetch_metadata(Some(&self.topic), TIMEOUT)?;
+            let mut all = TopicPartitionList::new();
+            for topic in metadata.topics() {
+                for partition in topic.partitions() {
+                    all.add_partition_offset(topic.name(), partition.id(), Offset::Beginning)?;
+                }
+            }
+            self.consumer.assign(&all)
+        });
+        assigned.map_err(|source| self.unreadable(source))
+    }
+
+    fn unreadable(&self, source: KafkaError) -> Error {
+        Error::Read { topic: self.topic.clone(), source }
+    }
+
+    fn notice(&self) -> Result<Option<Event>, Error> {
+        match lock(&self.consumer.context().notices).pop_front() {
+            Some(Notice::Event(event)) => Ok(Some(event)),
+            Some(Notice::Failed(source)) => Err(self.unreadable(source)),
+            None => Ok(None),
+        }
+    }
+
+    /// The next event, waiting at most `wait`. Assignments are told before their first record.
+    ///
+    /// # Errors
+    /// The client has failed in a way it does not mend by itself.
+    pub async fn next(&self, wait: Duration) -> Result<Event, Error> {
+        if let Some(event) = self.notice()? {
+            return Ok(event);
+        }
+        if let Some(record) = lock(&self.stash).pop_front() {
+            return Ok(Event::Record(record));
+        }
+        let received = tokio::time::timeout(wait, self.consumer.recv()).await;
+        let notice = self.notice()?;
+        let event = match received {
+            Ok(Ok(message)) => Event::Record(Record::read(&message)),
+            Ok(Err(KafkaError::PartitionEOF(partition))) => Event::End(partition),
+            Ok(Err(source)) if passing(&source) => {
+                debug!(topic = self.topic, error = %source, "kafka client");
+                Event::Idle
+            }
+            Ok(Err(source)) => return Err(self.unreadable(source)),
+            Err(_elapsed) => Event::Idle,
+        };
+        match (notice, event) {
+            (None, event) => Ok(event),
+            (Some(notice), Event::Record(record)) => {
+                lock(&self.stash).push_back(record);
+                Ok(notice)
+            }
+            (Some(notice), _) => Ok(notice),
+        }
+    }
+
+    /// Commits a position with metadata and waits for the broker's word.
+    ///
+    /// # Errors
+    /// The partition has another owner (class stop), or the broker does not answer.
+    pub fn commit(&self, partition: i32, position: u64, metadata: &str) -> Result<(), Error> {
+        let result = tokio::task::block_in_place(|| {
+            let mut list = TopicPartitionList::with_capacity(1);
+            {
+                let mut element = list.add_partition(&self.topic, partition);
+                element.set_offset(Offset::Offset(position as i64))?;
+                element.set_metadata(metadata);
+            }
+            self.consumer.commit(&list, CommitMode::Sync)
+        });
+        result.map_err(|source| Error::Commit { group: self.group.clone(), source })
+    }
+
+    /// Goes on reading a partition at an offset; its end will be told again.
+    ///
+    /// # Errors
+    /// The partition is not this member's, or its broker does not answer.
+    pub fn seek(&self, partition: i32, offset: u64) -> Result<(), Error> {
+        let offset = Offset::Offset(offset as i64);
+        let result = tokio::task::block_in_place(|| {
+            self.consumer.seek(&self.topic, partition, offset, TIMEOUT)
+        });
+        result.map_err(|source| Error::Seek { topic: self.topic.clone(), source })
+    }
+
+    /// Stays in the group without reading, for as long as it is polled; reading goes on when the
+    /// future is dropped.
+    pub async fn keep_alive(&self) {
+        let _paused = Paused::all(&self.consumer);
+        loop {
+            // Records that were on their way are kept for later; the pause bounds their number.
+            if let Ok(message) = self.consumer.recv().await {
+                let record = Record::read(&message);
+                lock(&self.stash).push_back(record);
+                // It came from a partition assigned meanwhile: hold that one up too.
+                if let Some(paused) = Paused::all(&self.consumer) {
+                    std::mem::forget(paused);
+                }
+            }
+        }
+    }
+
+    /// Fences every older holder of the transactional id and ends what it left open.
+    ///
+    /// # Errors
+    /// The member has no producer, or the coordinator does not answer.
+    pub async fn begin(&self) -> Result<(), Error> {
+        let producer = self.producer()?;
+        tokio::task::block_in_place(|| producer.init_transactions(TIMEOUT))
+            .map_err(|source| Error::Transaction { step: "start", source })
+    }
+
+    fn producer(&self) -> Result<&ThreadedProducer<DefaultProducerContext>, Error> {
+        self.producer.as_ref().ok_or_else(|| Error::ReadOnly { group: self.group.clone() })
+    }
+
+    /// Writes records and commits positions of this group, all or nothing.
+    ///
+    /// # Errors
+    /// The transaction has been rolled back, or its producer has been fenced. Join anew and go on
+    /// from the committed positions.
+    pub fn transact(&self, records: &[Out], consumed: &[(i32, u64)]) -> Result<(), Error> {
+        let producer = self.producer()?;
+        tokio::task::block_in_place(|| {
+            let result = self.transaction(producer, records, consumed);
+            if result.is_err()
+                && let Err(failure) = producer.abort_transaction(TIMEOUT)
+            {
+                error!(error = %failure, "kafka transaction could not be rolled back; its id will be taken over");
+            }
+            result
+        })
+    }
+
+    fn transaction(
+        &self,
+        producer: &ThreadedProducer<DefaultProducerContext>,
+        records: &[Out],
+        consumed: &[(i32, u64)],
+    ) -> Result<(), Error> {
+        let failed = |step| move |source| Error::Transaction { step, source };
+        producer.begin_transaction().map_err(failed("begin"))?;
+        for record in records {
+            let mut unsent = record.record();
+            // The producer's queue is bounded; its own thread empties it.
+            while let Err((source, back)) = producer.send(unsent) {
+                if source.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                    return Err(failed("write")(source));
+                }
+                std::thread::sleep(RETRY);
+                unsent = back;
+            }
+        }
+        if !consumed.is_empty() {
+            let mut positions = TopicPartitionList::with_capacity(consumed.len());
+            for (partition, position) in consumed {
+                let offset = Offset::Offset(*position as i64);
+                positions
+                    .add_partition_offset(&self.topic, *partition, offset)
+                    .map_err(failed("offsets"))?;
+            }
+            let group = self
+                .consumer
+                .group_metadata()
+                .ok_or_else(|| Error::NotJoined { group: self.group.clone() })?;
+            again("offsets", || producer.send_offsets_to_transaction(&positions, &group, TIMEOUT))?;
+        }
+        again("commit", || producer.commit_transaction(TIMEOUT))
+    }
+}
+
+/// Repeats a step as long as the client says that it may be repeated.
+fn again(step: &'static str, mut run: impl FnMut() -> Result<(), KafkaError>) -> Result<(), Error> {
+    const ATTEMPTS: u32 = 10;
+    let mut attempt = 1;
+    loop {
+        match run() {
+            Ok(()) => return Ok(()),
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && attempt < ATTEMPTS => {
+                attempt += 1;
+                std::thread::sleep(RETRY);
+            }
+            Err(source) => return Err(Error::Transaction { step, source }),
+        }
+    }
+}
+
+/// Errors the client reports on its way and mends by itself.
+fn passing(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::NotCoordinator
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress
+                | Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+        )
+    )
+}
+
+/// Holds every assigned partition's reading up while it lives.
+struct Paused<'a> {
+    consumer: &'a StreamConsumer<Context>,
+    partitions: TopicPartitionList,
+}
+
+impl<'a> Paused<'a> {
+    fn all(consumer: &'a StreamConsumer<Context>) -> Option<Self> {
+        let partitions = consumer.assignment().ok()?;
+        consumer.pause(&partitions).ok()?;
+        Some(Self { consumer, partitions })
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        // Partitions may have come or gone meanwhile.
+        let now = self.consumer.assignment().unwrap_or_else(|_| self.partitions.clone());
+        if let Err(failure) = self.consumer.resume(&now) {
+            debug!(error = %failure, "kafka partitions not resumed; they are not ours any more");
+        }
+    }
+}

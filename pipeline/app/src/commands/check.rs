@@ -1,0 +1,128 @@
+//! `chatledger check`
+
+use chatledger_clickhouse::ClickHouse;
+use chatledger_rules::{RuleSet, State};
+use comfy_table::{Table, presets};
+use serde_json::json;
+
+use super::say;
+use crate::cli::CheckArgs;
+use crate::config::{self, Settings};
+use crate::exit::{Failure, chain};
+use crate::{rules_dir, wiring};
+
+/// Checks the configuration and what it names.
+pub async fn check(args: CheckArgs) -> Result<(), Failure> {
+    let settings = config::load(&args.config).map_err(Failure::config)?;
+    let rules = match &settings.rules_dir {
+        Some(dir) => rules_dir::load(dir).map_err(|errors| {
+            Failure::config(format!("{}: rules\n  {}", dir.display(), errors.join("\n  ")))
+        })?,
+        None => RuleSet::default(),
+    };
+    let peers = if args.connect { connect(&settings).await? } else { Vec::new() };
+    if args.json {
+        say(&as_json(&settings, &rules, &peers).to_string())?;
+    } else {
+        tell(&settings, &rules, &peers)?;
+    }
+    match peers.iter().find(|peer| peer.error.is_some()) {
+        Some(_) => Err(Failure::unreachable("not everything answers; see above")),
+        None => Ok(()),
+    }
+}
+
+struct Peer {
+    what: String,
+    error: Option<String>,
+}
+
+async fn connect(settings: &Settings) -> Result<Vec<Peer>, Failure> {
+    let mut peers = Vec::new();
+    let mut add = |what: String, error: Option<String>| peers.push(Peer { what, error });
+    if let Some(sink) = &settings.clickhouse {
+        let client = ClickHouse::new(sink.options.clone());
+        let answer = match client {
+            Ok(client) => client.ping().await.map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
+        };
+        add(format!("ClickHouse {}", sink.options.url), answer.err());
+    }
+    if let Some(sink) = &settings.parquet {
+        let answer = sink.target.check().await;
+        add(format!("Parquet {}", sink.url), answer.err().map(|error| chain(&error)));
+    }
+    for corp in &settings.corps {
+        let archive = wiring::archive(corp, std::sync::Arc::new(|_, _| {}))?;
+        let answer = archive.page(i64::MAX as u64).await;
+        let what = format!("archive of {} at {}", corp.id, corp.base_url);
+        add(what, answer.err().map(|error| chain(&error)));
+    }
+    if settings.driver.mode == chatledger_schemas::config::Mode::Kafka {
+        let answer = chatledger_kafka::ensure_topics(&settings.kafka.brokers, &[]).await;
+        let what = format!("Kafka {}", settings.kafka.brokers.bootstrap);
+        add(what, answer.err().map(|error| chain(&error)));
+    }
+    Ok(peers)
+}
+
+fn as_json(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> serde_json::Value {
+    let corps = settings.corps.iter().map(
+        |corp| json!({ "id": corp.id, "keys": corp.keys.versions(), "directory": corp.directory.is_some() }),
+    );
+    let rules = rules.rules().iter().map(|rule| {
+        let why = match &rule.state {
+            State::Active => None,
+            State::Inactive(why) => Some(why.to_string()),
+        };
+        json!({ "id": rule.id, "name": rule.name, "severity": rule.severity, "words": rule.words,
+                "active": rule.is_active(), "inactive_because": why })
+    });
+    let peers = peers
+        .iter()
+        .map(|peer| json!({ "what": peer.what, "ok": peer.error.is_none(), "error": peer.error }));
+    json!({
+        "corps": corps.collect::<Vec<_>>(),
+        "rules": rules.collect::<Vec<_>>(),
+        "peers": peers.collect::<Vec<_>>(),
+    })
+}
+
+fn tell(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> Result<(), Failure> {
+    for corp in &settings.corps {
+        let keys: Vec<String> = corp.keys.versions().iter().map(ToString::to_string).collect();
+        let keys = if keys.is_empty() {
+            "no private keys: every record will be a dead letter".to_owned()
+        } else {
+            format!("private keys of versions {}", keys.join(", "))
+        };
+        let names = if corp.directory.is_some() { "" } else { "; no directory: names stay empty" };
+        say(&format!("corp {}: {keys}{names}", corp.id))?;
+    }
+    if !rules.rules().is_empty() {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(vec!["rule", "name", "severity", "words", "in effect"]);
+        for rule in rules.rules() {
+            let state = match &rule.state {
+                State::Active => "yes".to_owned(),
+                State::Inactive(why) => format!("no: {why}"),
+            };
+            table.add_row(vec![
+                rule.id.clone(),
+                rule.name.clone(),
+                rule.severity.as_str().to_owned(),
+                rule.words.to_string(),
+                state,
+            ]);
+        }
+        say(&table.to_string())?;
+    }
+    for peer in peers {
+        match &peer.error {
+            None => say(&format!("{}: answers", peer.what))?,
+            Some(error) => say(&format!("{}: {error}", peer.what))?,
+        }
+    }
+    say("The configuration is good.")
+}

@@ -1,0 +1,37 @@
+//! `chatledger embedded-clickhouse`
+
+use chatledger_embedded_clickhouse::{Credentials, Error, Options, serve as serve_engine};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::say;
+use crate::cli::EmbeddedArgs;
+use crate::exit::{Failure, chain};
+
+/// Serves the engine until SIGTERM or SIGINT.
+pub async fn serve(args: EmbeddedArgs) -> Result<(), Failure> {
+    let mut options = Options::new(args.data_dir, args.listen);
+    options.lib_path = args.lib;
+    options.max_memory_bytes = args.max_memory_mib << 20;
+    if let (Some(user), Some(file)) = (args.user, args.password_file) {
+        let password = std::fs::read_to_string(&file)
+            .map_err(|error| Failure::config(format!("{}: {error}", file.display())))?;
+        let password = password.trim_end_matches(['\r', '\n']).to_owned();
+        options.credentials = Some(Credentials { user, password });
+    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::other)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::other)?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let ready = |address: std::net::SocketAddr| {
+        // Whoever started it without reading its output does not need the address.
+        say(&format!("http://{address}")).ok();
+    };
+    serve_engine(options, shutdown, ready).await.map_err(|error| match error {
+        Error::CredentialsRequired { .. } => Failure::config(chain(&error)),
+        other => Failure::other(other),
+    })
+}

@@ -1,0 +1,41 @@
+//! What each command does.
+
+mod check;
+mod demo;
+mod embedded;
+mod run;
+
+use crate::cli::{Cli, Command};
+use crate::config;
+use crate::exit::Failure;
+use crate::wiring;
+
+/// Carries the command out.
+///
+/// # Errors
+/// Why the program ends with another code than 0.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Run(args) => run::run(args).await,
+        Command::Check(args) => check::check(args).await,
+        Command::Migrate { config } => {
+            let settings = config::load(&config).map_err(Failure::config)?;
+            let (_, done) = wiring::migrate(&settings).await?;
+            say(&match (done.from, done.to) {
+                (from, to) if from == to => format!("schema {to}: nothing to do"),
+                (from, to) => format!("schema {from} → {to}"),
+            })
+        }
+        Command::EmbeddedClickhouse(args) => embedded::serve(args).await,
+        Command::Demo(args) => demo::demo(args).await,
+    }
+}
+
+/// Prints a line on stdout.
+///
+/// # Errors
+/// Stdout is closed.
+pub fn say(line: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{line}").map_err(Failure::other)
+}

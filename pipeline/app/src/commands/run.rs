@@ -1,0 +1,66 @@
+//! `chatledger run`
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::say;
+use crate::cli::RunArgs;
+use crate::config;
+use crate::exit::Failure;
+use crate::progress;
+use crate::wiring::{self, RunOptions};
+
+/// How long sinks are waited for after the signal to stop.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// Runs the pipeline.
+pub async fn run(args: RunArgs) -> Result<(), Failure> {
+    let settings = config::load(&args.config).map_err(Failure::config)?;
+    let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
+    stop_on_signal(stop.clone(), abandon.clone())?;
+    let shown = CancellationToken::new();
+    let mut bar = None;
+    let options = RunOptions { stages: args.stages, drain: args.drain, stop, abandon };
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let result = wiring::run(settings, options, |running| {
+        info!(metrics = %running.metrics_address, "running");
+        if args.drain && terminal {
+            bar = Some(tokio::spawn(progress::show(running.totals, None, shown.clone())));
+        }
+    })
+    .await;
+    shown.cancel();
+    if let Some(bar) = bar {
+        bar.await.map_err(Failure::other)?;
+    }
+    let totals = result?;
+    if args.drain {
+        say(&serde_json::to_string(&totals.summary()).map_err(Failure::other)?)?;
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT: stop in order, and not wait for ever.
+pub fn stop_on_signal(stop: CancellationToken, abandon: CancellationToken) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::other)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::other)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping: delivering what has been pulled");
+        stop.cancel();
+        tokio::select! {
+            () = tokio::time::sleep(GRACE) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        warn!("not waiting any longer; what is missing comes again at the next start");
+        abandon.cancel();
+    });
+    Ok(())
+}

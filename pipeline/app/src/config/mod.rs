@@ -1,0 +1,171 @@
+//! From the file to settings that cannot be wrong: every error at once, nothing repaired.
+//!
+//! [`load`] reads the file against the JSON Schema of its shape ([`shape`]), then checks what a
+//! schema cannot say ([`meaning`]): secrets and keys can be read, versions differ, and so on. Both
+//! report where, what was found and what is accepted.
+
+mod meaning;
+mod shape;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use meaning::{Corp, Kafka, Settings};
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Key path, as `corp[0].archive.batch_limit`; empty for the file itself.
+    pub at: String,
+    /// What was found, and what is accepted.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.at.is_empty() { f.write_str(&self.what) } else { write!(f, "{}: {}", self.at, self.what) }
+    }
+}
+
+/// Everything that is wrong with a file.
+#[derive(Debug)]
+pub struct Problems {
+    /// The file.
+    pub file: PathBuf,
+    /// The problems, in the order of their places.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        let noun = if count == 1 { "error" } else { "errors" };
+        write!(f, "{}: {count} {noun}", self.file.display())?;
+        for problem in &self.problems {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn load(file: &Path) -> Result<Settings, Problems> {
+    let fail = |problems| Problems { file: file.to_owned(), problems };
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        fail(vec![Problem { at: String::new(), what: format!("cannot be read: {error}") }])
+    })?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let raw = shape::read(&text).map_err(fail)?;
+    meaning::check(raw, folder).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "key.pem";
+
+    fn folder() -> tempfile::TempDir {
+        use rsa::pkcs8::{EncodePrivateKey, LineEnding};
+        let folder = tempfile::tempdir().unwrap();
+        let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
+        let pem = key.to_pkcs8_pem(LineEnding::LF).unwrap();
+        std::fs::write(folder.path().join(KEY), pem.as_bytes()).unwrap();
+        std::fs::write(folder.path().join("secret"), "s3cret\n").unwrap();
+        folder
+    }
+
+    fn problems(text: &str) -> Vec<String> {
+        let folder = folder();
+        let file = folder.path().join("chatledger.toml");
+        std::fs::write(&file, text).unwrap();
+        match load(&file) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    const GOOD: &str = r#"
+        [[corp]]
+        id = "ww1"
+        [corp.archive]
+        base_url = "http://127.0.0.1:1"
+        secret_file = "secret"
+        [[corp.archive.key]]
+        version = 1
+        file = "key.pem"
+        [sink.clickhouse]
+        url = "http://127.0.0.1:8123"
+        [sink.parquet]
+        url = "file:parquet"
+    "#;
+
+    #[test]
+    fn smallest_file_is_accepted() {
+        assert_eq!(problems(GOOD), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_error_is_reported_at_once_with_its_place_and_what_is_accepted() {
+        let text = r#"
+            [driver]
+            mode = "rabbit"
+            statedir = "x"
+            [[corp]]
+            id = "ww1"
+            timezone = "Mars/Olympus"
+            [corp.archive]
+            transport = "http"
+            secret_file = "nowhere"
+            batch_limit = 2000
+            poll_interval = "soon"
+            [[corp.archive.key]]
+            version = "one"
+            file = "key.pem"
+            [sink.clickhouse]
+            url = "tcp://x"
+        "#;
+        let found = problems(text).join("\n");
+        for expected in [
+            "driver.mode: found \"rabbit\"; accepted: \"direct\", \"kafka\"",
+            "driver.statedir: unknown key; accepted: mode, state_dir",
+            "corp[0].archive.batch_limit: found 2000; accepted: at most 1000",
+            "corp[0].archive.poll_interval: found \"soon\"; accepted: a duration",
+            "corp[0].archive.key[0].version: found \"one\"; accepted: integer",
+            "sink.clickhouse.url: found \"tcp://x\"; accepted: an address",
+        ] {
+            assert!(found.contains(expected), "missing: {expected}\nfound:\n{found}");
+        }
+    }
+
+    #[test]
+    fn what_a_schema_cannot_say_is_reported_at_once_too() {
+        let text = GOOD
+            .replace("id = \"ww1\"", "id = \"ww1\"\ntimezone = \"Mars/Olympus\"")
+            .replace("\"secret\"", "\"nowhere\"")
+            .replace(
+                "file = \"key.pem\"",
+                "file = \"key.pem\"\n[[corp.archive.key]]\nversion = 1\nfile = \"secret\"",
+            );
+        let found = problems(&text).join("\n");
+        for expected in [
+            "corp[0].timezone: found \"Mars/Olympus\"",
+            "corp[0].archive.secret_file: ",
+            "corp[0].archive.key[1].version: version 1 is given twice",
+        ] {
+            assert!(found.contains(expected), "missing: {expected}\nfound:\n{found}");
+        }
+        let none = problems("[[corp]]\nid='a'\n[corp.archive]\nsecret_file='secret'\n[sink]\n");
+        assert!(none.join("\n").contains("corp[0].archive.base_url: missing"), "{none:?}");
+        assert!(none.join("\n").contains("sink: neither"), "{none:?}");
+    }
+
+    #[test]
+    fn broken_toml_is_reported_with_its_line() {
+        assert!(problems("[driver\nmode = 1")[0].contains("line 1"));
+    }
+}

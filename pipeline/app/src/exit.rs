@@ -1,0 +1,53 @@
+//! Exit codes, and the last words on the way out.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Why the program ends, with the code that scripts look at.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    /// 2: the configuration is wrong.
+    pub fn config(text: impl Display) -> Self {
+        Self { code: 2, text: text.to_string() }
+    }
+
+    /// 3: something it needs cannot be reached.
+    pub fn unreachable(text: impl Display) -> Self {
+        Self { code: 3, text: text.to_string() }
+    }
+
+    /// 4: refused for safety.
+    pub fn refused(text: impl Display) -> Self {
+        Self { code: 4, text: text.to_string() }
+    }
+
+    /// 1: anything else. Prints the error with its causes.
+    pub fn other(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: 1, text: format!("{:#}", error.into()) }
+    }
+}
+
+/// Says why on stderr and gives the code.
+pub fn report(failure: &Failure) -> ExitCode {
+    // If stderr is gone there is nobody left to tell.
+    let _ = writeln!(std::io::stderr(), "chatledger: {}", failure.text);
+    ExitCode::from(failure.code)
+}
+
+/// An error with its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

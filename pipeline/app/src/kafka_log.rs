@@ -1,0 +1,206 @@
+//! The engine's log, filled in with Kafka: names of topics, groups and transactional ids.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chatledger_engine::fault::Fault;
+use chatledger_engine::kafka::{
+    Assigned, Event, Group, Join, LogRecord, OutRecord, Topic, process,
+};
+use chatledger_kafka::{From, Member, Membership, Out, TopicSpec};
+use chatledger_schemas::TOPIC_SCHEMA;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::config;
+
+/// A deployment's names on its brokers.
+#[derive(Clone)]
+pub struct Names {
+    brokers: chatledger_kafka::Brokers,
+    prefix: String,
+    /// Name of this process that outlives it: one for each state folder.
+    instance: String,
+}
+
+/// Which group a stage joins, and how.
+pub enum Role {
+    /// The one reader of the archives.
+    Source,
+    /// The stage `process`.
+    Process,
+    /// A sink on a topic.
+    Sink(&'static str, Topic),
+    /// The one reader of the directories.
+    Directory,
+    /// A follower of `[directory]`, outside any group.
+    Follower,
+}
+
+impl Names {
+    /// Names for a process.
+    pub fn new(kafka: &config::Kafka, instance: String) -> Self {
+        Self { brokers: kafka.brokers.clone(), prefix: kafka.prefix.clone(), instance }
+    }
+
+    fn topic(&self, topic: Topic) -> String {
+        format!("{}.{}", self.prefix, topic.name())
+    }
+
+    /// How a role joins.
+    pub fn join(&self, role: &Role) -> Join {
+        let prefix = &self.prefix;
+        let (topic, group, from, writes) = match role {
+            Role::Source => {
+                (Topic::Cursor, Some("source".to_owned()), From::Beginning, Some("source".into()))
+            }
+            Role::Directory => {
+                let id = Some("directory".to_owned());
+                (Topic::Directory, id.clone(), From::Beginning, id)
+            }
+            Role::Process => (
+                Topic::Raw,
+                Some("process".to_owned()),
+                From::BeforeCommitted(process::WINDOW as u64),
+                Some(format!("process.{}", self.instance)),
+            ),
+            Role::Sink(sink, topic) => {
+                let group = format!("sink.{sink}.{}", topic.name());
+                (*topic, Some(group), From::BeforeCommitted(0), None)
+            }
+            Role::Follower => (Topic::Directory, None, From::Beginning, None),
+        };
+        let membership = Arc::new(Membership {
+            brokers: self.brokers.clone(),
+            topic: self.topic(topic),
+            group: group.map(|group| format!("{prefix}.{group}")),
+            instance: format!("{prefix}.{}", self.instance),
+            from,
+            transactional_id: writes.map(|id: String| format!("{prefix}.{id}")),
+        });
+        let names = self.clone();
+        Box::new(move || {
+            let (membership, names) = (Arc::clone(&membership), names.clone());
+            async move {
+                let member = Member::join(&membership).map_err(Fault::new)?;
+                Ok(Arc::new(Log { member, names }) as Arc<dyn Group>)
+            }
+            .boxed()
+        })
+    }
+
+    /// The topics of the deployment with settings that fit what is in them.
+    pub fn topics(&self, kafka: &config::Kafka) -> Vec<TopicSpec> {
+        let days = |days: u64| (days * 24 * 3600 * 1000).to_string();
+        Topic::ALL
+            .into_iter()
+            .map(|topic| {
+                let one = matches!(topic, Topic::Cursor | Topic::Directory);
+                let mut settings = vec![("max.message.bytes", "16777216".to_owned())];
+                match topic {
+                    // Longer than the archive itself keeps its records.
+                    Topic::Raw => settings.push(("retention.ms", days(14))),
+                    Topic::Messages | Topic::Violations => {
+                        settings.push(("retention.ms", days(7)));
+                    }
+                    Topic::DeadLetter => settings.push(("retention.ms", "-1".into())),
+                    Topic::Cursor | Topic::Directory => {
+                        settings.push(("cleanup.policy", "compact".into()));
+                    }
+                }
+                if kafka.replication >= 3 {
+                    settings.push(("min.insync.replicas", "2".into()));
+                }
+                TopicSpec {
+                    name: self.topic(topic),
+                    partitions: if one { 1 } else { kafka.partitions },
+                    replication: kafka.replication,
+                    settings,
+                }
+            })
+            .collect()
+    }
+}
+
+struct Log {
+    member: Member,
+    names: Names,
+}
+
+impl Group for Log {
+    fn next(&self, wait: Duration) -> BoxFuture<'_, Result<Event, Fault>> {
+        async move {
+            use chatledger_kafka::Event as E;
+            Ok(match self.member.next(wait).await.map_err(Fault::new)? {
+                E::Assigned(taken) => Event::Assigned(
+                    taken
+                        .into_iter()
+                        .map(|taken| Assigned {
+                            partition: taken.partition,
+                            position: taken.position,
+                            metadata: taken.metadata,
+                        })
+                        .collect(),
+                ),
+                E::Revoked(partitions) => Event::Revoked(partitions),
+                E::Record(record) => Event::Record(LogRecord {
+                    corp_id: record.header("corp_id").unwrap_or_default().to_owned(),
+                    seq: record.header("seq").and_then(|seq| seq.parse().ok()).unwrap_or_default(),
+                    partition: record.partition,
+                    offset: record.offset,
+                    key: record.key,
+                    value: record.value,
+                    timestamp: record.timestamp,
+                }),
+                E::End(partition) => Event::End(partition),
+                E::Idle => Event::Idle,
+            })
+        }
+        .boxed()
+    }
+
+    fn save(
+        &self,
+        partition: i32,
+        position: u64,
+        metadata: String,
+    ) -> BoxFuture<'_, Result<(), Fault>> {
+        async move { self.member.commit(partition, position, &metadata).map_err(Fault::new) }.boxed()
+    }
+
+    fn seek(&self, partition: i32, offset: u64) -> BoxFuture<'_, Result<(), Fault>> {
+        async move { self.member.seek(partition, offset).map_err(Fault::new) }.boxed()
+    }
+
+    fn keep_alive(&self) -> BoxFuture<'_, ()> {
+        self.member.keep_alive().boxed()
+    }
+
+    fn begin(&self) -> BoxFuture<'_, Result<(), Fault>> {
+        async move { self.member.begin().await.map_err(Fault::new) }.boxed()
+    }
+
+    fn transact<'a>(
+        &'a self,
+        records: Vec<OutRecord>,
+        consumed: &'a [(i32, u64)],
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        async move {
+            let out: Vec<Out> = records
+                .into_iter()
+                .map(|record| Out {
+                    topic: self.names.topic(record.topic),
+                    key: record.key,
+                    value: record.value,
+                    headers: vec![
+                        ("corp_id", record.corp_id),
+                        ("seq", record.seq.to_string()),
+                        ("schema", TOPIC_SCHEMA.to_string()),
+                    ],
+                })
+                .collect();
+            self.member.transact(&out, consumed).map_err(Fault::new)
+        }
+        .boxed()
+    }
+}

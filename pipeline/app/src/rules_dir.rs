@@ -1,0 +1,161 @@
+//! The folder of rule files: read as a whole, watched, taken over whole or not at all.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chatledger_engine::metrics::Metrics;
+use chatledger_engine::shared::Current;
+use chatledger_rules::{RuleSet, Source, compile};
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::exit::chain;
+
+/// Files are written in several steps; wait until they have been quiet for so long.
+const QUIET: Duration = Duration::from_millis(300);
+/// Watching can miss changes (network file systems); look again after so long anyway.
+const AT_LEAST: Duration = Duration::from_secs(60);
+
+/// Reads every `*.toml` of the folder.
+///
+/// # Errors
+/// Everything that is wrong, a line each.
+pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
+    let unreadable = |path: &Path, error: std::io::Error| {
+        vec![format!("{}: cannot be read: {error}", path.display())]
+    };
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+        .map_err(|error| unreadable(dir, error))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    files.sort();
+    let mut texts = Vec::new();
+    let mut errors = Vec::new();
+    for file in &files {
+        match std::fs::read_to_string(file) {
+            Ok(text) => texts.push((file.file_name().unwrap_or_default().to_string_lossy(), text)),
+            Err(error) => errors.extend(unreadable(file, error)),
+        }
+    }
+    let sources: Vec<Source<'_>> =
+        texts.iter().map(|(file, text)| Source { file, text }).collect();
+    let words = |_: &str, name: &str| std::fs::read_to_string(dir.join(name));
+    match compile(&sources, words) {
+        Ok(rules) if errors.is_empty() => Ok(rules),
+        Ok(_) => Err(errors),
+        Err(refused) => {
+            errors.extend(refused.iter().map(|error| chain(error)));
+            Err(errors)
+        }
+    }
+}
+
+/// Rules in effect.
+pub fn active(rules: &RuleSet) -> usize {
+    rules.rules().iter().filter(|rule| rule.is_active()).count()
+}
+
+/// Takes changed rules over while running; broken ones are reported and the old ones stay.
+pub async fn watch(
+    dir: PathBuf,
+    current: Arc<Current<RuleSet>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let (changed, mut changes) = mpsc::channel(1);
+    let mut watcher = notify::recommended_watcher(move |_event| {
+        // One message waiting is enough.
+        let _ = changed.try_send(());
+    });
+    let watching = match &mut watcher {
+        Ok(watcher) => watcher.watch(&dir, RecursiveMode::Recursive),
+        Err(_) => Ok(()),
+    };
+    if watcher.is_err() || watching.is_err() {
+        warn!(seconds = AT_LEAST.as_secs(), "rules cannot be watched; looking at intervals");
+    }
+    let mut refused: Vec<String> = Vec::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = changes.recv() => {}
+            () = tokio::time::sleep(AT_LEAST) => {}
+        }
+        while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
+        let folder = dir.clone();
+        let Ok(loaded) = tokio::task::spawn_blocking(move || load(&folder)).await else { continue };
+        match loaded {
+            Ok(rules) => {
+                refused.clear();
+                if rules.version() != current.get().version() {
+                    info!(active = active(&rules), version = rules.version(), "rules taken over");
+                    metrics.rules_active(active(&rules));
+                    current.set(rules);
+                }
+            }
+            Err(errors) if errors == refused => {}
+            Err(errors) => {
+                metrics.rules_reload_failed();
+                for error in &errors {
+                    error!(error, "rules not taken over; the old ones stay");
+                }
+                refused = errors;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: &str = "[[rule]]\nid='a'\nname='A'\nseverity='high'\nwords=['x']\n[rule.scope]\nall=true\n";
+
+    #[test]
+    fn folder_is_read_whole_and_every_error_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.toml"), RULE).unwrap();
+        assert_eq!(active(&load(folder.path()).unwrap()), 1);
+        std::fs::write(folder.path().join("b.toml"), "[[rule]]\nid='b'\nwords_file='nowhere'\n").unwrap();
+        std::fs::write(folder.path().join("c.toml"), "[[rule").unwrap();
+        let errors = load(folder.path()).unwrap_err().join("\n");
+        assert!(errors.contains("b.toml") && errors.contains("c.toml"), "{errors}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn changed_rules_are_taken_over_and_broken_ones_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        std::fs::write(&file, RULE).unwrap();
+        let current = Arc::new(Current::new(load(folder.path()).unwrap()));
+        let metrics = Arc::new(Metrics::new("test").unwrap());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(watch(
+            folder.path().to_owned(),
+            Arc::clone(&current),
+            Arc::clone(&metrics),
+            stop.clone(),
+        ));
+        let until = async |what: &str, done: &dyn Fn() -> bool| {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+            // The watch begins some time after the task; write again until it is seen.
+            while !done() {
+                assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+                std::fs::write(&file, what).unwrap();
+                tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>())
+                    .await
+                    .unwrap_err();
+            }
+        };
+        let two = format!("{RULE}{}", RULE.replace("'a'", "'b'"));
+        until(&two, &|| active(&current.get()) == 2).await;
+        until("[[rule", &|| metrics.render().unwrap().contains("reload_errors_total 1")).await;
+        assert_eq!(active(&current.get()), 2);
+        stop.cancel();
+        task.await.unwrap();
+    }
+}

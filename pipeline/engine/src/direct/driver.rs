@@ -1,0 +1,404 @@
+//! One corp in one process: puller, processor and a task for each lane, joined by bounded queues.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use chatledger_crypto::Opener;
+use chatledger_directory::Directory;
+use chatledger_rules::RuleSet;
+use chatledger_schemas::{CorpId, SealedRecord};
+use futures::FutureExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::StateError;
+use super::journal::JournalFile;
+use super::ledger::Ledger;
+use super::parked::Parked;
+use crate::batch::Batch;
+use crate::delivery::{Delivery, Flushed, Limits};
+use crate::fault::{Backoff, Fault};
+use crate::metrics::Metrics;
+use crate::ports::CutWriter;
+use crate::pull::Puller;
+use crate::shared::{Current, Progress, Totals, WantedRooms, now_ms};
+use crate::stages::{Processed, Pulled, Tools, process};
+use crate::window::Window;
+
+/// Pages between the puller and the processor.
+const PAGES: usize = 2;
+/// Batches between the processor and a lane.
+const BATCHES: usize = 4;
+/// Messages among which a repeat is recognised: 16 bytes each in memory, a few times over.
+const WINDOW: usize = 500_000;
+
+/// A sink and how it is written to.
+pub struct LaneSetup {
+    /// Its name, also the metric label.
+    pub sink: &'static str,
+    /// When a cut is complete.
+    pub limits: Limits,
+    /// Its writing end.
+    pub writer: Box<dyn CutWriter>,
+}
+
+/// One corp, put together.
+pub struct CorpSetup {
+    /// The corp.
+    pub corp_id: CorpId,
+    /// Its archive.
+    pub puller: Puller,
+    /// Its keys.
+    pub opener: Arc<dyn Opener>,
+    /// Who is who there.
+    pub directory: Arc<Current<Directory>>,
+    /// Rooms to ask about.
+    pub wanted: Arc<WantedRooms>,
+    /// What is looked for.
+    pub rules: Arc<Current<RuleSet>>,
+    /// Folder for its state.
+    pub state_dir: PathBuf,
+    /// The sinks.
+    pub lanes: Vec<LaneSetup>,
+}
+
+/// What a run shares over all corps.
+#[derive(Clone)]
+pub struct Context {
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The counts.
+    pub totals: Arc<Totals>,
+    /// Whether to stop by itself when there is nothing more.
+    pub drain: bool,
+    /// Stop pulling, deliver what has been pulled, end.
+    pub stop: CancellationToken,
+    /// Do not wait for sinks any longer.
+    pub abandon: CancellationToken,
+}
+
+/// Why a corp's pipeline ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The state folder cannot be used.
+    #[error("state")]
+    State(#[from] StateError),
+    /// The archive did not answer while draining.
+    #[error("archive of {corp}: {fault}")]
+    Source {
+        /// The corp.
+        corp: CorpId,
+        /// Its last failure.
+        fault: Fault,
+    },
+    /// Rows could not be gathered for a sink.
+    #[error("sink {sink}: {fault}")]
+    Sink {
+        /// The sink.
+        sink: &'static str,
+        /// The failure.
+        fault: Fault,
+    },
+    /// A task panicked; the record it worked on will be seen again at the next start.
+    #[error("a task of the pipeline died")]
+    Died(#[from] tokio::task::JoinError),
+}
+
+/// Runs one corp until it is stopped, drained or fails.
+///
+/// # Errors
+/// See [`DriverError`]; whatever had not been confirmed by the sinks comes again at the next start.
+pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
+    let folder = corp.state_dir.clone();
+    std::fs::create_dir_all(&folder).map_err(StateError::io(&folder))?;
+    let progress = Arc::clone(&corp.puller.progress);
+    let mut lanes = Vec::new();
+    for setup in corp.lanes {
+        let (journal, checkpoint) = JournalFile::open(&folder, setup.sink)?;
+        let delivery = Delivery::resume(
+            setup.sink,
+            corp.corp_id.to_string(),
+            checkpoint,
+            setup.limits,
+            setup.writer,
+            Arc::clone(&context.metrics),
+        );
+        progress.reached(setup.sink, checkpoint.position, None);
+        lanes.push((setup.sink, delivery, journal));
+    }
+    let start = lanes.iter().map(|(_, delivery, _)| delivery.lane().position()).min().unwrap_or(0);
+    let boundaries: BTreeSet<u64> =
+        lanes.iter().flat_map(|(_, delivery, _)| delivery.lane().boundaries()).collect();
+    let (ledger, recovered) = Ledger::open(&folder.join("ledger"), start, WINDOW)?;
+    let parked = Parked::open(&folder.join("dead_letters.jsonl"), start)?;
+    info!(corp = %corp.corp_id, position = start, ledger = ledger.len(), "corp taken up");
+
+    let (pages, page_queue) = mpsc::channel(PAGES);
+    let mut tasks: JoinSet<Result<(), DriverError>> = JoinSet::new();
+    let mut outlets = Vec::new();
+    for (sink, delivery, journal) in lanes {
+        let (outlet, queue) = mpsc::channel(BATCHES);
+        outlets.push(outlet);
+        let lane = LaneTask {
+            sink,
+            delivery,
+            journal,
+            queue,
+            progress: Arc::clone(&progress),
+            abandon: context.abandon.clone(),
+        };
+        tasks.spawn(lane.run());
+    }
+    let Context { metrics, totals, drain, stop, .. } = context.clone();
+    let (puller, corp_id) = (corp.puller, corp.corp_id.clone());
+    tasks.spawn(async move {
+        let corp = corp_id.clone();
+        let hand_over = move |records: Vec<SealedRecord>| {
+            metrics.pulled(corp.as_str(), records.len() as u64);
+            totals.pulled(records.len());
+            let pages = pages.clone();
+            async move { pages.send(records).await.is_ok() }.boxed()
+        };
+        let ended = puller.run(start, drain, &stop, hand_over).await;
+        ended.map_err(|fault| DriverError::Source { corp: corp_id, fault })
+    });
+    let processor = Processor {
+        corp_id: corp.corp_id,
+        opener: corp.opener,
+        directory: corp.directory,
+        wanted: corp.wanted,
+        rules: corp.rules,
+        boundaries,
+        pulled: recovered.pulled,
+        context,
+        state: Some(State { window: recovered.window, ledger, parked }),
+    };
+    tasks.spawn(processor.run(page_queue, outlets));
+
+    // Queues close from the source on, so the tasks end in order; after a failure the rest is
+    // dropped where it stands, as if the process had died there.
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// What the processor changes on its way, moved to the worker thread and back.
+struct State {
+    window: Window,
+    ledger: Ledger,
+    parked: Parked,
+}
+
+struct Processor {
+    corp_id: CorpId,
+    opener: Arc<dyn Opener>,
+    directory: Arc<Current<Directory>>,
+    wanted: Arc<WantedRooms>,
+    rules: Arc<Current<RuleSet>>,
+    boundaries: BTreeSet<u64>,
+    pulled: HashMap<u64, i64>,
+    context: Context,
+    state: Option<State>,
+}
+
+impl Processor {
+    async fn run(
+        mut self,
+        mut pages: mpsc::Receiver<Vec<SealedRecord>>,
+        outlets: Vec<mpsc::Sender<Arc<Batch>>>,
+    ) -> Result<(), DriverError> {
+        while let Some(records) = pages.recv().await {
+            let now = now_ms();
+            let pulled = records.into_iter().map(|record| {
+                let at = self.pulled.remove(&record.seq).unwrap_or(now);
+                Pulled { record, at }
+            });
+            for run in split(pulled.collect(), &self.boundaries) {
+                let Some(batch) = self.one(run).await? else { continue };
+                for outlet in &outlets {
+                    // A closed lane has failed; its task tells why.
+                    if outlet.send(Arc::clone(&batch)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self, run: Vec<Pulled>) -> Result<Option<Arc<Batch>>, DriverError> {
+        let Some(mut state) = self.state.take() else { return Ok(None) };
+        let (directory, rules) = (self.directory.get(), self.rules.get());
+        let (corp_id, opener) = (self.corp_id.clone(), Arc::clone(&self.opener));
+        let metrics = Arc::clone(&self.context.metrics);
+        let (state, processed) = tokio::task::spawn_blocking(move || {
+            let tools = Tools {
+                corp_id: &corp_id,
+                opener: &*opener,
+                directory: &directory,
+                rules: &rules,
+            };
+            let mut since = Instant::now();
+            let processed = process(&tools, run, &mut state.window, |stage| {
+                metrics.stage(stage.as_str(), since.elapsed());
+                since = Instant::now();
+            });
+            (state, processed)
+        })
+        .await?;
+        let Some(mut processed) = processed else {
+            self.state = Some(state);
+            return Ok(None);
+        };
+        self.wanted.add(std::mem::take(&mut processed.unresolved.room_ids));
+        let processed = self.write_ledger(state, processed).await?;
+        let Some(processed) = processed else { return Ok(None) };
+        self.context.metrics.processed(self.corp_id.as_str(), &processed);
+        self.context.totals.processed(&processed);
+        Ok(Some(Arc::new(processed.batch)))
+    }
+
+    /// Parks the dead letters and writes the ledger; only then may a sink see the batch. Waits for
+    /// a disk that is full. `None` if the process is told to stop meanwhile.
+    async fn write_ledger(
+        &mut self,
+        mut state: State,
+        mut processed: Processed,
+    ) -> Result<Option<Processed>, DriverError> {
+        let mut backoff = Backoff::default();
+        loop {
+            let written;
+            (state, processed, written) = tokio::task::spawn_blocking(move || {
+                let written = state
+                    .parked
+                    .append(&processed.batch.dead_letters)
+                    .and_then(|()| state.ledger.append(&processed.fates));
+                (state, processed, written)
+            })
+            .await?;
+            let Err(error) = written else {
+                self.state = Some(state);
+                return Ok(Some(processed));
+            };
+            let fault = Fault::local(error);
+            let pause = backoff.pause(&fault, rand::random());
+            warn!(corp = %self.corp_id, error = %fault, ?pause, "the ledger cannot be written");
+            // The letters may be on disk already: go back to where the ledger stands.
+            state.parked.cut_back(state.ledger.last()).ok();
+            tokio::select! {
+                () = self.context.abandon.cancelled() => return Ok(None),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+/// Splits records after each boundary, so that no batch lies across one.
+fn split(records: Vec<Pulled>, boundaries: &BTreeSet<u64>) -> Vec<Vec<Pulled>> {
+    let mut runs: Vec<Vec<Pulled>> = Vec::new();
+    let mut end = None;
+    for pulled in records {
+        let seq = pulled.record.seq;
+        match (runs.last_mut(), end) {
+            (Some(run), Some(bound)) if seq <= bound => run.push(pulled),
+            _ => {
+                end = boundaries.range(seq..).next().copied().or(Some(u64::MAX));
+                runs.push(vec![pulled]);
+            }
+        }
+    }
+    runs
+}
+
+struct LaneTask {
+    sink: &'static str,
+    delivery: Delivery,
+    journal: JournalFile,
+    queue: mpsc::Receiver<Arc<Batch>>,
+    progress: Arc<Progress>,
+    abandon: CancellationToken,
+}
+
+impl LaneTask {
+    async fn run(mut self) -> Result<(), DriverError> {
+        loop {
+            let deadline = self.delivery.deadline();
+            let due = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let closed = tokio::select! {
+                () = due => false,
+                next = self.queue.recv() => match next {
+                    Some(batch) => {
+                        while !self.push(&batch).await? {
+                            if !self.flush().await? {
+                                return Ok(());
+                            }
+                        }
+                        false
+                    }
+                    None => true,
+                },
+            };
+            if (closed || self.delivery.is_due()) && !self.flush().await? {
+                return Ok(());
+            }
+            if closed {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn push(&mut self, batch: &Arc<Batch>) -> Result<bool, DriverError> {
+        let sink = self.sink;
+        self.delivery.push(batch).await.map_err(|fault| DriverError::Sink { sink, fault })
+    }
+
+    /// False if the process is stopping without waiting for the sink.
+    async fn flush(&mut self) -> Result<bool, DriverError> {
+        let sink = self.sink;
+        let flushed = self.delivery.flush(&mut self.journal, &self.abandon).await;
+        match flushed.map_err(|fault| DriverError::Sink { sink, fault })? {
+            Flushed::Delivered(position) => {
+                self.progress.reached(sink, position, self.delivery.newest());
+                Ok(true)
+            }
+            Flushed::Nothing => Ok(true),
+            Flushed::Cancelled => Ok(false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_end_at_every_boundary() {
+        let pulled = |seq| Pulled {
+            record: SealedRecord {
+                corp_id: "ww1".into(),
+                seq,
+                msgid: "m".into(),
+                json: bytes::Bytes::new(),
+            },
+            at: 0,
+        };
+        let seqs = |runs: Vec<Vec<Pulled>>| -> Vec<Vec<u64>> {
+            runs.iter().map(|run| run.iter().map(|pulled| pulled.record.seq).collect()).collect()
+        };
+        let records: Vec<Pulled> = [2, 4, 6, 8, 10].into_iter().map(pulled).collect();
+        let bounds = |list: &[u64]| list.iter().copied().collect::<BTreeSet<u64>>();
+        assert_eq!(seqs(split(records.clone(), &bounds(&[5, 8]))), [vec![2, 4], vec![6, 8], vec![10]]);
+        assert_eq!(seqs(split(records, &bounds(&[0, 99]))), [vec![2, 4, 6, 8, 10]]);
+        assert!(split(Vec::new(), &bounds(&[1])).is_empty());
+    }
+}

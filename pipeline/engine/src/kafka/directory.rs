@@ -1,0 +1,232 @@
+//! The directory over the log: one process reads it and publishes its rows on `[directory]`; every
+//! process that joins names follows that topic.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chatledger_directory::{Assembler, Directory};
+use chatledger_schemas::CorpId;
+use chatledger_schemas::directory::{DirectoryRow, RoomKind, Snapshot};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{Ending, Event, Group, Join, LogRecord, OutRecord, Topic, supervised};
+use crate::directory_sync::DirectorySync;
+use crate::fault::Fault;
+use crate::ports::{DirectorySink, DirectorySource};
+use crate::shared::{Current, Progress, WantedRooms};
+
+const TICK: Duration = Duration::from_millis(200);
+/// Rows of one transaction at most.
+const ROWS: usize = 10_000;
+
+/// Key of a room that messages name and nobody has asked about. It differs from the key of the
+/// room's own row, so that a wish never replaces what is known.
+pub(super) fn wanted_key(corp: &str, room_id: &str) -> String {
+    format!("{corp}/wanted/{room_id}")
+}
+
+/// One corp's directory.
+pub struct CorpDirectory {
+    /// The corp.
+    pub corp_id: CorpId,
+    /// Where it is read.
+    pub source: Arc<dyn DirectorySource>,
+    /// Where its rows are kept besides the log.
+    pub sinks: Vec<Arc<dyn DirectorySink>>,
+    /// Time between two syncs.
+    pub interval: Duration,
+    /// Told of each sync.
+    pub progress: Arc<Progress>,
+}
+
+/// The stage `directory`.
+pub struct DirectoryStage {
+    /// Membership in the group on `[directory]`.
+    pub join: Join,
+    /// The corps.
+    pub corps: Vec<CorpDirectory>,
+    /// When it ends.
+    pub ending: Ending,
+}
+
+/// The rows of one corp on the log.
+struct Followed {
+    assembler: Assembler,
+    wanted: Arc<WantedRooms>,
+}
+
+impl DirectoryStage {
+    /// Runs until stopped.
+    pub async fn run(self) {
+        supervised("directory", &self.join, &self.ending, |group| self.lead(group)).await;
+    }
+
+    async fn lead(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
+        'lead: loop {
+            loop {
+                if self.ending.stop.is_cancelled() {
+                    return Ok(());
+                }
+                if let Event::Assigned(partitions) = group.next(TICK).await?
+                    && !partitions.is_empty()
+                {
+                    break;
+                }
+            }
+            group.begin().await?;
+            let mut followed: HashMap<String, Followed> = self
+                .corps
+                .iter()
+                .map(|corp| {
+                    let assembler = Assembler::new(corp.corp_id.clone());
+                    let wanted = Arc::new(WantedRooms::default());
+                    (corp.corp_id.to_string(), Followed { assembler, wanted })
+                })
+                .collect();
+            loop {
+                match group.next(TICK).await? {
+                    Event::Record(record) => follow(&mut followed, &record)?,
+                    Event::End(_) => break,
+                    Event::Revoked(_) => continue 'lead,
+                    Event::Assigned(_) | Event::Idle => {}
+                }
+            }
+            info!("this process reads the directories");
+            let stop = self.ending.stop.child_token();
+            let guard = stop.clone().drop_guard();
+            let mut syncs = self.start(&group, &followed, &stop);
+            while !self.ending.stop.is_cancelled() {
+                match group.next(TICK).await? {
+                    Event::Record(record) => follow(&mut followed, &record)?,
+                    Event::Revoked(_) => continue 'lead,
+                    Event::Assigned(_) | Event::End(_) | Event::Idle => {}
+                }
+            }
+            drop(guard);
+            while syncs.join_next().await.is_some() {}
+            return Ok(());
+        }
+    }
+
+    fn start(
+        &self,
+        group: &Arc<dyn Group>,
+        followed: &HashMap<String, Followed>,
+        stop: &CancellationToken,
+    ) -> JoinSet<()> {
+        let mut syncs = JoinSet::new();
+        for corp in &self.corps {
+            let Some(followed) = followed.get(corp.corp_id.as_str()) else { continue };
+            let mut sinks: Vec<Arc<dyn DirectorySink>> =
+                vec![Arc::new(TopicSink { group: Arc::clone(group) })];
+            sinks.extend(corp.sinks.iter().map(Arc::clone));
+            let sync = DirectorySync {
+                corp_id: corp.corp_id.clone(),
+                source: Arc::clone(&corp.source),
+                sinks,
+                current: Arc::new(Current::new(Directory::new(Snapshot::empty(
+                    corp.corp_id.clone(),
+                )))),
+                wanted: Arc::clone(&followed.wanted),
+                interval: corp.interval,
+                last: followed.assembler.snapshot(),
+                file: None,
+                progress: Arc::clone(&corp.progress),
+            };
+            syncs.spawn(sync.run(watch::Sender::new(false), stop.clone()));
+        }
+        syncs
+    }
+}
+
+fn follow(followed: &mut HashMap<String, Followed>, record: &LogRecord) -> Result<(), Fault> {
+    let Some(followed) = followed.get_mut(&record.corp_id) else { return Ok(()) };
+    match serde_json::from_slice(&record.value).map_err(Fault::local)? {
+        DirectoryRow::Rooms(room) if room.kind == RoomKind::Wanted => {
+            followed.wanted.add([room.room_id]);
+        }
+        row => followed.assembler.apply(row),
+    }
+    Ok(())
+}
+
+/// Publishes rows on `[directory]`, with a last row that says they are complete.
+struct TopicSink {
+    group: Arc<dyn Group>,
+}
+
+impl DirectorySink for TopicSink {
+    fn store<'a>(
+        &'a self,
+        corp: &'a CorpId,
+        taken_at: i64,
+        rows: &'a [DirectoryRow],
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        async move {
+            let out = |row: &DirectoryRow| {
+                Ok::<_, Fault>(OutRecord {
+                    topic: Topic::Directory,
+                    key: format!("{corp}/{}", row.key()).into_bytes(),
+                    value: Bytes::from(serde_json::to_vec(row).map_err(Fault::local)?),
+                    corp_id: corp.to_string(),
+                    seq: 0,
+                })
+            };
+            for rows in rows.chunks(ROWS) {
+                let records = rows.iter().map(out).collect::<Result<_, _>>()?;
+                self.group.transact(records, &[]).await?;
+            }
+            self.group.transact(vec![out(&DirectoryRow::Complete { taken_at })?], &[]).await
+        }
+        .boxed()
+    }
+}
+
+/// Follows `[directory]` and keeps the directories of this process fresh.
+pub struct DirectoryFollower {
+    /// Reads the topic from its beginning, outside any group.
+    pub join: Join,
+    /// The directories by corp.
+    pub corps: HashMap<String, (Arc<Current<Directory>>, watch::Sender<bool>)>,
+    /// When it ends.
+    pub ending: Ending,
+}
+
+impl DirectoryFollower {
+    /// Runs until stopped. A corp's sender turns true when its first complete snapshot is there.
+    pub async fn run(self) {
+        supervised("directory", &self.join, &self.ending, |topic| self.work(topic)).await;
+    }
+
+    async fn work(&self, topic: Arc<dyn Group>) -> Result<(), Fault> {
+        let mut assemblers: HashMap<&str, Assembler> = self
+            .corps
+            .keys()
+            .map(|corp| (corp.as_str(), Assembler::new(CorpId::from(corp.as_str()))))
+            .collect();
+        while !self.ending.stop.is_cancelled() {
+            let Event::Record(record) = topic.next(TICK).await? else { continue };
+            let Some((corp, (current, first))) = self.corps.get_key_value(&record.corp_id) else {
+                continue;
+            };
+            let Some(assembler) = assemblers.get_mut(corp.as_str()) else { continue };
+            match serde_json::from_slice(&record.value).map_err(Fault::local)? {
+                DirectoryRow::Rooms(room) if room.kind == RoomKind::Wanted => {}
+                row @ DirectoryRow::Complete { .. } => {
+                    assembler.apply(row);
+                    current.set(Directory::new(assembler.snapshot()));
+                    first.send_replace(true);
+                }
+                row => assembler.apply(row),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! The driver for many processes: every stage a consumer group on a log of topics.
+//!
+//! ```text
+//! archive ─▶ source ═▶ [raw] ─▶ process ═▶ [messages]   ─▶ clickhouse, parquet (a group each)
+//!              ╚═▶ [cursor]        ╠═▶ [violations] ─▶ clickhouse, parquet
+//!                                  ╚═▶ [deadletter] ─▶ clickhouse
+//! directory ═▶ [directory] ─▶ process            ═▶ one transaction
+//! ```
+//!
+//! Whatever a stage knows is in the log: after a fault its loop is simply begun again, as if the
+//! process had been. `source` and `directory` run in one process at a time, the one to which the
+//! group has given the only partition of `[cursor]` or `[directory]`; a process that has lost it
+//! without knowing is fenced by its transactional id.
+//!
+//! A drain ends from the source on: each stage ends when the one before it has, and the log has
+//! been read to its end after that.
+
+pub mod directory;
+pub mod process;
+pub mod sink;
+pub mod source;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::fault::{Backoff, Fault};
+
+/// The topics, without the deployment's prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// Sealed records as the archive gave them.
+    Raw,
+    /// Opened messages.
+    Messages,
+    /// Rules broken.
+    Violations,
+    /// Records that could not be opened.
+    DeadLetter,
+    /// How far each corp's archive has been read; compacted.
+    Cursor,
+    /// Who is who; compacted.
+    Directory,
+}
+
+impl Topic {
+    /// Every topic.
+    pub const ALL: [Self; 6] = [
+        Self::Raw,
+        Self::Messages,
+        Self::Violations,
+        Self::DeadLetter,
+        Self::Cursor,
+        Self::Directory,
+    ];
+
+    /// Its name behind the prefix.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Messages => "messages",
+            Self::Violations => "violations",
+            Self::DeadLetter => "deadletter",
+            Self::Cursor => "cursor",
+            Self::Directory => "directory",
+        }
+    }
+}
+
+/// A record read from a topic.
+#[derive(Debug, Clone)]
+pub struct LogRecord {
+    /// Partition it stood in.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: u64,
+    /// Its key.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+    /// Header `corp_id`; empty if there is none.
+    pub corp_id: String,
+    /// Header `seq`; 0 if there is none.
+    pub seq: u64,
+    /// When it was written, milliseconds since the epoch, UTC.
+    pub timestamp: i64,
+}
+
+/// A record to be written to a topic.
+#[derive(Debug, Clone)]
+pub struct OutRecord {
+    /// The topic.
+    pub topic: Topic,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub value: Bytes,
+    /// Header `corp_id`.
+    pub corp_id: String,
+    /// Header `seq`.
+    pub seq: u64,
+}
+
+/// A partition that this process has been given.
+#[derive(Debug, Clone)]
+pub struct Assigned {
+    /// The partition.
+    pub partition: i32,
+    /// The committed position: the next offset to read; 0 if there is none.
+    pub position: u64,
+    /// What was committed with it.
+    pub metadata: String,
+}
+
+/// What a group has to say.
+#[derive(Debug)]
+pub enum Event {
+    /// These partitions are this process's now. Where reading starts was said when joining.
+    Assigned(Vec<Assigned>),
+    /// These are no longer.
+    Revoked(Vec<i32>),
+    /// The next record.
+    Record(LogRecord),
+    /// The partition has been read to its end for now.
+    End(i32),
+    /// Nothing within the time asked for.
+    Idle,
+}
+
+/// This process's membership in a consumer group on one topic, with a transactional producer where
+/// the stage writes.
+pub trait Group: Send + Sync {
+    /// The next event, waiting at most `wait`.
+    fn next(&self, wait: Duration) -> BoxFuture<'_, Result<Event, Fault>>;
+    /// Commits a position with metadata. Refused (class stop) if the partition has another owner.
+    fn save(&self, partition: i32, position: u64, metadata: String)
+    -> BoxFuture<'_, Result<(), Fault>>;
+    /// Goes on reading a partition at an offset; its end will be told again.
+    fn seek(&self, partition: i32, offset: u64) -> BoxFuture<'_, Result<(), Fault>>;
+    /// Stays in the group without reading, for as long as it is polled.
+    fn keep_alive(&self) -> BoxFuture<'_, ()>;
+    /// Fences every older holder of this group's transactional id; needed before [`Group::transact`].
+    fn begin(&self) -> BoxFuture<'_, Result<(), Fault>>;
+    /// Writes records and commits positions of this group, all or nothing.
+    fn transact<'a>(
+        &'a self,
+        records: Vec<OutRecord>,
+        consumed: &'a [(i32, u64)],
+    ) -> BoxFuture<'a, Result<(), Fault>>;
+}
+
+/// Joins the group anew. Where reading a partition starts is the stage's choice: `source` and
+/// `directory` at its beginning, sinks at the committed position, `process` [`process::WINDOW`]
+/// records before it.
+pub type Join = Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Group>, Fault>> + Send + Sync>;
+
+/// When a stage may end by itself.
+#[derive(Clone)]
+pub struct Ending {
+    /// Stop now: deliver what has been read and end.
+    pub stop: CancellationToken,
+    /// Do not wait for sinks any longer.
+    pub abandon: CancellationToken,
+    /// In a drain: turns true when the stage before has ended. `None`: run until stopped.
+    pub upstream: Option<watch::Receiver<bool>>,
+}
+
+impl Ending {
+    /// Whether the stage before has ended, in a drain.
+    pub fn upstream_ended(&self) -> bool {
+        self.upstream.as_ref().is_some_and(|ended| *ended.borrow())
+    }
+}
+
+/// Runs a stage's loop, and again after each fault, until it ends by itself or is stopped.
+async fn supervised<F>(
+    stage: &'static str,
+    join: &Join,
+    ending: &Ending,
+    mut run: impl FnMut(Arc<dyn Group>) -> F,
+) where
+    F: Future<Output = Result<(), Fault>>,
+{
+    let mut backoff = Backoff::default();
+    while !ending.stop.is_cancelled() {
+        let fault = match join().await {
+            Ok(group) => match run(group).await {
+                Ok(()) => return,
+                Err(fault) => fault,
+            },
+            Err(fault) => fault,
+        };
+        let pause = backoff.pause(&fault, rand::random());
+        warn!(stage, class = fault.class.as_str(), error = %fault, ?pause, "stage begins again");
+        tokio::select! {
+            () = ending.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// What a stage knows about the ends of its partitions, to find out that a drain is over.
+#[derive(Debug, Default)]
+struct Ends {
+    joined: bool,
+    probed: bool,
+    partitions: std::collections::BTreeMap<i32, End>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct End {
+    next: u64,
+    reached: bool,
+}
+
+impl Ends {
+    fn assigned(&mut self, partition: i32, position: u64) {
+        self.partitions.insert(partition, End { next: position, reached: false });
+    }
+
+    fn revoked(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            self.partitions.remove(partition);
+        }
+    }
+
+    fn read(&mut self, partition: i32, offset: u64) {
+        self.partitions.insert(partition, End { next: offset + 1, reached: false });
+    }
+
+    fn reached(&mut self, partition: i32) {
+        if let Some(end) = self.partitions.get_mut(&partition) {
+            end.reached = true;
+        }
+    }
+
+    /// Once the stage before has ended, every partition has to be found at its end again: an end
+    /// seen earlier may not have been the last.
+    async fn probe(&mut self, group: &dyn Group) -> Result<(), Fault> {
+        if !self.probed && self.joined {
+            self.probed = true;
+            for (partition, end) in &mut self.partitions {
+                end.reached = false;
+                group.seek(*partition, end.next).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn all_reached(&self) -> bool {
+        self.probed && self.partitions.values().all(|end| end.reached)
+    }
+}

@@ -1,0 +1,272 @@
+//! `[raw]` to `[messages]`, `[violations]` and `[deadletter]`: one transaction a batch.
+//!
+//! The time at which the broker took a record is the time it was pulled, so a batch that is
+//! processed again gives the same rows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chatledger_crypto::Opener;
+use chatledger_directory::Directory;
+use chatledger_rules::RuleSet;
+use chatledger_schemas::directory::{DirectoryRow, Room, RoomKind};
+use chatledger_schemas::{CorpId, SealedRecord};
+use serde::Serialize;
+use tracing::info;
+
+use super::{Ending, Ends, Event, Group, Join, LogRecord, OutRecord, Topic, supervised};
+use crate::fault::Fault;
+use crate::metrics::Metrics;
+use crate::shared::{Current, Totals};
+use crate::stages::{Processed, Pulled, Tools, process};
+use crate::window::{Window, body_hash, msg_hash};
+
+/// Records of one transaction at most.
+const BATCH: usize = 4000;
+/// How long to wait for a batch to fill.
+const LINGER: Duration = Duration::from_millis(100);
+/// How long to wait for the group in one go.
+const TICK: Duration = Duration::from_millis(50);
+/// Records before the committed position that are read again to recognise repeats; a repeat has the
+/// same key and so the same partition.
+pub const WINDOW: usize = 10_000;
+
+/// A corp's keys and directory.
+pub struct CorpTools {
+    /// Its keys.
+    pub opener: Arc<dyn Opener>,
+    /// Who is who there.
+    pub directory: Arc<Current<Directory>>,
+}
+
+/// The stage `process`.
+pub struct ProcessStage {
+    /// Membership in the group on `[raw]`.
+    pub join: Join,
+    /// The corps by id.
+    pub corps: Arc<HashMap<String, CorpTools>>,
+    /// What is looked for.
+    pub rules: Arc<Current<RuleSet>>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The counts.
+    pub totals: Arc<Totals>,
+    /// When it ends.
+    pub ending: Ending,
+}
+
+/// A partition of `[raw]` in this process's hands.
+struct Partition {
+    /// Records before this offset only fill the window.
+    position: u64,
+    window: Window,
+}
+
+/// Records of one corp in one partition, in order.
+type Run = (i32, String, Vec<LogRecord>);
+
+impl ProcessStage {
+    /// Runs until stopped or, in a drain, until `[raw]` has nothing more.
+    pub async fn run(self) {
+        supervised("process", &self.join, &self.ending, |group| self.work(group)).await;
+    }
+
+    async fn work(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
+        group.begin().await?;
+        let mut partitions: BTreeMap<i32, Partition> = BTreeMap::new();
+        let mut ends = Ends::default();
+        let mut pending: Vec<LogRecord> = Vec::new();
+        let mut since = Instant::now();
+        loop {
+            match group.next(TICK).await? {
+                Event::Assigned(list) => {
+                    info!(partitions = list.len(), "raw partitions taken up");
+                    ends.joined = true;
+                    for assigned in list {
+                        ends.assigned(assigned.partition, assigned.position);
+                        let window = Window::new(WINDOW * 2);
+                        let partition = Partition { position: assigned.position, window };
+                        partitions.insert(assigned.partition, partition);
+                    }
+                }
+                Event::Revoked(list) => {
+                    pending.retain(|record| !list.contains(&record.partition));
+                    partitions.retain(|partition, _| !list.contains(partition));
+                    ends.revoked(&list);
+                }
+                Event::Record(record) => {
+                    ends.read(record.partition, record.offset);
+                    let Some(partition) = partitions.get_mut(&record.partition) else { continue };
+                    if record.offset < partition.position {
+                        let sealed = sealed(&record);
+                        let hash = msg_hash(&sealed.msgid);
+                        partition.window.logged(hash, body_hash(&sealed));
+                    } else {
+                        if pending.is_empty() {
+                            since = Instant::now();
+                        }
+                        pending.push(record);
+                    }
+                }
+                Event::End(partition) => ends.reached(partition),
+                Event::Idle => {}
+            }
+            let stopping = self.ending.stop.is_cancelled();
+            let full = pending.len() >= BATCH || since.elapsed() >= LINGER;
+            if !pending.is_empty() && (full || stopping) {
+                let batch = std::mem::take(&mut pending);
+                partitions = self.batch(&*group, partitions, batch).await?;
+            }
+            if stopping {
+                return Ok(());
+            }
+            if self.ending.upstream_ended() {
+                ends.probe(&*group).await?;
+                if ends.all_reached() && pending.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn batch(
+        &self,
+        group: &dyn Group,
+        mut partitions: BTreeMap<i32, Partition>,
+        records: Vec<LogRecord>,
+    ) -> Result<BTreeMap<i32, Partition>, Fault> {
+        let mut consumed: BTreeMap<i32, u64> = BTreeMap::new();
+        let mut runs: BTreeMap<(i32, String), Vec<LogRecord>> = BTreeMap::new();
+        for record in records {
+            consumed.insert(record.partition, record.offset + 1);
+            runs.entry((record.partition, record.corp_id.clone())).or_default().push(record);
+        }
+        let runs: Vec<Run> =
+            runs.into_iter().map(|((partition, corp), records)| (partition, corp, records)).collect();
+        let (corps, rules) = (Arc::clone(&self.corps), self.rules.get());
+        let metrics = Arc::clone(&self.metrics);
+        let (back, done) = tokio::task::spawn_blocking(move || {
+            let mut done = Vec::with_capacity(runs.len());
+            for (partition, corp, records) in runs {
+                if let Some(partition) = partitions.get_mut(&partition) {
+                    done.push(one(partition, corp, records, &corps, &rules, &metrics));
+                }
+            }
+            (partitions, done)
+        })
+        .await
+        .map_err(Fault::local)?;
+
+        let mut out = Vec::new();
+        let mut processed = Vec::new();
+        for done in done {
+            let (corp, rows, what) = done?;
+            out.extend(rows);
+            processed.push((corp, what));
+        }
+        let consumed: Vec<(i32, u64)> = consumed.into_iter().collect();
+        group.transact(out, &consumed).await?;
+        for (corp, processed) in processed.iter().filter_map(|(c, p)| Some((c, p.as_ref()?))) {
+            self.metrics.processed(corp, processed);
+            self.totals.processed(processed);
+        }
+        Ok(back)
+    }
+}
+
+type Done = Result<(String, Vec<OutRecord>, Option<Processed>), Fault>;
+
+/// A record of a corp that is not in the configuration stops the stage rather than being skipped.
+#[derive(Debug, thiserror::Error)]
+#[error("the log holds records of corp {0}, which is not configured here")]
+struct UnknownCorp(String);
+
+impl chatledger_schemas::Classified for UnknownCorp {
+    fn class(&self) -> chatledger_schemas::FaultClass {
+        chatledger_schemas::FaultClass::Stop
+    }
+}
+
+fn one(
+    partition: &mut Partition,
+    corp: String,
+    records: Vec<LogRecord>,
+    corps: &HashMap<String, CorpTools>,
+    rules: &RuleSet,
+    metrics: &Metrics,
+) -> Done {
+    let Some(tools) = corps.get(&corp) else { return Err(Fault::new(UnknownCorp(corp))) };
+    let directory = tools.directory.get();
+    let corp_id = CorpId::from(corp.as_str());
+    let pulled = records
+        .iter()
+        .map(|record| Pulled { record: sealed(record), at: record.timestamp })
+        .collect();
+    let tools = Tools { corp_id: &corp_id, opener: &*tools.opener, directory: &directory, rules };
+    let mut since = Instant::now();
+    let processed = process(&tools, pulled, &mut partition.window, |stage| {
+        metrics.stage(stage.as_str(), since.elapsed());
+        since = Instant::now();
+    });
+    let rows = processed.as_ref().map_or_else(|| Ok(Vec::new()), |done| rows(&corp, done))?;
+    Ok((corp, rows, processed))
+}
+
+fn sealed(record: &LogRecord) -> SealedRecord {
+    SealedRecord {
+        corp_id: CorpId::from(record.corp_id.as_str()),
+        seq: record.seq,
+        msgid: String::from_utf8_lossy(&record.key).into(),
+        json: record.value.clone(),
+    }
+}
+
+fn rows(corp: &str, processed: &Processed) -> Result<Vec<OutRecord>, Fault> {
+    let batch = &processed.batch;
+    let mut out = Vec::with_capacity(batch.rows());
+    let mut add = |topic, key: &str, seq, row: &dyn erased::Row| {
+        let value = Bytes::from(row.json().map_err(Fault::local)?);
+        let (key, corp_id) = (key.as_bytes().to_vec(), corp.to_owned());
+        out.push(OutRecord { topic, key, value, corp_id, seq });
+        Ok::<_, Fault>(())
+    };
+    for message in &batch.messages {
+        add(Topic::Messages, &message.conversation_id, message.seq, message)?;
+    }
+    for violation in &batch.violations {
+        add(Topic::Violations, &violation.conversation_id, violation.seq, violation)?;
+    }
+    for letter in &batch.dead_letters {
+        add(Topic::DeadLetter, &letter.msgid, letter.seq, letter)?;
+    }
+    for room_id in &processed.unresolved.room_ids {
+        let room = DirectoryRow::Rooms(Room {
+            room_id: room_id.clone(),
+            name: String::new(),
+            owner_id: String::new(),
+            kind: RoomKind::Wanted,
+            created_at: 0,
+            notice: String::new(),
+            active: true,
+        });
+        add(Topic::Directory, &super::directory::wanted_key(corp, room_id), 0, &room)?;
+    }
+    Ok(out)
+}
+
+/// Rows of different types behind one pointer.
+mod erased {
+    use super::Serialize;
+
+    pub(super) trait Row {
+        fn json(&self) -> serde_json::Result<Vec<u8>>;
+    }
+
+    impl<T: Serialize> Row for T {
+        fn json(&self) -> serde_json::Result<Vec<u8>> {
+            serde_json::to_vec(self)
+        }
+    }
+}

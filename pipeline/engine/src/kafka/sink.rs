@@ -1,0 +1,286 @@
+//! One topic into one sink: a lane for each partition, its checkpoint in the group's own commits.
+//!
+//! The committed offset is the lane's position, and what is about to be written stands in the
+//! commit's metadata (design decision 4), so whoever is given the partition next repeats exactly
+//! that. A commit is refused to a process that no longer owns the partition: it then writes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chatledger_schemas::{CorpId, DeadLetter, Message, Violation};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde::de::DeserializeOwned;
+use tracing::{info, warn};
+
+use super::{Assigned, Ending, Ends, Event, Group, Join, LogRecord, Topic, supervised};
+use crate::batch::{Batch, Extent};
+use crate::delivery::{Delivery, Flushed, Limits};
+use crate::fault::Fault;
+use crate::lane::{Checkpoint, Cut};
+use crate::metrics::Metrics;
+use crate::ports::{CutWriter, Journal};
+use crate::shared::Progress;
+
+/// Records decoded together.
+const GATHER: usize = 1000;
+/// How long to wait for the group in one go.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a write may take before the group is kept alive beside it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One topic into one sink.
+pub struct SinkStage {
+    /// The sink's name, also the metric label.
+    pub sink: &'static str,
+    /// The topic; one of messages, violations and dead letters.
+    pub topic: Topic,
+    /// Membership in the sink's group on the topic.
+    pub join: Join,
+    /// When a cut is complete.
+    pub limits: Limits,
+    /// Makes the writing end for a lane.
+    pub writer: Box<dyn Fn() -> Box<dyn CutWriter> + Send + Sync>,
+    /// How far each corp is.
+    pub progress: Arc<BTreeMap<CorpId, Arc<Progress>>>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// When it ends.
+    pub ending: Ending,
+}
+
+/// Positions of a lane count records, so offset + 1: position `p` is also the next offset.
+struct PartitionLane {
+    delivery: Delivery,
+    journal: GroupJournal,
+    gathered: Vec<LogRecord>,
+    newest: BTreeMap<CorpId, (u64, i64)>,
+}
+
+struct GroupJournal {
+    group: Arc<dyn Group>,
+    partition: i32,
+}
+
+impl Journal for GroupJournal {
+    fn save(&mut self, checkpoint: Checkpoint) -> BoxFuture<'_, Result<(), Fault>> {
+        async move {
+            let metadata = match checkpoint.cut {
+                Some(cut) => serde_json::to_string(&cut).map_err(Fault::local)?,
+                None => String::new(),
+            };
+            self.group.save(self.partition, checkpoint.position, metadata).await
+        }
+        .boxed()
+    }
+}
+
+impl SinkStage {
+    /// Runs until stopped or, in a drain, until the topic has nothing more.
+    pub async fn run(self) {
+        supervised(self.sink, &self.join, &self.ending, |group| self.work(group)).await;
+    }
+
+    async fn work(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
+        let mut lanes: BTreeMap<i32, PartitionLane> = BTreeMap::new();
+        let mut ends = Ends::default();
+        loop {
+            match group.next(TICK).await? {
+                Event::Assigned(list) => {
+                    ends.joined = true;
+                    for assigned in list {
+                        ends.assigned(assigned.partition, assigned.position);
+                        lanes.insert(assigned.partition, self.lane(&group, &assigned));
+                    }
+                    info!(sink = self.sink, topic = self.topic.name(), lanes = lanes.len(), "partitions taken up");
+                }
+                Event::Revoked(list) => {
+                    // What has been gathered and not written down belongs to the next owner.
+                    lanes.retain(|partition, _| !list.contains(partition));
+                    ends.revoked(&list);
+                }
+                Event::Record(record) => {
+                    ends.read(record.partition, record.offset);
+                    if let Some(lane) = lanes.get_mut(&record.partition) {
+                        self.gather(lane, record, &group).await?;
+                    }
+                }
+                Event::End(partition) => {
+                    ends.reached(partition);
+                    if let Some(lane) = lanes.get_mut(&partition) {
+                        self.push(lane, &group).await?;
+                    }
+                }
+                Event::Idle => {
+                    for lane in lanes.values_mut() {
+                        self.push(lane, &group).await?;
+                    }
+                }
+            }
+            for lane in lanes.values_mut() {
+                if lane.delivery.is_due() && !self.flush(lane, &group).await? {
+                    return Ok(());
+                }
+            }
+            let drained = self.ending.upstream_ended() && {
+                ends.probe(&*group).await?;
+                ends.all_reached()
+            };
+            if drained || self.ending.stop.is_cancelled() {
+                for lane in lanes.values_mut() {
+                    self.push(lane, &group).await?;
+                    if !self.flush(lane, &group).await? {
+                        break;
+                    }
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    fn lane(&self, group: &Arc<dyn Group>, assigned: &Assigned) -> PartitionLane {
+        let cut = match assigned.metadata.as_str() {
+            "" => None,
+            metadata => serde_json::from_str::<Cut>(metadata)
+                .inspect_err(|_| {
+                    let (sink, partition) = (self.sink, assigned.partition);
+                    warn!(sink, partition, "the commit's metadata is no cut; starting anew there");
+                })
+                .ok(),
+        };
+        let checkpoint = Checkpoint { position: assigned.position, cut };
+        let log = format!("{}-{:05}", self.topic.name(), assigned.partition);
+        PartitionLane {
+            delivery: Delivery::resume(
+                self.sink,
+                log,
+                checkpoint,
+                self.limits,
+                (self.writer)(),
+                Arc::clone(&self.metrics),
+            ),
+            journal: GroupJournal { group: Arc::clone(group), partition: assigned.partition },
+            gathered: Vec::new(),
+            newest: BTreeMap::new(),
+        }
+    }
+
+    async fn gather(
+        &self,
+        lane: &mut PartitionLane,
+        record: LogRecord,
+        group: &Arc<dyn Group>,
+    ) -> Result<(), Fault> {
+        let ordinal = record.offset + 1;
+        let bounds: Vec<u64> = lane.delivery.lane().boundaries().collect();
+        let crosses = lane.gathered.last().is_some_and(|last| {
+            bounds.iter().any(|bound| last.offset < *bound && ordinal > *bound)
+        });
+        if crosses {
+            self.push(lane, group).await?;
+        }
+        lane.gathered.push(record);
+        if lane.gathered.len() >= GATHER || bounds.contains(&ordinal) {
+            self.push(lane, group).await?;
+        }
+        Ok(())
+    }
+
+    async fn push(&self, lane: &mut PartitionLane, group: &Arc<dyn Group>) -> Result<(), Fault> {
+        let records = std::mem::take(&mut lane.gathered);
+        if records.is_empty() {
+            return Ok(());
+        }
+        let topic = self.topic;
+        let batch = tokio::task::spawn_blocking(move || decode(topic, &records))
+            .await
+            .map_err(Fault::local)??;
+        let Some(batch) = batch else { return Ok(()) };
+        for message in &batch.messages {
+            let newest = lane.newest.entry(message.corp_id.clone()).or_insert((0, i64::MIN));
+            *newest = (newest.0.max(message.seq), newest.1.max(message.msgtime));
+        }
+        let batch = Arc::new(batch);
+        while !lane.delivery.push(&batch).await? {
+            if !self.flush(lane, group).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a lane's cut; if that takes long, the group is kept alive beside it. False if the
+    /// process is stopping without waiting for the sink.
+    async fn flush(
+        &self,
+        lane: &mut PartitionLane,
+        group: &Arc<dyn Group>,
+    ) -> Result<bool, Fault> {
+        let flush = lane.delivery.flush(&mut lane.journal, &self.ending.abandon);
+        let beside = async {
+            tokio::time::sleep(PATIENCE).await;
+            group.keep_alive().await;
+        };
+        let flushed = tokio::select! {
+            flushed = flush => flushed?,
+            () = beside => return Ok(false),
+        };
+        if let Flushed::Delivered(_) = flushed {
+            for (corp, (seq, newest)) in &lane.newest {
+                if let Some(progress) = self.progress.get(corp) {
+                    progress.reached(self.sink, *seq, Some(*newest));
+                }
+            }
+        }
+        Ok(flushed != Flushed::Cancelled)
+    }
+}
+
+fn decode(topic: Topic, records: &[LogRecord]) -> Result<Option<Batch>, Fault> {
+    fn rows<T: DeserializeOwned>(records: &[LogRecord]) -> Result<Vec<T>, Fault> {
+        let read = |record: &LogRecord| {
+            serde_json::from_slice(&record.value).map_err(|error| {
+                // The text of the error may hold what stands in the record: keep only its place.
+                Fault::new(Foreign {
+                    partition: record.partition,
+                    offset: record.offset,
+                    column: error.column(),
+                })
+            })
+        };
+        records.iter().map(read).collect()
+    }
+    let extent = Extent::over(records.iter().map(|record| {
+        (record.offset + 1, std::str::from_utf8(&record.key).unwrap_or_default())
+    }));
+    let Some(extent) = extent else { return Ok(None) };
+    let mut batch = Batch {
+        extent,
+        messages: Vec::<Message>::new(),
+        violations: Vec::<Violation>::new(),
+        dead_letters: Vec::<DeadLetter>::new(),
+    };
+    match topic {
+        Topic::Messages => batch.messages = rows(records)?,
+        Topic::Violations => batch.violations = rows(records)?,
+        Topic::DeadLetter => batch.dead_letters = rows(records)?,
+        Topic::Raw | Topic::Cursor | Topic::Directory => {}
+    }
+    Ok(Some(batch))
+}
+
+/// A record on one of our topics that none of our programs wrote.
+#[derive(Debug, thiserror::Error)]
+#[error("the record at partition {partition}, offset {offset} is of another form (column {column})")]
+struct Foreign {
+    partition: i32,
+    offset: u64,
+    column: usize,
+}
+
+impl chatledger_schemas::Classified for Foreign {
+    fn class(&self) -> chatledger_schemas::FaultClass {
+        chatledger_schemas::FaultClass::Stop
+    }
+}

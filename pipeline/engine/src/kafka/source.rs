@@ -1,0 +1,192 @@
+//! Archive to `[raw]`: records and cursor in one transaction, cursor recovered from the log alone.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use chatledger_schemas::SealedRecord;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::info;
+
+use super::{Ending, Event, Group, Join, OutRecord, Topic, supervised};
+use crate::fault::Fault;
+use crate::metrics::Metrics;
+use crate::pull::Puller;
+use crate::shared::Totals;
+
+/// Pages between the pullers and the producer.
+const PAGES: usize = 4;
+/// How long to wait for the group in one go.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Value of a record on `[cursor]`; its key is the corp.
+#[derive(Debug, Serialize, Deserialize)]
+struct Cursor {
+    /// Everything up to here is on `[raw]`.
+    seq: u64,
+}
+
+/// How reading came to an end.
+enum Pulled {
+    /// There is nothing more, or the process is stopping.
+    Everything,
+    /// Another process reads from now on.
+    UntilRevoked,
+    /// An archive has not answered for too long.
+    GaveUp(Fault),
+}
+
+/// The stage `source`.
+pub struct SourceStage {
+    /// Membership in the group on `[cursor]`.
+    pub join: Join,
+    /// The corps.
+    pub corps: Vec<Arc<Puller>>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The counts.
+    pub totals: Arc<Totals>,
+    /// When it ends.
+    pub ending: Ending,
+}
+
+impl SourceStage {
+    /// Runs until stopped or, in a drain, until the archives have nothing more.
+    ///
+    /// # Errors
+    /// In a drain: an archive has not answered for too long.
+    pub async fn run(self) -> Result<(), Fault> {
+        let mut gave_up = None;
+        let given_up = Mutex::new(&mut gave_up);
+        supervised("source", &self.join, &self.ending, |group| self.lead(group, &given_up)).await;
+        gave_up.map_or(Ok(()), Err)
+    }
+
+    async fn lead(
+        &self,
+        group: Arc<dyn Group>,
+        given_up: &Mutex<&mut Option<Fault>>,
+    ) -> Result<(), Fault> {
+        loop {
+            // Wait to be the one process that reads.
+            loop {
+                if self.ending.stop.is_cancelled() {
+                    return Ok(());
+                }
+                if let Event::Assigned(partitions) = group.next(TICK).await?
+                    && !partitions.is_empty()
+                {
+                    break;
+                }
+            }
+            group.begin().await?;
+            let Some(cursors) = recover(&*group).await? else { continue };
+            info!(?cursors, "this process reads the archives");
+            match self.pull(&group, &cursors).await? {
+                Pulled::Everything => return Ok(()),
+                Pulled::UntilRevoked => {}
+                Pulled::GaveUp(fault) => {
+                    **given_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn pull(
+        &self,
+        group: &Arc<dyn Group>,
+        cursors: &HashMap<String, u64>,
+    ) -> Result<Pulled, Fault> {
+        let stop = self.ending.stop.child_token();
+        let _ended = stop.clone().drop_guard();
+        let drain = self.ending.upstream.is_some();
+        let (pages, mut queue) = mpsc::channel(PAGES);
+        let mut pullers = JoinSet::new();
+        for corp in &self.corps {
+            let after = cursors.get(corp.corp_id.as_str()).copied().unwrap_or(0);
+            let (corp, pages, stop) = (Arc::clone(corp), pages.clone(), stop.clone());
+            pullers.spawn(async move {
+                let reader = Arc::clone(&corp);
+                let hand_over = move |records| {
+                    let (pages, corp) = (pages.clone(), Arc::clone(&corp));
+                    async move { pages.send((corp, records)).await.is_ok() }.boxed()
+                };
+                reader.run(after, drain, &stop, hand_over).await
+            });
+        }
+        drop(pages);
+        loop {
+            tokio::select! {
+                biased;
+                page = queue.recv() => match page {
+                    Some((corp, records)) => self.publish(&**group, &corp, records).await?,
+                    None => break,
+                },
+                event = group.next(TICK) => if let Event::Revoked(_) = event? {
+                    return Ok(Pulled::UntilRevoked);
+                },
+            }
+        }
+        while let Some(ended) = pullers.join_next().await {
+            if let Err(fault) = ended.map_err(Fault::local)? {
+                return Ok(Pulled::GaveUp(fault));
+            }
+        }
+        Ok(Pulled::Everything)
+    }
+
+    async fn publish(
+        &self,
+        group: &dyn Group,
+        corp: &Puller,
+        records: Vec<SealedRecord>,
+    ) -> Result<(), Fault> {
+        let Some(last) = records.last().map(|record| record.seq) else { return Ok(()) };
+        let count = records.len();
+        let corp_id = corp.corp_id.as_str();
+        let mut out: Vec<OutRecord> = records
+            .into_iter()
+            .map(|record| OutRecord {
+                topic: Topic::Raw,
+                key: record.msgid.as_bytes().to_vec(),
+                value: record.json,
+                corp_id: corp_id.to_owned(),
+                seq: record.seq,
+            })
+            .collect();
+        let cursor = serde_json::to_vec(&Cursor { seq: last }).map_err(Fault::local)?;
+        out.push(OutRecord {
+            topic: Topic::Cursor,
+            key: corp_id.as_bytes().to_vec(),
+            value: Bytes::from(cursor),
+            corp_id: corp_id.to_owned(),
+            seq: last,
+        });
+        group.transact(out, &[]).await?;
+        self.metrics.pulled(corp_id, count as u64);
+        self.totals.pulled(count);
+        corp.progress.reached("raw", last, None);
+        Ok(())
+    }
+}
+
+/// Reads `[cursor]` to its end; `None` if the partition is taken away meanwhile.
+async fn recover(group: &dyn Group) -> Result<Option<HashMap<String, u64>>, Fault> {
+    let mut cursors = HashMap::new();
+    loop {
+        match group.next(TICK).await? {
+            Event::Record(record) => {
+                let cursor: Cursor = serde_json::from_slice(&record.value).map_err(Fault::local)?;
+                cursors.insert(String::from_utf8_lossy(&record.key).into_owned(), cursor.seq);
+            }
+            Event::End(_) => return Ok(Some(cursors)),
+            Event::Revoked(_) => return Ok(None),
+            Event::Assigned(_) | Event::Idle => {}
+        }
+    }
+}
