@@ -53,12 +53,12 @@ pub struct TenantOptions {
     #[arg(long, value_name = "ID")]
     pub corp_id: Option<String>,
 
-    /// What goes wrong, comma-separated: records `broken=N` (bad_base64, truncated_ciphertext,
+    /// What goes wrong, comma-separated. Records: `broken=N` (bad_base64, truncated_ciphertext,
     /// bad_padding, bad_utf8, bad_json, bad_message, wrong_key in turn), `unknown_key=N`,
-    /// `envelope=N` (bad_envelope), `duplicates=N` (again under a later seq); archive calls
-    /// `api=SHARE`, optionally of certain kinds only: `api=0.1@busy+rate+concurrency+expired+
-    /// invalid+e500+e502+cut+truncated+error+slow`; `empty=SHARE` (an empty page though more
-    /// follows); `slow=MS` (every archive call).
+    /// `envelope=N` (bad_envelope), `duplicates=N` (again under a later seq). Archive calls:
+    /// `api=SHARE` fail, in all ways or in some, as in `api=0.1@busy+cut` (busy, rate, concurrency,
+    /// expired, invalid, e500, e502, cut, truncated, error, slow); `empty=SHARE` get an empty page
+    /// though more follows; `slow=MS`, the least time each takes.
     #[arg(long, default_value = "", value_name = "SPEC")]
     pub faults: FaultSpec,
 }
