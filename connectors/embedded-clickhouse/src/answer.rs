@@ -10,12 +10,14 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 
 use crate::engine::Engine;
 use crate::exception::Exception;
@@ -30,9 +32,14 @@ pub(crate) struct Body {
     rest: Option<mpsc::Receiver<Piece>>,
     tag: String,
     version: String,
-    broken: bool,
+    /// Set once the exception is written: the time it gets to leave before the cut.
+    cut: Option<Pin<Box<Sleep>>>,
     _held: Option<Held>,
 }
+
+/// Between an exception in the body and the cut. Cutting at once would take with it what has not
+/// left yet, the exception first of all.
+const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
 
 /// The statement failed in the middle of its answer.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +53,7 @@ impl Body {
             rest: None,
             tag: String::new(),
             version: String::new(),
-            broken: false,
+            cut: None,
             _held: None,
         }
     }
@@ -63,9 +70,8 @@ impl hyper::body::Body for Body {
         if let Some(bytes) = self.ready.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        if self.broken {
-            self.broken = false;
-            self.rest = None;
+        if let Some(cut) = &mut self.cut {
+            ready!(cut.as_mut().poll(context));
             return Poll::Ready(Some(Err(Broken)));
         }
         let Some(rest) = &mut self.rest else {
@@ -78,7 +84,7 @@ impl hyper::body::Body for Body {
             }
             Some(Ok(bytes)) => Some(Ok(Frame::data(bytes))),
             Some(Err(exception)) => {
-                self.broken = true;
+                self.cut = Some(Box::pin(tokio::time::sleep(TIME_TO_LEAVE)));
                 let message = exception.body(&self.version);
                 let tagged = format!(
                     "\r\n__exception__\r\n{tag}\r\n{message}{length} {tag}\r\n__exception__\r\n",
@@ -91,12 +97,12 @@ impl hyper::body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ready.is_empty() && self.rest.is_none() && !self.broken
+        self.ready.is_empty() && self.rest.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
         let ready = self.ready.iter().map(|bytes| bytes.len() as u64).sum();
-        if self.rest.is_none() && !self.broken {
+        if self.rest.is_none() {
             SizeHint::with_exact(ready)
         } else {
             let mut hint = SizeHint::new();
@@ -121,7 +127,11 @@ pub(crate) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Body
 pub(crate) fn failed(exception: &Exception, query_id: &str, engine: &Engine) -> Response<Body> {
     let mut response = plain(exception.status(), exception.body(engine.version()));
     common(&mut response, query_id, engine);
-    set(&mut response, "x-clickhouse-exception-code", &exception.code().to_string());
+    set(
+        &mut response,
+        "x-clickhouse-exception-code",
+        &exception.code().to_string(),
+    );
     if exception.status() == StatusCode::UNAUTHORIZED {
         set(
             &mut response,
@@ -147,7 +157,7 @@ pub(crate) fn succeeded(
         rest: reply.rest,
         tag: tag.clone(),
         version: engine.version().to_owned(),
-        broken: false,
+        cut: None,
         _held: Some(held),
     });
     common(&mut response, query_id, engine);
@@ -158,13 +168,23 @@ pub(crate) fn succeeded(
         ("written_rows", progress.written_rows),
         ("written_bytes", progress.written_bytes),
         ("total_rows_to_read", 0),
-        ("result_rows", progress.result_rows.max(progress.written_rows)),
-        ("result_bytes", progress.result_bytes.max(progress.written_bytes)),
+        (
+            "result_rows",
+            progress.result_rows.max(progress.written_rows),
+        ),
+        (
+            "result_bytes",
+            progress.result_bytes.max(progress.written_bytes),
+        ),
         ("elapsed_ns", reply.elapsed.as_nanos() as u64),
     ]
     .map(|(name, number)| format!("\"{name}\":\"{number}\""))
     .join(",");
-    set(&mut response, "x-clickhouse-summary", &format!("{{{summary}}}"));
+    set(
+        &mut response,
+        "x-clickhouse-summary",
+        &format!("{{{summary}}}"),
+    );
     set(&mut response, "x-clickhouse-format", &reply.format);
     set(&mut response, "x-clickhouse-timezone", timezone);
     set(&mut response, "x-clickhouse-exception-tag", &tag);
@@ -174,7 +194,11 @@ pub(crate) fn succeeded(
 
 fn common(response: &mut Response<Body>, query_id: &str, engine: &Engine) {
     set(response, "x-clickhouse-query-id", query_id);
-    set(response, "x-clickhouse-server-display-name", engine.display_name());
+    set(
+        response,
+        "x-clickhouse-server-display-name",
+        engine.display_name(),
+    );
 }
 
 /// Values come from the client too; what is no header value is left out.
@@ -192,14 +216,25 @@ fn content_type(format: &str) -> &'static str {
         "JSONEachRow" | "JSONLines" | "NDJSON" | "JSONCompactEachRow" => {
             "application/x-ndjson; charset=UTF-8"
         }
-        "TabSeparated" | "TSV" | "TabSeparatedRaw" | "TSVRaw" | "TabSeparatedWithNames"
-        | "TSVWithNames" | "TabSeparatedWithNamesAndTypes" | "TSVWithNamesAndTypes" => {
-            "text/tab-separated-values; charset=UTF-8"
-        }
+        "TabSeparated"
+        | "TSV"
+        | "TabSeparatedRaw"
+        | "TSVRaw"
+        | "TabSeparatedWithNames"
+        | "TSVWithNames"
+        | "TabSeparatedWithNamesAndTypes"
+        | "TSVWithNamesAndTypes" => "text/tab-separated-values; charset=UTF-8",
         "CSV" | "CSVWithNames" | "CSVWithNamesAndTypes" => "text/csv; charset=UTF-8; header=absent",
         "XML" => "application/xml; charset=UTF-8",
-        "Native" | "RowBinary" | "RowBinaryWithNames" | "RowBinaryWithNamesAndTypes"
-        | "Parquet" | "Arrow" | "ArrowStream" | "ORC" | "Avro" => "application/octet-stream",
+        "Native"
+        | "RowBinary"
+        | "RowBinaryWithNames"
+        | "RowBinaryWithNamesAndTypes"
+        | "Parquet"
+        | "Arrow"
+        | "ArrowStream"
+        | "ORC"
+        | "Avro" => "application/octet-stream",
         _ => "text/plain; charset=UTF-8",
     }
 }

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::exception::Exception;
 use crate::ffi::{Connection, Library};
 use crate::options::{Options, find_library};
+use crate::tokens;
 
 /// How long a request waits for its turn before it is turned away.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +47,11 @@ impl Engine {
     pub(crate) fn start(options: &Options) -> Result<Self, Error> {
         let path = find_library(options.lib_path.clone())?;
         let data_dir = DataDir::open(options)?;
+        let store = data_dir.store();
+        tokens::repair(&store).map_err(|source| Error::RepairTokens {
+            path: store.clone(),
+            source,
+        })?;
         if RUNNING.swap(true, Ordering::AcqRel) {
             return Err(Error::AlreadyRunning);
         }
@@ -59,7 +65,7 @@ impl Engine {
             text.extend_from_slice(path.as_os_str().as_bytes());
             CString::new(text).map_err(|error| failed(error.to_string()))
         };
-        let store = argument("--path=", &data_dir.store())?;
+        let store = argument("--path=", &store)?;
         let config = argument("--config-file=", &data_dir.config())?;
         let mut anchor = library
             .connect(&[c"chatledger".to_owned(), store.clone(), config])
@@ -176,10 +182,9 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         drop(anchor);
-        if self.library.shutdown() {
-            tracing::info!("engine stopped");
-        } else {
-            tracing::warn!("the engine closed, but not all of its threads");
-        }
+        // Closing the last connection shut the engine down. Idle threads of its pools may be left
+        // over (always, once a MergeTree table was loaded); they end with the process.
+        let joined = self.library.shutdown();
+        tracing::info!(joined, "engine stopped");
     }
 }

@@ -37,12 +37,20 @@ pub enum Error {
         source: io::Error,
     },
     /// Another process holds the data directory.
-    #[error("the data directory {} is in use by another process{}", .path.display(), holder_text(.holder))]
+    #[error("the data directory {} is in use by another process{}", .path.display(), holder_text(*.holder))]
     DataDirInUse {
         /// The directory.
         path: PathBuf,
         /// The process id the other one wrote down.
         holder: Option<u32>,
+    },
+    /// The tables' notes of insert tokens cannot be checked against their parts.
+    #[error("cannot check the insert tokens kept in {}", .path.display())]
+    RepairTokens {
+        /// The engine's store.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// One process can run one engine.
     #[error("this process already runs an embedded ClickHouse")]
@@ -72,7 +80,7 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// Something ended that runs as long as the process.
+    /// A statement would not end, so the engine was left open.
     #[error("the engine did not stop within {seconds} s; its data is safe, as after a crash")]
     StopEngine {
         /// How long was waited.
@@ -80,6 +88,8 @@ pub enum Error {
     },
 }
 
-fn holder_text(holder: &Option<u32>) -> String {
-    holder.map(|id| format!(" (process {id})")).unwrap_or_default()
+fn holder_text(holder: Option<u32>) -> String {
+    holder
+        .map(|id| format!(" (process {id})"))
+        .unwrap_or_default()
 }

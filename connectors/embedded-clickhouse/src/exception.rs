@@ -22,7 +22,10 @@ impl Exception {
     pub(crate) fn new(code: i32, name: &str, message: impl AsRef<str>) -> Self {
         Self {
             code,
-            text: format!("Code: {code}. DB::Exception: {}. ({name})", message.as_ref()),
+            text: format!(
+                "Code: {code}. DB::Exception: {}. ({name})",
+                message.as_ref()
+            ),
         }
     }
 

@@ -125,27 +125,39 @@ impl Watch {
 
 /// Runs `job` to its end.
 pub(crate) fn run(job: Job) {
-    let watch = Arc::clone(&job.watch);
-    let mut reply = Some(job.reply);
-    let mut send = |result: Result<Reply, Exception>| {
-        // Nobody waiting means that the client is gone.
-        reply.take().is_some_and(|reply| reply.send(result).is_ok())
-    };
-    let run = Run {
+    let mut run = Run {
         engine: &job.engine,
         sessions: &job.sessions,
         ask: &job.ask,
         watch: &job.watch,
         runtime: &job.runtime,
         started: Instant::now(),
+        reply: Some(job.reply),
     };
-    if let Err(exception) = run.request(job.body, &mut send) {
-        send(Err(exception));
+    let end = run.request(job.body).unwrap_or_else(End::Failed);
+    run.watch.done.store(true, Ordering::Release);
+    match end {
+        End::Whole(reply) => {
+            run.send(Ok(reply));
+        }
+        End::Failed(exception) => {
+            run.send(Err(exception));
+        }
+        // Dropping the sender ends the answer.
+        End::Streamed(pieces, None) => drop(pieces),
+        End::Streamed(pieces, Some(exception)) => {
+            run.send_piece(&pieces, Err(exception));
+        }
     }
-    watch.done.store(true, Ordering::Release);
 }
 
-type Send<'a> = dyn FnMut(Result<Reply, Exception>) -> bool + 'a;
+/// How a request ended. What the client learns of the end, it learns after a session is free for
+/// its next request.
+enum End {
+    Whole(Reply),
+    Failed(Exception),
+    Streamed(mpsc::Sender<Piece>, Option<Exception>),
+}
 
 struct Run<'a> {
     engine: &'a Engine,
@@ -154,41 +166,62 @@ struct Run<'a> {
     watch: &'a Watch,
     runtime: &'a Handle,
     started: Instant,
+    reply: Option<oneshot::Sender<Result<Reply, Exception>>>,
 }
 
 impl Run<'_> {
-    fn request(&self, body: Spool, send: &mut Send<'_>) -> Result<(), Exception> {
+    /// False when the client is gone.
+    fn send(&mut self, result: Result<Reply, Exception>) -> bool {
+        self.reply
+            .take()
+            .is_some_and(|reply| reply.send(result).is_ok())
+    }
+
+    /// False when the client is gone, or too slow.
+    fn send_piece(&self, pieces: &mpsc::Sender<Piece>, piece: Piece) -> bool {
+        let sent = self
+            .runtime
+            .block_on(async { tokio::time::timeout(SEND_PATIENCE, pieces.send(piece)).await });
+        matches!(sent, Ok(Ok(())))
+    }
+
+    fn request(&mut self, body: Spool) -> Result<End, Exception> {
         let mut body = body.reader(self.ask.encoding.as_deref())?;
         let (text, statement) = read_statement(&self.ask.query, &mut *body)?;
         let Some(session) = &self.ask.session else {
             let mut connection = self.engine.connect()?;
             Scope::enter(&mut connection, self.ask, &self.watch.mark)?;
-            return self.statement(&mut connection, &text, statement, &mut *body, send);
+            return self.statement(&mut connection, &text, statement, &mut *body);
         };
         let mut connection = self.sessions.enter(session, || self.engine.connect())?;
-        let scope = Scope::enter_session(&mut connection, self.ask, &self.watch.mark);
-        let result = match &scope {
-            Ok(_) => self.statement(&mut connection, &text, statement, &mut *body, send),
-            Err(exception) => Err(exception.clone()),
-        };
-        match scope.and_then(|scope| scope.leave(&mut connection)) {
+        let (end, restored) =
+            match Scope::enter_session(&mut connection, self.ask, &self.watch.mark) {
+                Ok(scope) => (
+                    self.statement(&mut connection, &text, statement, &mut *body),
+                    scope.leave(&mut connection),
+                ),
+                Err((exception, restored)) => (Err(exception), restored),
+            };
+        match restored {
             Ok(()) => self.sessions.leave(session, connection),
             Err(exception) => {
-                tracing::warn!(code = exception.code(), "session dropped: cannot restore it");
+                tracing::warn!(
+                    code = exception.code(),
+                    "session dropped: cannot restore it"
+                );
                 self.sessions.forget(&session.id);
             }
         }
-        result
+        end
     }
 
     fn statement(
-        &self,
+        &mut self,
         connection: &mut Connection,
         text: &[u8],
         statement: Statement,
         body: &mut dyn Read,
-        send: &mut Send<'_>,
-    ) -> Result<(), Exception> {
+    ) -> Result<End, Exception> {
         if self.ask.read_only
             && statement != Statement::Session
             && (matches!(statement, Statement::Insert { .. })
@@ -205,23 +238,23 @@ impl Run<'_> {
         match statement {
             Statement::Empty => Err(Exception::syntax("Empty query")),
             Statement::Insert { head, format, data } => {
-                let progress = self.insert(connection, &text[..head], &format, &text[data..], body)?;
-                self.send_whole(default, progress, Vec::new(), send);
-                Ok(())
+                let progress =
+                    self.insert(connection, &text[..head], &format, &text[data..], body)?;
+                Ok(self.ended(default, progress, Vec::new()))
             }
             Statement::Select { format, has_extras } => {
                 let format = format.unwrap_or_else(|| default.to_owned());
                 self.watch.abandonable.store(true, Ordering::Release);
                 if STREAMABLE.contains(&format.as_str()) && !has_extras && !self.ask.wait_end {
-                    self.stream(connection, text, format, send)
+                    self.stream(connection, text, &format)
                 } else {
-                    self.whole(connection, text, &format, send)
+                    self.whole(connection, text, &format)
                 }
             }
             Statement::Other { format } => {
-                self.whole(connection, text, format.as_deref().unwrap_or(default), send)
+                self.whole(connection, text, format.as_deref().unwrap_or(default))
             }
-            Statement::Session => self.whole(connection, text, default, send),
+            Statement::Session => self.whole(connection, text, default),
         }
     }
 
@@ -262,99 +295,91 @@ impl Run<'_> {
         connection: &mut Connection,
         text: &[u8],
         format: &str,
-        send: &mut Send<'_>,
-    ) -> Result<(), Exception> {
+    ) -> Result<End, Exception> {
         let answer = connection
             .query(text, self.ask.default_format(), &self.ask.parameters)
             .map_err(|error| Exception::from_engine(&error))?;
         let progress = answer.progress();
-        let pieces = vec![self.shape(answer, format, &mut Vec::new())?];
-        self.send_whole(format, progress, pieces, send);
-        Ok(())
+        let piece = self.shape(answer, format, &mut Vec::new())?;
+        Ok(self.ended(format, progress, vec![piece]))
     }
 
-    fn send_whole(
+    fn ended(&self, format: &str, progress: Progress, first: Vec<Bytes>) -> End {
+        End::Whole(self.begun(format, progress, first, None))
+    }
+
+    fn begun(
         &self,
         format: &str,
         progress: Progress,
         first: Vec<Bytes>,
-        send: &mut Send<'_>,
-    ) {
-        send(Ok(Reply {
+        rest: Option<mpsc::Receiver<Piece>>,
+    ) -> Reply {
+        Reply {
             format: format.to_owned(),
             progress,
             elapsed: self.started.elapsed(),
             first,
-            rest: None,
-        }));
+            rest,
+        }
     }
 
     fn stream(
-        &self,
+        &mut self,
         connection: &mut Connection,
         text: &[u8],
-        format: String,
-        send: &mut Send<'_>,
-    ) -> Result<(), Exception> {
+        format: &str,
+    ) -> Result<End, Exception> {
         let mut select = connection
             .select(text, self.ask.default_format(), &self.ask.parameters)
             .map_err(|error| Exception::from_engine(&error))?;
         let mut header = Vec::new();
-        let mut progress = Progress::default();
-        let mut next = || -> Result<Option<(Bytes, Progress)>, Exception> {
-            let answer = select.next().map_err(|error| Exception::from_engine(&error))?;
+        let mut next = |run: &Self| -> Result<Option<(Bytes, Progress)>, Exception> {
+            let answer = select
+                .next()
+                .map_err(|error| Exception::from_engine(&error))?;
             let Some(answer) = answer else {
                 return Ok(None);
             };
             let progress = answer.progress();
-            Ok(Some((self.shape(answer, &format, &mut header)?, progress)))
+            Ok(Some((run.shape(answer, format, &mut header)?, progress)))
         };
+        let mut progress = Progress::default();
         let mut first = Vec::new();
         let mut gathered = 0;
-        let ended = loop {
-            if gathered >= FIRST_BYTES {
-                break false;
-            }
-            let Some((piece, made)) = next()? else {
-                break true;
+        while gathered < FIRST_BYTES {
+            let Some((piece, made)) = next(self)? else {
+                return Ok(self.ended(format, progress, first));
             };
             progress += made;
             gathered += piece.len();
             first.push(piece);
-        };
-        if ended {
-            self.send_whole(&format, progress, first, send);
-            return Ok(());
         }
         let (pieces, rest) = mpsc::channel(PIECES_AHEAD);
-        let begun = send(Ok(Reply {
-            format: format.clone(),
-            progress,
-            elapsed: self.started.elapsed(),
-            first,
-            rest: Some(rest),
-        }));
-        if !begun {
-            return Ok(());
-        }
-        loop {
-            let piece = match next() {
-                Ok(None) => return Ok(()),
-                Ok(Some((piece, _))) => Ok(piece),
-                Err(exception) => Err(exception),
-            };
-            let last = piece.is_err();
-            let sent = self
-                .runtime
-                .block_on(async { tokio::time::timeout(SEND_PATIENCE, pieces.send(piece)).await });
-            if last || !matches!(sent, Ok(Ok(()))) {
-                return Ok(());
+        let reply = self.begun(format, progress, first, Some(rest));
+        if self.send(Ok(reply)) {
+            loop {
+                match next(self) {
+                    Ok(Some((piece, _))) => {
+                        if !self.send_piece(&pieces, Ok(piece)) {
+                            break;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(exception) => return Ok(End::Streamed(pieces, Some(exception))),
+                }
             }
         }
+        Ok(End::Streamed(pieces, None))
     }
 
     /// Makes an answer's bytes what the client expects. `header` remembers the first piece's.
-    fn shape(&self, answer: Answer, format: &str, header: &mut Vec<u8>) -> Result<Bytes, Exception> {
+    fn shape(
+        &self,
+        answer: Answer,
+        format: &str,
+        header: &mut Vec<u8>,
+    ) -> Result<Bytes, Exception> {
         if format == "Native" && self.ask.native_revision > 0 {
             return native::upgrade(answer.as_ref(), self.ask.native_revision).map(Bytes::from);
         }
@@ -369,7 +394,9 @@ impl Run<'_> {
         } else if bytes.starts_with(header) {
             Ok(bytes.slice(header.len()..))
         } else {
-            Err(Exception::internal("the engine changed the header within an answer"))
+            Err(Exception::internal(
+                "the engine changed the header within an answer",
+            ))
         }
     }
 }
@@ -439,7 +466,9 @@ mod tests {
         assert_eq!(&text[25..], b"1,2\n");
         let (text, statement) = read_statement("SELECT", &mut b"1 FORMAT JSON".as_slice()).unwrap();
         assert_eq!(text, b"SELECT\n1 FORMAT JSON");
-        assert!(matches!(statement, Statement::Select { format: Some(name), .. } if name == "JSON"));
+        assert!(
+            matches!(statement, Statement::Select { format: Some(name), .. } if name == "JSON")
+        );
     }
 
     #[test]
@@ -447,7 +476,13 @@ mod tests {
         let long = format!("SELECT '{}' FORMAT CSV", "x".repeat(3 * FEED_BYTES));
         let (text, statement) = read_statement("", &mut long.as_bytes()).unwrap();
         assert_eq!(text.len(), long.len());
-        assert!(matches!(statement, Statement::Select { format: Some(_), .. }));
+        assert!(matches!(
+            statement,
+            Statement::Select {
+                format: Some(_),
+                ..
+            }
+        ));
         let endless = format!("SELECT '{}'", "x".repeat(2 * MAX_TEXT));
         let error = read_statement("", &mut endless.as_bytes()).unwrap_err();
         assert_eq!(error.code(), 229);

@@ -7,7 +7,10 @@
 //!
 //! Deliberately not here: what is asked of the engine, and how its errors reach a client.
 
-#![expect(unsafe_code, reason = "libchdb is a C library; every block says why it is sound")]
+#![expect(
+    unsafe_code,
+    reason = "libchdb is a C library; every block says why it is sound"
+)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -144,7 +147,10 @@ impl<'a> Parameters<'a> {
         Self {
             names: pairs.iter().map(|(name, _)| name.as_ptr().cast()).collect(),
             name_lengths: pairs.iter().map(|(name, _)| name.len()).collect(),
-            values: pairs.iter().map(|(_, value)| value.as_ptr().cast()).collect(),
+            values: pairs
+                .iter()
+                .map(|(_, value)| value.as_ptr().cast())
+                .collect(),
             value_lengths: pairs.iter().map(|(_, value)| value.len()).collect(),
             _borrowed: pairs,
         }
@@ -425,10 +431,7 @@ impl Drop for Select<'_> {
             let functions = self.connection.functions;
             // SAFETY: as in `next`; the result itself is destroyed afterwards, by its own drop.
             unsafe {
-                (functions.stream_cancel_query)(
-                    self.connection.raw(),
-                    self.stream.handle.as_ptr(),
-                );
+                (functions.stream_cancel_query)(self.connection.raw(), self.stream.handle.as_ptr());
             }
         }
     }
@@ -443,7 +446,11 @@ pub(crate) struct Insert<'a> {
 impl Insert<'_> {
     fn error(&self) -> Option<String> {
         // SAFETY: the handle is valid; the text belongs to it.
-        unsafe { text((self.connection.functions.stream_insert_error)(self.handle.as_ptr())) }
+        unsafe {
+            text((self.connection.functions.stream_insert_error)(
+                self.handle.as_ptr(),
+            ))
+        }
     }
 
     /// Hands over more data (copied). Waits while the engine is behind. False when the engine

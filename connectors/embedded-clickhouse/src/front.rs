@@ -142,7 +142,10 @@ impl Front {
             .iter()
             .rev()
             .find(|(name, _)| name == "session_timezone")
-            .map_or_else(|| self.engine.timezone().to_owned(), |(_, zone)| zone.clone());
+            .map_or_else(
+                || self.engine.timezone().to_owned(),
+                |(_, zone)| zone.clone(),
+            );
         let query_id = ask.query_id.clone();
         let turn = self.engine.turn().await.map_err(Refused::Answer)?;
         let watch = Arc::new(Watch::new(request::new_id()));
@@ -260,10 +263,21 @@ mod tests {
 
     #[test]
     fn local_hosts_are_numbers_and_localhost() {
-        for local in ["127.0.0.1:8123", "localhost", "LOCALHOST:1", "[::1]:8123", "10.0.0.1"] {
+        for local in [
+            "127.0.0.1:8123",
+            "localhost",
+            "LOCALHOST:1",
+            "[::1]:8123",
+            "10.0.0.1",
+        ] {
             assert!(is_local(local), "{local}");
         }
-        for far in ["", "example.org", "localhost.example.org:8123", "127.0.0.1.example.org"] {
+        for far in [
+            "",
+            "example.org",
+            "localhost.example.org:8123",
+            "127.0.0.1.example.org",
+        ] {
             assert!(!is_local(far), "{far}");
         }
     }
@@ -272,7 +286,9 @@ mod tests {
     async fn forms_give_their_fields_and_refuse_files() {
         let form = b"--x\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\nSELECT 1\r\n\
                      --x\r\nContent-Disposition: form-data; name=\"param_a\"\r\n\r\n\xe4\xb8\xad\r\n--x--\r\n";
-        let fields = form_fields(Spool::of(form.to_vec()), "x".to_owned()).await.unwrap();
+        let fields = form_fields(Spool::of(form.to_vec()), "x".to_owned())
+            .await
+            .unwrap();
         assert_eq!(
             fields,
             [

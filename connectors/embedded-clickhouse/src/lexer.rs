@@ -220,12 +220,7 @@ mod tests {
     fn quotes_hide_what_they_hold() {
         assert_eq!(
             words(r"'it''s; FORMAT \' x' `a``b` $q$ ; ' $q$ x"),
-            [
-                r"'it''s; FORMAT \' x'",
-                "`a``b`",
-                "$q$ ; ' $q$",
-                "x"
-            ]
+            [r"'it''s; FORMAT \' x'", "`a``b`", "$q$ ; ' $q$", "x"]
         );
     }
 

@@ -11,7 +11,8 @@
 //! - An `INSERT` whose body does not arrive whole inserts nothing.
 //! - The same `INSERT` gives the same blocks, however the network cuts it up. Up to 1,048,449 rows
 //!   are one block, so one part in each partition; with `insert_deduplication_token` and a table
-//!   with `non_replicated_deduplication_window`, a repeat is a no-op, after a restart too.
+//!   with `non_replicated_deduplication_window`, a repeat is a no-op, after a restart too. After a
+//!   crash in the middle of an insert, its repeat inserts what is missing and nothing else.
 //! - Nothing one request sets is seen by another.
 //! - One process at a time has a data directory.
 //!
@@ -37,6 +38,7 @@ mod server;
 mod session;
 mod spool;
 mod statement;
+mod tokens;
 
 pub use error::Error;
 pub use options::{

@@ -20,7 +20,10 @@ const BLOCK_INFO: [u8; 8] = [1, 0, 2, 0xff, 0xff, 0xff, 0xff, 0];
 /// Rewrites whole blocks of revision 0 for a client of `revision`.
 pub(crate) fn upgrade(blocks: &[u8], revision: u64) -> Result<Vec<u8>, Exception> {
     let mut out = Vec::with_capacity(blocks.len() + 256);
-    let mut cursor = Cursor { bytes: blocks, at: 0 };
+    let mut cursor = Cursor {
+        bytes: blocks,
+        at: 0,
+    };
     while cursor.at < blocks.len() {
         out.extend_from_slice(&BLOCK_INFO);
         let start = cursor.at;
@@ -278,7 +281,9 @@ impl<'a> Cursor<'a> {
                 const HAS_OWN_KEYS: u64 = 1 << 9;
                 let flags = self.word()?;
                 if flags & NEEDS_GLOBAL_DICTIONARY != 0 {
-                    return Err(Exception::internal("a Native block has a shared dictionary"));
+                    return Err(Exception::internal(
+                        "a Native block has a shared dictionary",
+                    ));
                 }
                 if flags & HAS_OWN_KEYS != 0 {
                     let keys = self.word()?;
@@ -306,7 +311,10 @@ mod tests {
             ("Enum8('a, (b' = 1, 'it\\'s' = 2)", Fixed(1)),
             ("Decimal(38, 4)", Fixed(16)),
             ("FixedString(20)", Fixed(20)),
-            ("LowCardinality(Nullable(String))", LowCardinality(boxed(String))),
+            (
+                "LowCardinality(Nullable(String))",
+                LowCardinality(boxed(String)),
+            ),
             (
                 "Array(Tuple(UInt32, UInt32))",
                 Array(boxed(Tuple(vec![Fixed(4), Fixed(4)]))),
@@ -327,7 +335,14 @@ mod tests {
         ] {
             assert_eq!(Layout::of(name).unwrap(), layout, "{name}");
         }
-        for name in ["JSON", "Dynamic", "Variant(String, UInt8)", "Tuple()", "Array(", ""] {
+        for name in [
+            "JSON",
+            "Dynamic",
+            "Variant(String, UInt8)",
+            "Tuple()",
+            "Array(",
+            "",
+        ] {
             assert_eq!(Layout::of(name).unwrap_err().code(), 48, "{name}");
         }
     }

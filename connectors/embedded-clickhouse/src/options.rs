@@ -136,7 +136,9 @@ mod tests {
             .unwrap_err();
         assert!(matches!(error, Error::CredentialsRequired { .. }));
         for loopback in ["127.0.0.1:8123", "[::1]:8123"] {
-            Options::new("data", loopback.parse().unwrap()).check().unwrap();
+            Options::new("data", loopback.parse().unwrap())
+                .check()
+                .unwrap();
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a parameter is either one the HTTP interface defines
 //! (`HTTPHandler.cpp`, `reserved_param_names`), a bound parameter `param_<name>`, or a setting;
-//! nothing is dropped without a word.
+//! what cannot be done is refused in words, and the few that have no effect are listed in
+//! [`Ask::parameter`].
 //!
 //! Deliberately not here: the statement, and whether a setting exists (the engine says so).
 
@@ -120,14 +121,18 @@ impl Ask {
                     Exception::bad_arguments("client_protocol_version must be a number")
                 })?;
             }
-            // What an answer is buffered in, quotas, and stack traces do not exist here.
-            "buffer_size" | "quota_key" | "stacktrace" | "" => {}
-            // Answers leave uncompressed, which every client accepts; progress is not sent.
-            "enable_http_compression"
+            // Without effect here: there are no quotas, stack traces or buffers to choose, answers
+            // leave uncompressed (every client accepts that), progress is not sent, and
+            // `log_comment` is how the front finds a running statement.
+            "buffer_size"
+            | "quota_key"
+            | "stacktrace"
+            | "enable_http_compression"
             | "http_zlib_compression_level"
             | "send_progress_in_http_headers"
             | "http_headers_progress_interval_ms"
-            | "log_comment" => {}
+            | "log_comment"
+            | "" => {}
             "compress" | "decompress" if !is_on(&value) => {}
             "compress" | "decompress" => {
                 return Err(Exception::not_implemented(format!(
@@ -144,7 +149,7 @@ impl Ask {
                 ));
             }
             "readonly" => self.read_only |= value != "0",
-            "extremes" if is_on(&value) => {
+            "extremes" | "output_format_json_array_of_rows" if is_on(&value) => {
                 self.wait_end = true;
                 self.settings.push((name.to_owned(), value));
             }
@@ -203,8 +208,7 @@ impl Ask {
                 ));
             }
             Some(expected) => {
-                same(user.unwrap_or("default"), &expected.user)
-                    & same(password, &expected.password)
+                same(user.unwrap_or("default"), &expected.user) & same(password, &expected.password)
             }
         };
         if passes {
@@ -289,7 +293,9 @@ fn same(given: &str, expected: &str) -> bool {
         && given
             .bytes()
             .zip(expected.bytes())
-            .fold(0, |difference, (given, expected)| difference | (given ^ expected))
+            .fold(0, |difference, (given, expected)| {
+                difference | (given ^ expected)
+            })
             == 0
 }
 
@@ -350,7 +356,13 @@ mod tests {
         for (uri, headers) in [
             ("/?user=reader&password=pass", vec![]),
             ("/", vec![("Authorization", "Basic cmVhZGVyOnBhc3M=")]),
-            ("/", vec![("X-ClickHouse-User", "reader"), ("X-ClickHouse-Key", "pass")]),
+            (
+                "/",
+                vec![
+                    ("X-ClickHouse-User", "reader"),
+                    ("X-ClickHouse-Key", "pass"),
+                ],
+            ),
         ] {
             let ask = read(uri, &headers).unwrap();
             ask.authorize(Some(&expected)).unwrap();
@@ -361,12 +373,21 @@ mod tests {
     #[test]
     fn wrong_and_missing_credentials_are_told_apart() {
         let expected = credentials();
-        let code = |uri| read(uri, &[]).unwrap().authorize(Some(&expected)).unwrap_err().code();
+        let code = |uri| {
+            read(uri, &[])
+                .unwrap()
+                .authorize(Some(&expected))
+                .unwrap_err()
+                .code()
+        };
         assert_eq!(code("/"), 194);
         assert_eq!(code("/?user=reader"), 516);
         assert_eq!(code("/?user=reader&password=pas"), 516);
         assert_eq!(code("/?user=rEader&password=pass"), 516);
-        read("/?user=default", &[]).unwrap().authorize(None).unwrap();
+        read("/?user=default", &[])
+            .unwrap()
+            .authorize(None)
+            .unwrap();
     }
 
     #[test]

@@ -41,12 +41,21 @@ impl Scope {
         run(connection, &sql).map(drop)
     }
 
-    /// The same for a connection that lives on, remembering what to put back.
+    /// The same for a connection that lives on, remembering what to put back. A failure comes
+    /// with how the way back went.
     pub(crate) fn enter_session(
         connection: &mut Connection,
         ask: &Ask,
         mark: &str,
-    ) -> Result<Self, Exception> {
+    ) -> Result<Self, (Exception, Result<(), Exception>)> {
+        let scope = Self::remember(connection, ask).map_err(|exception| (exception, Ok(())))?;
+        match Self::enter(connection, ask, mark) {
+            Ok(()) => Ok(scope),
+            Err(exception) => Err((exception, scope.leave(connection))),
+        }
+    }
+
+    fn remember(connection: &mut Connection, ask: &Ask) -> Result<Self, Exception> {
         let mut scope = Self {
             database: None,
             settings: Vec::new(),
@@ -67,13 +76,7 @@ impl Scope {
                 .collect::<Result<_, _>>()
                 .map_err(|error| Exception::internal(format!("system.settings: {error}")))?;
         }
-        match Self::enter(connection, ask, mark) {
-            Ok(()) => Ok(scope),
-            Err(exception) => {
-                scope.leave(connection)?;
-                Err(exception)
-            }
-        }
+        Ok(scope)
     }
 
     /// Puts back what the request had set.

@@ -26,7 +26,7 @@ use crate::session::Sessions;
 use crate::spool::Spooler;
 
 /// How long running requests may go on after a shutdown was asked for.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How long ended statements may take to notice.
 const LAST_GRACE: Duration = Duration::from_secs(10);
@@ -142,7 +142,10 @@ async fn stop(front: &Arc<Front>, graceful: GracefulShutdown) -> Result<(), Erro
             loop {
                 let engine = Arc::clone(engine);
                 let killed = tokio::task::spawn_blocking(move || engine.kill(None));
-                if timeout(Duration::from_millis(500), &mut drained).await.is_ok() {
+                if timeout(Duration::from_millis(500), &mut drained)
+                    .await
+                    .is_ok()
+                {
                     return;
                 }
                 let _ = killed.await;

@@ -46,7 +46,10 @@ impl Sessions {
     ) -> Result<Connection, Exception> {
         {
             let mut sessions = self.lock();
-            match sessions.get(&ask.id) {
+            let now = Instant::now();
+            let is_over =
+                |slot: &Slot| matches!(slot, Slot::Idle { expires, .. } if *expires <= now);
+            match sessions.get(&ask.id).filter(|slot| !is_over(slot)) {
                 Some(Slot::Busy) => {
                     return Err(Exception::new(
                         373,
@@ -62,13 +65,14 @@ impl Sessions {
                     }
                 }
                 None if ask.must_exist => {
+                    sessions.remove(&ask.id);
                     return Err(Exception::new(
                         372,
                         "SESSION_NOT_FOUND",
                         "Session not found",
                     ));
                 }
-                None if sessions.len() >= MAX_SESSIONS => {
+                None if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(&ask.id) => {
                     return Err(Exception::new(
                         202,
                         "TOO_MANY_SIMULTANEOUS_QUERIES",

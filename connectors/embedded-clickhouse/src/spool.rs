@@ -45,7 +45,7 @@ pub(crate) struct Spooler {
 pub(crate) struct Spool {
     memory: Vec<u8>,
     file: Option<File>,
-    _share: Share,
+    share: Share,
 }
 
 /// A body's part of [`MEMORY_IN_ALL`].
@@ -162,7 +162,7 @@ impl Spooler {
         Ok(Spool {
             memory,
             file,
-            _share: share,
+            share,
         })
     }
 
@@ -177,7 +177,7 @@ impl Spool {
         Self {
             memory,
             file: None,
-            _share: Share {
+            share: Share {
                 in_memory: Arc::default(),
                 bytes: 0,
             },
@@ -195,11 +195,10 @@ impl Spool {
     /// # Errors
     /// [`Exception`] 48 for an encoding the front does not know.
     pub(crate) fn reader(self, encoding: Option<&str>) -> Result<Box<dyn Read>, Exception> {
-        let (memory, file, share) = (self.memory, self.file, self._share);
         let raw = Held {
-            memory: Cursor::new(memory),
-            file,
-            _share: share,
+            memory: Cursor::new(self.memory),
+            file: self.file,
+            _share: self.share,
         };
         Ok(match encoding.map(str::trim).unwrap_or_default() {
             "" | "identity" => Box::new(raw),
@@ -264,7 +263,11 @@ mod tests {
             ("lz4", lz4.finish().unwrap()),
             ("zstd", zstd::encode_all(plain.as_slice(), 1).unwrap()),
         ] {
-            assert_eq!(read(packed.clone(), Some(encoding)).unwrap(), plain, "{encoding}");
+            assert_eq!(
+                read(packed.clone(), Some(encoding)).unwrap(),
+                plain,
+                "{encoding}"
+            );
             let cut = packed[..packed.len() - 6].to_vec();
             assert!(read(cut, Some(encoding)).is_err(), "{encoding} cut off");
         }
@@ -285,7 +288,9 @@ mod tests {
             in_memory: Arc::clone(&in_memory),
             bytes: 0,
         };
-        let mut held: Vec<Share> = (0..MEMORY_IN_ALL / MEMORY_PER_BODY).map(|_| share()).collect();
+        let mut held: Vec<Share> = (0..MEMORY_IN_ALL / MEMORY_PER_BODY)
+            .map(|_| share())
+            .collect();
         for share in &mut held {
             assert!(share.grow(MEMORY_PER_BODY));
             assert!(!share.grow(1), "one body's limit");

@@ -61,12 +61,14 @@ pub(crate) fn parse(text: &[u8], complete: bool) -> Result<Option<Statement>, Ex
             Kind::Symbol(b')' | b']' | b'}') => depth = depth.saturating_sub(1),
             Kind::Symbol(b';') if depth == 0 => {
                 return after_semicolon(text, lexer, complete)
-                    .and_then(|()| finish(text, &tokens, complete));
+                    .map(|()| finish(text, &tokens, complete));
             }
             _ => {}
         }
         if depth == 0
-            && tokens.first().is_some_and(|first| first.is_word(text, "INSERT"))
+            && tokens
+                .first()
+                .is_some_and(|first| first.is_word(text, "INSERT"))
             && let Some(found) = insert_data(text, &tokens, token, &mut lexer, complete)?
         {
             return Ok(found.statement());
@@ -74,7 +76,7 @@ pub(crate) fn parse(text: &[u8], complete: bool) -> Result<Option<Statement>, Ex
         refuse_files(text, &tokens, token)?;
         tokens.push(token);
     }
-    finish(text, &tokens, complete)
+    Ok(finish(text, &tokens, complete))
 }
 
 /// How an `INSERT` goes on after its table.
@@ -104,12 +106,19 @@ fn insert_data(
     // INSERT INTO [TABLE | FUNCTION] name …: the name may be called anything.
     let mut name_at = 1;
     for keyword in ["INTO", "TABLE", "FUNCTION"] {
-        if before.get(name_at).is_some_and(|token| token.is_word(text, keyword)) {
+        if before
+            .get(name_at)
+            .is_some_and(|token| token.is_word(text, keyword))
+        {
             name_at += 1;
         }
     }
     let follows_dot = before.last().is_some_and(|token| token.is_symbol(b'.'));
-    if before.len() <= name_at || follows_dot {
+    let selects = before
+        .iter()
+        .skip(name_at + 1)
+        .any(|token| token.is_word(text, "SELECT") || token.is_word(text, "WATCH"));
+    if before.len() <= name_at || follows_dot || selects {
         return Ok(None);
     }
     if token.is_word(text, "VALUES") {
@@ -123,7 +132,11 @@ fn insert_data(
         return Ok(None);
     }
     let Some(name) = lexer.next() else {
-        return if complete { Ok(None) } else { Ok(Some(Found::Beyond)) };
+        return if complete {
+            Ok(None)
+        } else {
+            Ok(Some(Found::Beyond))
+        };
     };
     if !complete && name.end == text.len() {
         return Ok(Some(Found::Beyond));
@@ -197,36 +210,36 @@ fn after_semicolon(text: &[u8], lexer: Lexer<'_>, complete: bool) -> Result<(), 
     Ok(())
 }
 
-fn finish(text: &[u8], tokens: &[Token], complete: bool) -> Result<Option<Statement>, Exception> {
+fn finish(text: &[u8], tokens: &[Token], complete: bool) -> Option<Statement> {
     if !complete {
-        return Ok(None);
+        return None;
     }
     let Some(first) = tokens.iter().find(|token| !token.is_symbol(b'(')) else {
-        return Ok(Some(Statement::Empty));
+        return Some(Statement::Empty);
     };
     let has = |keyword: &str| tokens.iter().any(|token| token.is_word(text, keyword));
     if first.is_word(text, "SET") || first.is_word(text, "USE") {
-        return Ok(Some(Statement::Session));
+        return Some(Statement::Session);
     }
-    let inserts = has("INSERT") && !first.is_word(text, "EXPLAIN");
-    if inserts && !has("SELECT") && !has("WATCH") && first.is_word(text, "INSERT") {
+    if first.is_word(text, "INSERT") && !has("SELECT") && !has("WATCH") {
         // The parser takes a missing FORMAT as VALUES.
-        return Ok(Some(Statement::Insert {
+        return Some(Statement::Insert {
             head: text.len(),
             format: "Values".to_owned(),
             data: text.len(),
-        }));
+        });
     }
     let format = trailing_format(text, tokens);
     let selects = first.is_word(text, "SELECT") || first.is_word(text, "WITH");
-    Ok(Some(if selects && !inserts {
+    Some(if selects && !has("INSERT") {
+        let extras = ["TOTALS", "extremes", "output_format_json_array_of_rows"];
         Statement::Select {
             format,
-            has_extras: has("TOTALS") || has("extremes"),
+            has_extras: extras.into_iter().any(has),
         }
     } else {
         Statement::Other { format }
-    }))
+    })
 }
 
 /// The name in `… FORMAT name [SETTINGS …]` at the end of a query.
@@ -283,13 +296,23 @@ mod tests {
             "RowBinary",
             "\n\x01",
         );
-        check_insert("insert into t format TSV  \r\n1\t2", "insert into t ", "TSV", "1\t2");
+        check_insert(
+            "insert into t format TSV  \r\n1\t2",
+            "insert into t ",
+            "TSV",
+            "1\t2",
+        );
         check_insert("insert into t format TSV 1", "insert into t ", "TSV", "1");
     }
 
     #[test]
     fn insert_values_begin_after_the_keyword() {
-        check_insert("INSERT INTO t VALUES (1);", "INSERT INTO t ", "Values", " (1);");
+        check_insert(
+            "INSERT INTO t VALUES (1);",
+            "INSERT INTO t ",
+            "Values",
+            " (1);",
+        );
         check_insert(
             "INSERT INTO t SETTINGS a = 1, format = 'x' VALUES (1), (2)",
             "INSERT INTO t SETTINGS a = 1, format = 'x' ",
@@ -300,17 +323,39 @@ mod tests {
 
     #[test]
     fn tables_may_be_called_like_keywords() {
-        check_insert("INSERT INTO values FORMAT CSV\n1", "INSERT INTO values ", "CSV", "1");
-        check_insert("INSERT INTO d.format VALUES (1)", "INSERT INTO d.format ", "Values", " (1)");
-        check_insert("INSERT INTO TABLE outfile VALUES (1)", "INSERT INTO TABLE outfile ", "Values", " (1)");
-        check_insert("INSERT INTO outfile VALUES (1)", "INSERT INTO outfile ", "Values", " (1)");
+        check_insert(
+            "INSERT INTO values FORMAT CSV\n1",
+            "INSERT INTO values ",
+            "CSV",
+            "1",
+        );
+        check_insert(
+            "INSERT INTO d.format VALUES (1)",
+            "INSERT INTO d.format ",
+            "Values",
+            " (1)",
+        );
+        check_insert(
+            "INSERT INTO TABLE outfile VALUES (1)",
+            "INSERT INTO TABLE outfile ",
+            "Values",
+            " (1)",
+        );
+        check_insert(
+            "INSERT INTO outfile VALUES (1)",
+            "INSERT INTO outfile ",
+            "Values",
+            " (1)",
+        );
     }
 
     #[test]
     fn insert_select_is_no_insert_with_data() {
         assert_eq!(
             whole("INSERT INTO t SELECT 1 FORMAT Null"),
-            Statement::Other { format: Some("Null".to_owned()) }
+            Statement::Other {
+                format: Some("Null".to_owned())
+            }
         );
         assert_eq!(
             whole("WITH 1 AS x INSERT INTO t SELECT x"),
@@ -326,9 +371,15 @@ mod tests {
         };
         assert_eq!(format("SELECT 1 AS format FROM t"), None);
         assert_eq!(format("SELECT 'FORMAT CSV'"), None);
-        assert_eq!(format("SELECT insert FROM t FORMAT CSV"), Some("CSV".to_owned()));
+        assert_eq!(
+            format("SELECT insert FROM t FORMAT CSV"),
+            Some("CSV".to_owned())
+        );
         assert_eq!(format("SELECT 1 FORMAT CSV;"), Some("CSV".to_owned()));
-        assert_eq!(format("SHOW TABLES FORMAT JSON SETTINGS a=1"), Some("JSON".to_owned()));
+        assert_eq!(
+            format("SHOW TABLES FORMAT JSON SETTINGS a=1"),
+            Some("JSON".to_owned())
+        );
     }
 
     #[test]
@@ -336,7 +387,10 @@ mod tests {
         assert_eq!(code("SELECT 1; SELECT 2"), 62);
         assert_eq!(code("SELECT 1 INTO OUTFILE 'x'"), 358);
         assert_eq!(code("INSERT INTO t FROM INFILE 'x' FORMAT CSV"), 48);
-        assert!(matches!(whole("SELECT ';' ;; -- end"), Statement::Select { .. }));
+        assert!(matches!(
+            whole("SELECT ';' ;; -- end"),
+            Statement::Select { .. }
+        ));
     }
 
     #[test]

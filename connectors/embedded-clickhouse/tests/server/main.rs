@@ -1,0 +1,12 @@
+//! The server as its clients see it: real processes, the real engine, the real `clickhouse` crate.
+//!
+//! Needs libchdb (`deploy/local/fetch-libchdb`); without it every test fails and says so.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod clients;
+mod delivery;
+mod isolation;
+mod lifecycle;
+mod python;
+mod support;

@@ -1,0 +1,18 @@
+//! `clickhouse-connect`, the client analysts use from Python.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::serve_binary;
+
+#[test]
+fn clickhouse_connect_works_as_against_a_server() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clickhouse-connect");
+    let output = Command::new(script).arg(serve_binary()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
