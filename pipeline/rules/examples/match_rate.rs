@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{} words compiled in {:.0} ms: {:.1} MiB, resident {} MiB more",
         rules.rules()[0].words,
         start.elapsed().as_secs_f64() * 1e3,
-        rules.heap_bytes() as f64 / 1048576.0,
+        rules.heap_bytes() as f64 / 1_048_576.0,
         resident_kib().saturating_sub(before) / 1024,
     );
 
@@ -82,7 +82,9 @@ fn report(what: &str, messages: &[Message], budget: Duration, mut pass: impl FnM
         hits = pass();
         passes += 1;
     }
-    let spent = on_cpu().zip(cpu).map(|(now, then)| now - then);
+    let spent = on_cpu()
+        .zip(cpu)
+        .map(|(now, then)| now.saturating_sub(then));
     let seconds = spent.unwrap_or(start.elapsed()).as_secs_f64() / f64::from(passes);
     let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
     println!(

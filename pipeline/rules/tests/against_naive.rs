@@ -101,15 +101,15 @@ proptest! {
         sets in prop::collection::vec((phrases(8), phrases(4)), 1..4),
         texts in prop::collection::vec("[abABａＢfiﬁkg㎏微ｶカガﾞ😀]{0,24}", 1..4),
     ) {
-        let mut file = String::new();
-        for (id, (words, allow)) in sets.iter().enumerate() {
-            file += &format!(
+        let rule = |(id, (words, allow)): (usize, &(Vec<String>, Vec<String>))| {
+            format!(
                 "[[rule]]\nid = '{id}'\nname = 'n'\nseverity = 'low'\nscope.all = true\n\
                  words = {}\nallow = {}\n",
                 list(words),
                 list(allow)
-            );
-        }
+            )
+        };
+        let file: String = sets.iter().enumerate().map(rule).collect();
         let set = rules(&file);
         let messages: Vec<_> = texts.iter().map(|text| message(text)).collect();
         let mut violations = set.check(&messages, no_departments, 0).into_iter();

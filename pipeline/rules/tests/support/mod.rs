@@ -1,5 +1,9 @@
 //! Rule sets and messages for the tests of this crate.
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(
+    clippy::panic,
+    reason = "rules that must be accepted are a failed test if refused"
+)]
 
 use chatledger_rules::{RuleError, RuleSet, Source, compile};
 use chatledger_schemas::{ConversationKind, Message, PartyKind};
@@ -23,15 +27,15 @@ pub(crate) fn rules(text: &str) -> RuleSet {
 
 /// A TOML array of strings, every character escaped.
 pub(crate) fn list<S: AsRef<str>>(phrases: &[S]) -> String {
-    let mut list = String::from("[");
-    for phrase in phrases {
-        list.push('"');
-        for c in phrase.as_ref().chars() {
-            list += &format!("\\U{:08X}", u32::from(c));
-        }
-        list += "\", ";
-    }
-    list + "]"
+    let quoted = |phrase: &S| {
+        let escaped = |c: char| format!("\\U{:08X}", u32::from(c));
+        format!(
+            "\"{}\"",
+            phrase.as_ref().chars().map(escaped).collect::<String>()
+        )
+    };
+    let quoted: Vec<_> = phrases.iter().map(quoted).collect();
+    format!("[{}]", quoted.join(", "))
 }
 
 /// A directory in which nobody is in any department.
