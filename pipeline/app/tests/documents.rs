@@ -1,0 +1,138 @@
+//! `README.md`, `pipeline/ARCHITECTURE.md` and the runbooks name files and constants that are there,
+//! and the queue capacities they tell are the program's.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const ARCHITECTURE: &str = "pipeline/ARCHITECTURE.md";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What stands between backticks, outside code blocks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    let prose = text
+        .split("```")
+        .enumerate()
+        .filter(|(part, _)| part % 2 == 0);
+    prose.flat_map(|(_, prose)| prose.split('`').skip(1).step_by(2))
+}
+
+/// Where a file named in the architecture may lie: names there are relative to the part spoken of.
+const FOLDERS: &[&str] = &[
+    "",
+    "pipeline",
+    "pipeline/engine/src",
+    "pipeline/engine/src/direct",
+    "pipeline/app/src",
+    "pipeline/rules/src",
+    "connectors",
+    "schemas",
+    "schemas/src",
+    "tests/simulator/src",
+];
+
+fn find(name: &str) -> Option<PathBuf> {
+    let places = FOLDERS.iter().map(|folder| root().join(folder).join(name));
+    places.into_iter().find(|place| place.exists())
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    let mut documents = vec!["README.md".to_owned(), ARCHITECTURE.to_owned()];
+    for entry in std::fs::read_dir(root().join("deploy/runbooks")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        documents.push(format!("deploy/runbooks/{name}"));
+    }
+    let mut links = 0;
+    for document in documents {
+        let folder = root().join(&document).parent().unwrap().to_owned();
+        for link in read(&document).split("](").skip(1) {
+            let link = link.split([')', '#']).next().unwrap();
+            if !link.starts_with("http") {
+                assert!(folder.join(link).exists(), "{document}: {link}");
+                links += 1;
+            }
+        }
+    }
+    assert!(links > 30, "only {links} links were found");
+}
+
+#[test]
+fn files_named_in_the_architecture_are_there() {
+    let text = read(ARCHITECTURE);
+    let is_file = |name: &&str| {
+        let source = [".rs", ".sql", ".toml"]
+            .iter()
+            .any(|end| name.ends_with(end));
+        source && !name.contains(['*', ' ', '<']) && !name.contains("000N")
+    };
+    let named: Vec<&str> = quoted(&text).filter(is_file).collect();
+    assert!(named.len() > 30, "only {} files were found", named.len());
+    for name in named {
+        assert!(find(name).is_some(), "{ARCHITECTURE}: {name} is not there");
+    }
+}
+
+/// The values of the constants of a source file, by name.
+fn constants(source: &str) -> BTreeMap<&str, &str> {
+    let lines = source.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("const ")?;
+        let (name, rest) = rest.split_once(':')?;
+        let (_, value) = rest.split_once(" = ")?;
+        Some((name, value.trim_end_matches(';')))
+    });
+    lines.collect()
+}
+
+/// The numbers of a text, thousands separated by commas.
+fn numbers(text: &str) -> Vec<u64> {
+    let digits = |word: &str| word.replace(',', "").parse().ok();
+    text.split_whitespace()
+        .filter_map(|word| digits(word.trim_end_matches([';', '.', ','])))
+        .collect()
+}
+
+#[test]
+fn capacities_told_in_the_architecture_are_the_programs() {
+    let text = read(ARCHITECTURE);
+    let mut compared = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let [_, told, place] = cells[..] else {
+            continue;
+        };
+        let names: Vec<&str> = quoted(place).collect();
+        let Some((file, names)) = names.split_last().filter(|(file, _)| file.ends_with(".rs"))
+        else {
+            continue;
+        };
+        let source = std::fs::read_to_string(find(file).expect(file)).unwrap();
+        let constants = constants(&source);
+        for (position, name) in names.iter().enumerate() {
+            let name = name.rsplit("::").next().unwrap();
+            let Some(value) = constants.get(name) else {
+                // In the table of tests and changes a cell may name other things than constants.
+                assert!(
+                    !name.chars().all(|c| c.is_ascii_uppercase() || c == '_'),
+                    "{file} has no constant {name}"
+                );
+                continue;
+            };
+            if let Ok(value) = value.replace('_', "").parse::<u64>() {
+                let told_here = numbers(told).get(position).copied();
+                assert_eq!(told_here, Some(value), "{name} of {file}: {row}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared >= 8, "only {compared} capacities were compared");
+}

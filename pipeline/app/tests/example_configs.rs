@@ -1,0 +1,394 @@
+//! The files in `deploy/config` are what they say: the program accepts them, they know every key of
+//! the configuration and no other, and the defaults they name are the program's.
+//!
+//! The examples are read twice: as they stand, by the program itself; and with their commented-out
+//! keys put in force (`# key = …` becomes `key = …`), to compare them with
+//! `schemas/json/config.schema.json`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rsa::pkcs1::{EncodeRsaPrivateKey, LineEnding};
+use serde_json::Value;
+
+const EXAMPLES: [&str; 2] = ["direct.toml", "kafka.toml"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn example(name: &str) -> String {
+    read(&format!("deploy/config/{name}"))
+}
+
+/// One `key = value` of an example, in force or not.
+#[derive(Debug)]
+struct Line {
+    /// Its place in the schema: `corp.archive.key.version`.
+    path: String,
+    /// The value as the schema would write it; null if it is not JSON.
+    value: Value,
+    /// The comment right above it, in one line.
+    comment: String,
+}
+
+/// A key or header without the `#` that takes it out of force. Prose begins with a capital letter
+/// and `[raw]`-like words do not stand alone, so neither is taken for one.
+fn in_force(line: &str) -> &str {
+    let bare = line.strip_prefix("# ").unwrap_or(line);
+    let is_key = bare.split_once(" = ").is_some_and(|(key, _)| {
+        key.trim_matches('"')
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '.'))
+    });
+    let is_header = bare.starts_with('[') && bare.ends_with(']') && !bare.contains(' ');
+    if is_key || is_header { bare } else { line }
+}
+
+/// Every key of an example, read line by line because a TOML reader gives no comments. That no key
+/// is missed this way is checked against what a TOML reader finds.
+fn lines(text: &str) -> Vec<Line> {
+    let (mut found, mut section, mut comment) = (Vec::new(), String::new(), Vec::new());
+    for line in text.lines().map(in_force) {
+        if let Some(words) = line.strip_prefix('#') {
+            comment.push(words.trim());
+            continue;
+        }
+        if line.starts_with('[') {
+            line.trim_matches(['[', ']']).clone_into(&mut section);
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            found.push(Line {
+                path: join(&section, key),
+                value: serde_json::from_str(value).unwrap_or_default(),
+                comment: comment.join(" "),
+            });
+        }
+        comment.clear();
+    }
+    found
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+/// A key of the configuration as the schema has it.
+#[derive(Debug, Default)]
+struct Key {
+    default: Option<Value>,
+    required: bool,
+}
+
+/// Every key that holds a value (not a table), by its place.
+fn keys_of_schema() -> BTreeMap<String, Key> {
+    let schema: Value = serde_json::from_str(&read("schemas/json/config.schema.json")).unwrap();
+    let mut keys = BTreeMap::new();
+    walk(&schema, &schema, "", &mut keys);
+    keys
+}
+
+fn walk(schema: &Value, table: &Value, path: &str, keys: &mut BTreeMap<String, Key>) {
+    let required: Vec<&str> = table["required"]
+        .as_array()
+        .map(|list| list.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    for (name, property) in table["properties"].as_object().unwrap() {
+        let path = join(path, name);
+        let below = follow(schema, property);
+        let below = if below["type"] == "array" {
+            follow(schema, &below["items"])
+        } else {
+            below
+        };
+        if below["properties"].is_object() {
+            walk(schema, below, &path, keys);
+        } else {
+            let default = property
+                .get("default")
+                .filter(|default| !default.is_null())
+                .cloned();
+            keys.insert(
+                path,
+                Key {
+                    default,
+                    required: required.contains(&name.as_str()),
+                },
+            );
+        }
+    }
+}
+
+/// What a property leads to, through references and "or null".
+fn follow<'a>(schema: &'a Value, property: &'a Value) -> &'a Value {
+    let direct = property.get("$ref");
+    let optional = || {
+        property["anyOf"]
+            .as_array()?
+            .iter()
+            .find_map(|option| option.get("$ref"))
+    };
+    match direct.or_else(optional).and_then(Value::as_str) {
+        Some(reference) => schema
+            .pointer(reference.strip_prefix('#').unwrap())
+            .unwrap(),
+        None => property,
+    }
+}
+
+/// Keys that a TOML reader finds, by their place in the schema, whose map-valued keys are leaves.
+fn keys_of_toml(text: &str, leaves: &BTreeMap<String, Key>) -> BTreeSet<String> {
+    fn walk(
+        value: &toml::Value,
+        path: &str,
+        leaves: &BTreeMap<String, Key>,
+        found: &mut BTreeSet<String>,
+    ) {
+        match value {
+            _ if leaves.contains_key(path) => drop(found.insert(path.to_owned())),
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    walk(value, &join(path, key), leaves, found);
+                }
+            }
+            toml::Value::Array(list) => {
+                for value in list {
+                    walk(value, path, leaves, found);
+                }
+            }
+            _ => drop(found.insert(path.to_owned())),
+        }
+    }
+    let table: toml::Table = toml::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let mut found = BTreeSet::new();
+    walk(&toml::Value::Table(table), "", leaves, &mut found);
+    found
+}
+
+fn everything_in_force(text: &str) -> String {
+    text.lines()
+        .map(in_force)
+        .flat_map(|line| [line, "\n"])
+        .collect()
+}
+
+/// Makes every file that the example names, and the rules folder with one rule in it.
+fn furnish(folder: &Path, text: &str) {
+    let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
+    let pem = key.to_pkcs1_pem(LineEnding::LF).unwrap();
+    for line in lines(text) {
+        let Some(named) = line.value.as_str() else {
+            continue;
+        };
+        let place = folder.join(named);
+        let content = if line.path.ends_with("key.file") {
+            pem.as_str()
+        } else if line.path.ends_with("_file") {
+            "s3cret\n"
+        } else if line.path == "rules.dir" {
+            std::fs::create_dir_all(&place).unwrap();
+            let rule = "[[rule]]\nid = \"a\"\nname = \"A\"\nseverity = \"high\"\nwords = [\"x\"]\n\
+                        scope.all = true\n";
+            std::fs::write(place.join("a.toml"), rule).unwrap();
+            continue;
+        } else {
+            continue;
+        };
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::write(place, content).unwrap();
+    }
+}
+
+/// What `chatledger check --json` says of a configuration: its exit code, stdout and stderr.
+fn check(config: &Path) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_chatledger"))
+        .arg("check")
+        .arg("--config")
+        .arg(config)
+        .arg("--json")
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn every_example_is_accepted_by_the_program() {
+    for name in EXAMPLES {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("chatledger.toml");
+        let text = example(name);
+        furnish(folder.path(), &text);
+        std::fs::write(&config, &text).unwrap();
+
+        let (code, stdout, stderr) = check(&config);
+        assert_eq!(code, Some(0), "{name}: {stderr}");
+        let said: Value = serde_json::from_str(&stdout).unwrap();
+        let versions: Vec<i64> = lines(&text)
+            .iter()
+            .filter(|line| line.path == "corp.archive.key.version")
+            .filter_map(|line| line.value.as_i64())
+            .collect();
+        assert_eq!(
+            said["corps"][0]["keys"],
+            serde_json::json!(versions),
+            "{name}"
+        );
+        assert_eq!(said["corps"][0]["directory"], true, "{name}");
+        assert_eq!(said["rules"][0]["active"], true, "{name}");
+    }
+}
+
+#[test]
+fn example_with_an_unknown_key_or_a_missing_secret_is_refused_with_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("chatledger.toml");
+    let text = example("direct.toml");
+    furnish(folder.path(), &text);
+    std::fs::write(&config, text.replace("batch_limit = ", "batch_limits = ")).unwrap();
+    let (code, _, stderr) = check(&config);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(
+        stderr.contains("corp[0].archive.batch_limits: unknown key"),
+        "{stderr}"
+    );
+
+    std::fs::write(&config, &text).unwrap();
+    std::fs::remove_file(folder.path().join("secrets/archive.secret")).unwrap();
+    let (code, _, stderr) = check(&config);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("corp[0].archive.secret_file"), "{stderr}");
+}
+
+#[test]
+fn examples_show_every_key_of_the_schema_and_no_other() {
+    let keys = keys_of_schema();
+    let known: BTreeSet<String> = keys.keys().cloned().collect();
+    assert!(
+        known.contains("corp.archive.key.version"),
+        "the schema is not read right: {known:?}"
+    );
+    let mut shown = BTreeSet::new();
+    for name in EXAMPLES {
+        let found = keys_of_toml(&everything_in_force(&example(name)), &keys);
+        let unknown: Vec<&String> = found.difference(&known).collect();
+        assert!(
+            unknown.is_empty(),
+            "deploy/config/{name} has keys the schema does not: {unknown:?}"
+        );
+        shown.extend(found);
+    }
+    let missing: Vec<&String> = known.difference(&shown).collect();
+    assert!(
+        missing.is_empty(),
+        "no file in deploy/config shows these keys: {missing:?}"
+    );
+}
+
+#[test]
+fn every_key_of_an_example_says_its_default_or_that_it_is_required() {
+    let keys = keys_of_schema();
+    for name in EXAMPLES {
+        let text = example(name);
+        let found = lines(&text);
+        let by_line: BTreeSet<String> = found
+            .iter()
+            .map(|line| line.path.clone())
+            .filter(|path| keys.contains_key(path))
+            .collect();
+        let mut by_toml = keys_of_toml(&everything_in_force(&text), &keys);
+        by_toml.remove("kafka.properties");
+        assert_eq!(
+            by_line, by_toml,
+            "{name}: a key is not on a line of its own"
+        );
+
+        for line in found {
+            let Some(key) = keys.get(&line.path) else {
+                assert!(
+                    line.path.starts_with("kafka.properties."),
+                    "{name}: {}",
+                    line.path
+                );
+                continue;
+            };
+            let at = format!("deploy/config/{name}, {}: \"{}\"", line.path, line.comment);
+            let expected = match &key.default {
+                _ if key.required => "Required".to_owned(),
+                Some(default) => format!("Default: {default}."),
+                None if line.comment.contains("Default: \"") => continue,
+                None if line.comment.contains("Required with") => continue,
+                None => "Not set by default.".to_owned(),
+            };
+            assert!(line.comment.contains(&expected), "{at} lacks: {expected}");
+        }
+    }
+}
+
+/// The values of a key of the unit file, in their order.
+fn of_unit(unit: &str, key: &str) -> Vec<String> {
+    let prefix = format!("{key}=");
+    unit.lines()
+        .filter_map(|line| line.strip_prefix(&prefix))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn unit_lets_the_direct_example_write_what_it_writes_and_leaves_hopeless_ends_alone() {
+    let unit = example("chatledger.service");
+    let state = format!("/var/lib/{}/", of_unit(&unit, "StateDirectory")[0]);
+    assert_eq!(of_unit(&unit, "ProtectSystem"), ["strict"]);
+    for line in lines(&example("direct.toml")) {
+        let Some(value) = line.value.as_str() else {
+            continue;
+        };
+        let written = match line.path.as_str() {
+            "driver.state_dir" => value,
+            "sink.parquet.url" => value.strip_prefix("file:").unwrap(),
+            _ => continue,
+        };
+        assert!(
+            written.starts_with(&state),
+            "{written} is not below {state}"
+        );
+    }
+    assert_eq!(of_unit(&unit, "RestartPreventExitStatus"), ["2 4"]);
+
+    // The command line of the unit is one that the program understands.
+    let start = of_unit(&unit, "ExecStart").remove(0);
+    let mut words = start
+        .split_whitespace()
+        .skip(1)
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    let config = words.pop().unwrap();
+    assert_eq!(config, "/etc/chatledger/chatledger.toml");
+    let nowhere = tempfile::tempdir().unwrap().path().join("chatledger.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_chatledger"))
+        .args(&words)
+        .arg(&nowhere)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("chatledger.toml: 1 error") && stderr.contains("cannot be read"),
+        "{stderr}"
+    );
+}
