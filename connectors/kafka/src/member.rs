@@ -165,7 +165,7 @@ pub struct Member {
     group: String,
     consumer: StreamConsumer<Context>,
     producer: Option<ThreadedProducer<DefaultProducerContext>>,
-    stash: Mutex<VecDeque<Record>>,
+    stash: Mutex<VecDeque<Event>>,
 }
 
 impl Member {
@@ -263,8 +263,8 @@ impl Member {
         if let Some(event) = self.notice()? {
             return Ok(event);
         }
-        if let Some(record) = lock(&self.stash).pop_front() {
-            return Ok(Event::Record(record));
+        if let Some(event) = lock(&self.stash).pop_front() {
+            return Ok(event);
         }
         let received = tokio::time::timeout(wait, self.consumer.recv()).await;
         let notice = self.notice()?;
@@ -278,14 +278,11 @@ impl Member {
             Ok(Err(source)) => return Err(self.unreadable(source)),
             Err(_elapsed) => Event::Idle,
         };
-        match (notice, event) {
-            (None, event) => Ok(event),
-            (Some(notice), Event::Record(record)) => {
-                lock(&self.stash).push_back(record);
-                Ok(notice)
-            }
-            (Some(notice), _) => Ok(notice),
+        let Some(notice) = notice else { return Ok(event) };
+        if !matches!(event, Event::Idle) {
+            lock(&self.stash).push_back(event);
         }
+        Ok(notice)
     }
 
     /// Commits a position with metadata and waits for the broker's word.
@@ -311,6 +308,12 @@ impl Member {
     /// The partition is not this member's, or its broker does not answer.
     pub fn seek(&self, partition: i32, offset: u64) -> Result<(), Error> {
         let offset = Offset::Offset(offset as i64);
+        // What has been read ahead will be read again.
+        lock(&self.stash).retain(|event| match event {
+            Event::Record(record) => record.partition != partition,
+            Event::End(ended) => *ended != partition,
+            _ => true,
+        });
         let result = tokio::task::block_in_place(|| {
             self.consumer.seek(&self.topic, partition, offset, TIMEOUT)
         });
@@ -325,7 +328,7 @@ impl Member {
             // Records that were on their way are kept for later; the pause bounds their number.
             if let Ok(message) = self.consumer.recv().await {
                 let record = Record::read(&message);
-                lock(&self.stash).push_back(record);
+                lock(&self.stash).push_back(Event::Record(record));
                 // It came from a partition assigned meanwhile: hold that one up too.
                 if let Some(paused) = Paused::all(&self.consumer) {
                     std::mem::forget(paused);

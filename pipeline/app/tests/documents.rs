@@ -111,8 +111,8 @@ fn capacities_told_in_the_architecture_are_the_programs() {
             continue;
         };
         let names: Vec<&str> = quoted(place).collect();
-        let Some((file, names)) = names.split_last().filter(|(file, _)| file.ends_with(".rs"))
-        else {
+        let is_rust = |file: &&str| Path::new(file).extension().is_some_and(|end| end == "rs");
+        let Some((file, names)) = names.split_last().filter(|(file, _)| is_rust(file)) else {
             continue;
         };
         let source = std::fs::read_to_string(find(file).expect(file)).unwrap();

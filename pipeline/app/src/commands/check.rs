@@ -101,7 +101,7 @@ fn tell(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> Result<(), Fail
     }
     if !rules.rules().is_empty() {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(vec!["rule", "name", "severity", "words", "in effect"]);
         for rule in rules.rules() {
             let state = match &rule.state {
