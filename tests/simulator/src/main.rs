@@ -25,9 +25,9 @@ use wecom_sim::truth::{Detail, Truth};
     version,
     after_help = "\
 Examples:
-  wecom-sim serve --dir /tmp/tenant --messages 50000 --faults broken=20,unknown_key=10
-  chatledger run --config /tmp/tenant/chatledger.toml --drain
-  jq . /tmp/tenant/truth/summary.json
+  wecom-sim serve --dir tenant --messages 50000 --faults broken=20,unknown_key=10
+  chatledger run --config tenant/chatledger.toml --drain
+  jq . tenant/truth/summary.json
 
 Besides WeCom's APIs the server answers
   GET  /sim/stats           calls by API, the highest seq, whether a reader has asked beyond it
