@@ -85,7 +85,9 @@ impl ProcessStage {
                     info!(partitions = list.len(), "raw partitions taken up");
                     ends.joined = true;
                     for assigned in list {
-                        ends.assigned(assigned.partition, assigned.position);
+                        // Where reading starts: a probe for the end must not skip the window.
+                        let from = assigned.position.saturating_sub(WINDOW as u64);
+                        ends.assigned(assigned.partition, from);
                         let window = Window::new(WINDOW * 2);
                         let partition = Partition { position: assigned.position, window };
                         partitions.insert(assigned.partition, partition);
