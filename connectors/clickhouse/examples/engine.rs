@@ -1,0 +1,41 @@
+//! A ClickHouse engine for this crate's tests: `engine [data-dir]`, with `CLICKHOUSE_USER` and
+//! `CLICKHOUSE_PASSWORD` if it shall ask for them. Without a directory it has one of its own, which
+//! goes when it goes.
+//!
+//! Its address is the one line on stdout. It ends in order when its stdin does, so that it never
+//! outlives the test that started it. A process of its own, because tests kill it, and because the
+//! library allows one engine in the life of a process.
+
+#![allow(clippy::print_stdout, reason = "the address is what this program says")]
+
+use std::error::Error;
+use std::io::Read;
+use std::path::PathBuf;
+
+use chatledger_embedded_clickhouse::{Credentials, Options, serve};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let own_dir = tempfile::tempdir()?;
+    let data_dir = std::env::args_os()
+        .nth(1)
+        .map_or_else(|| own_dir.path().to_owned(), PathBuf::from);
+    let mut options = Options::new(data_dir, "127.0.0.1:0".parse()?);
+    options.credentials = match (
+        std::env::var("CLICKHOUSE_USER"),
+        std::env::var("CLICKHOUSE_PASSWORD"),
+    ) {
+        (Ok(user), Ok(password)) => Some(Credentials { user, password }),
+        _ => None,
+    };
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        let _ = ended.send(());
+    });
+    let shutdown = async {
+        let _ = end.await;
+    };
+    serve(options, shutdown, |address| println!("http://{address}")).await?;
+    Ok(())
+}

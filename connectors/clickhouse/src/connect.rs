@@ -1,0 +1,132 @@
+//! The HTTP client.
+//!
+//! Built here and not by the `clickhouse` crate because its own one aborts the process on a machine
+//! without root certificates (a slim container), even for a plain `http` address.
+
+use std::time::Duration;
+
+use clickhouse::Client;
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Builder, Client as HttpClient};
+use hyper_util::rt::TokioExecutor;
+use url::Url;
+
+use crate::{Error, Options};
+
+/// Shorter than the keep-alive of any ClickHouse (3 s in old versions), so that a request does not
+/// go out on a connection the server is about to close.
+const IDLE: Duration = Duration::from_millis(2_500);
+
+/// A host that does not answer at all is given up on before the request's own timeout.
+const CONNECT: Duration = Duration::from_secs(10);
+
+pub(crate) fn client(options: &Options) -> Result<Client, Error> {
+    let url = parse(&options.url)?;
+    let mut connector = HttpConnector::new();
+    connector.set_keepalive(Some(Duration::from_secs(60)));
+    connector.set_connect_timeout(Some(CONNECT.min(options.timeout)));
+    connector.set_nodelay(true);
+    connector.enforce_http(false);
+
+    let client = if url.scheme() == "https" {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let connector = HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(provider)
+            .map_err(Error::Certificates)?
+            .https_only()
+            .enable_http1()
+            .wrap_connector(connector);
+        Client::with_http_client(pool().build(connector))
+    } else {
+        Client::with_http_client(pool().build(connector))
+    };
+    let mut client = client
+        .with_url(url)
+        .with_product_info("chatledger", env!("CARGO_PKG_VERSION"));
+    if let Some(user) = &options.user {
+        client = client.with_user(user);
+    }
+    if let Some(password) = &options.password {
+        client = client.with_password(password.expose());
+    }
+    Ok(client)
+}
+
+fn pool() -> Builder {
+    let mut builder = HttpClient::builder(TokioExecutor::new());
+    builder.pool_idle_timeout(IDLE);
+    builder.pool_timer(hyper_util::rt::TokioTimer::new());
+    builder
+}
+
+/// Takes only an address without anything that belongs elsewhere, so that no secret can stand in
+/// it. The refused address is not repeated for the same reason.
+fn parse(url: &str) -> Result<Url, Error> {
+    let url = Url::parse(url).map_err(|_| Error::Url("it is not an address"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(Error::Url("it begins with neither http:// nor https://"));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(Error::Url("the host is missing"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::Url("user and password do not belong into it"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(Error::Url("settings do not belong into it"));
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn address_with_anything_but_a_place_is_refused() {
+        for url in [
+            "",
+            "localhost:8123",
+            "ftp://host/",
+            "http://",
+            "http://user@host:8123",
+            "http://user:hunter2@host:8123",
+            "http://host:8123/?password=hunter2",
+            "http://host:8123/?",
+            "http://host:8123/#x",
+            "http://host:812345",
+        ] {
+            let error = parse(url).unwrap_err();
+            assert!(matches!(error, Error::Url(_)), "{url}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn address_of_a_place_is_taken() {
+        for url in [
+            "http://127.0.0.1:8123",
+            "https://clickhouse.example:8443/",
+            "http://[::1]:8123",
+            "http://proxy/clickhouse",
+        ] {
+            parse(url).unwrap();
+        }
+    }
+
+    #[test]
+    fn password_stands_in_no_debug_output() {
+        let options = Options {
+            url: "http://127.0.0.1:1".into(),
+            database: "chatledger".into(),
+            user: Some("writer".into()),
+            password: Some(chatledger_schemas::Secret::new("hunter2".into())),
+            timeout: Duration::from_secs(1),
+        };
+        let client = client(&options).unwrap();
+        assert!(!format!("{options:?} {client:?}").contains("hunter2"));
+    }
+}

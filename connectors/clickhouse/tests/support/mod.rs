@@ -1,0 +1,263 @@
+//! A real ClickHouse engine in a process of its own, and rows to give it.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses a part of it"
+)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use chatledger_clickhouse::{ClickHouse, Options};
+use chatledger_schemas::{
+    ConversationKind, CorpId, Message, PartyKind, Secret, Severity, Violation,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// 2024-02-29T12:00:00Z.
+pub const NOON: i64 = 1_709_208_000_000;
+
+/// About a month, in milliseconds.
+pub const MONTH: i64 = 31 * 86_400_000;
+
+/// A running engine; killed when dropped.
+pub struct Engine {
+    child: Child,
+    pub url: String,
+}
+
+impl Engine {
+    pub fn start(data_dir: &Path) -> Self {
+        Self::start_with(Some(data_dir), &[])
+    }
+
+    pub fn start_with(data_dir: Option<&Path>, environment: &[(&str, &str)]) -> Self {
+        let test = std::env::current_exe().unwrap();
+        let program = test.ancestors().nth(2).unwrap().join("examples/engine");
+        let mut child = Command::new(&program)
+            .args(data_dir)
+            .env_remove("CLICKHOUSE_USER")
+            .env_remove("CLICKHOUSE_PASSWORD")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!(
+                    "{}: {error}; run `cargo build --release -p chatledger-clickhouse --examples`",
+                    program.display()
+                )
+            });
+        let mut url = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut url)
+            .unwrap();
+        assert!(
+            !url.is_empty(),
+            "the engine does not start; stderr says why"
+        );
+        Self {
+            child,
+            url: url.trim().to_owned(),
+        }
+    }
+
+    /// Ends the process at once, as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Stops the process in order.
+    pub fn stop(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    pub fn clickhouse(&self, database: &str) -> ClickHouse {
+        ClickHouse::new(options(&self.url, database)).unwrap()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn options(url: &str, database: &str) -> Options {
+    Options {
+        url: url.to_owned(),
+        database: database.to_owned(),
+        user: None,
+        password: None,
+        timeout: Duration::from_secs(120),
+    }
+}
+
+pub fn options_of(url: &str, user: &str, password: &str) -> Options {
+    Options {
+        user: Some(user.to_owned()),
+        password: Some(Secret::new(password.to_owned())),
+        ..options(url, "archive")
+    }
+}
+
+/// The engine that the tests of a program share. It ends with the program, when its stdin does.
+pub fn shared() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine::start_with(None, &[]))
+}
+
+/// A fresh, migrated database on the shared engine.
+pub async fn database() -> ClickHouse {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let clickhouse = shared().clickhouse(&name);
+    clickhouse.migrate().await.unwrap();
+    clickhouse
+}
+
+pub async fn number(clickhouse: &ClickHouse, sql: &str) -> u64 {
+    clickhouse
+        .client()
+        .query_raw(sql)
+        .fetch_one::<u64>()
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+pub fn message(seq: u64, msgtime: i64) -> Message {
+    Message {
+        corp_id: CorpId::from("ww1"),
+        seq,
+        msgid: format!("msg-{seq}"),
+        action: "send".into(),
+        msgtype: "text".into(),
+        msgtime,
+        conversation_id: "lisi|zhangsan".into(),
+        conversation_kind: ConversationKind::SingleInternal,
+        room_id: String::new(),
+        room_name: String::new(),
+        from_id: "zhangsan".into(),
+        from_kind: PartyKind::Member,
+        from_name: "张三".into(),
+        from_department_id: 12,
+        from_department_path: "总公司/销售".into(),
+        to_ids: vec!["lisi".into()],
+        content: "加我微信".into(),
+        payload: r#"{"text":{"content":"加我微信"}}"#.into(),
+        key_version: 1,
+    }
+}
+
+/// Messages over `months` months, one after the other month.
+pub fn messages(count: u64, months: i64) -> Vec<Message> {
+    (1..=count)
+        .map(|seq| message(seq, NOON + (seq as i64 % months) * MONTH))
+        .collect()
+}
+
+pub fn violation(message: &Message) -> Violation {
+    Violation {
+        corp_id: message.corp_id.clone(),
+        violation_id: format!("{}/r1", message.msgid),
+        msgid: message.msgid.clone(),
+        seq: message.seq,
+        msgtime: message.msgtime,
+        conversation_id: message.conversation_id.clone(),
+        from_id: message.from_id.clone(),
+        rule_id: "r1".into(),
+        rule_name: "私下交易监控".into(),
+        rule_version: "0123456789abcdef".into(),
+        category: "sensitive_word".into(),
+        severity: Severity::High,
+        matched: vec!["加我微信".into(), "微信".into()],
+        spans: vec![(0, 4), (2, 4)],
+        detected_at: message.msgtime + 1,
+    }
+}
+
+/// A line between client and engine that can be cut. It lives as long as the test's runtime.
+pub struct Proxy {
+    pub url: String,
+    line: Arc<Line>,
+}
+
+struct Line {
+    /// Bytes that may still go to the engine.
+    requests: AtomicU64,
+    answers: AtomicBool,
+}
+
+impl Proxy {
+    pub async fn start(url: &str) -> Self {
+        let target = url.strip_prefix("http://").unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let line = Arc::new(Line {
+            requests: AtomicU64::new(u64::MAX),
+            answers: AtomicBool::new(true),
+        });
+        let of_connections = Arc::clone(&line);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let line = Arc::clone(&of_connections);
+                let server = TcpStream::connect(&target).await.unwrap();
+                tokio::spawn(forward(line, client, server));
+            }
+        });
+        Self { url, line }
+    }
+
+    /// Closes connections when this many more bytes have gone to the engine.
+    pub fn cut_request_after(&self, bytes: u64) {
+        self.line.requests.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Closes connections instead of passing an answer on.
+    pub fn cut_answers(&self) {
+        self.line.answers.store(false, Ordering::SeqCst);
+    }
+
+    pub fn mend(&self) {
+        self.line.requests.store(u64::MAX, Ordering::SeqCst);
+        self.line.answers.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Passes bytes on until one side ends or the line is cut, which ends both.
+async fn forward(line: Arc<Line>, mut client: TcpStream, mut server: TcpStream) {
+    let (mut from_client, mut from_server) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut from_client) => {
+                let Ok(count @ 1..) = read else { return };
+                let left = line.requests.load(Ordering::SeqCst);
+                let passed = (count as u64).min(left) as usize;
+                if server.write_all(&from_client[..passed]).await.is_err() || passed < count {
+                    return;
+                }
+                if left < u64::MAX {
+                    line.requests.store(left - passed as u64, Ordering::SeqCst);
+                }
+            }
+            read = server.read(&mut from_server) => {
+                let Ok(count @ 1..) = read else { return };
+                if !line.answers.load(Ordering::SeqCst)
+                    || client.write_all(&from_server[..count]).await.is_err()
+                {
+                    return;
+                }
+            }
+        }
+    }
+}
