@@ -1,0 +1,175 @@
+//! A folder as target.
+//!
+//! A file is written into the hidden folder [`UNFINISHED`] of the target, synced, given its final
+//! name by an operation that refuses a name in use, and the directory is synced. So a final name
+//! only ever stands on a whole file, on the disk and not merely in the page cache.
+//!
+//! Whoever writes an unfinished file holds a lock on it for as long as it lives. That is how one of
+//! several processes sharing a folder knows what a crash has left behind: a file it can lock is
+//! nobody's. Where the file system knows no locks, leftovers are left alone; they are never in a
+//! reader's way.
+//!
+//! `object_store`'s own folders are not used: their staged files (`name.parquet#1`) stand among the
+//! finished ones, where data set readers pick them up.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tempfile::NamedTempFile;
+
+use crate::{Error, File, Put};
+
+/// Where files lie until they are whole, inside the target and so on its file system. Readers of
+/// data sets skip names that begin with a dot.
+const UNFINISHED: &str = ".unfinished";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Local {
+    root: PathBuf,
+}
+
+fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
+    move |source| Error::Local {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+impl Local {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Removes unfinished files whose writers are gone. Best effort: it must not keep a process
+    /// from starting.
+    pub(crate) fn remove_leftovers(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join(UNFINISHED)) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let nobodys = fs::File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+            if !nobodys {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), "removed an unfinished file"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished file");
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn check(&self) -> Result<(), Error> {
+        let this = self.clone();
+        off_thread(move || {
+            let probe = this.write_unfinished(b"chatledger")?;
+            let path = probe.path().to_owned();
+            probe.close().map_err(failed("remove", &path))
+        })
+        .await
+    }
+
+    pub(crate) async fn put(&self, file: File) -> Result<Put, Error> {
+        let this = self.clone();
+        off_thread(move || this.put_now(&file.path, &file.bytes)).await
+    }
+
+    fn put_now(&self, relative: &str, bytes: &Bytes) -> Result<Put, Error> {
+        let path = self.root.join(relative);
+        let put = if path.exists() {
+            Put::AlreadyThere
+        } else {
+            let unfinished = self.write_unfinished(bytes)?;
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(failed("create", parent))?;
+            }
+            publish(unfinished, &path)?
+        };
+        // Also when it was there already: who put it may have died before this.
+        self.sync_directories(&path)?;
+        Ok(put)
+    }
+
+    /// A complete, synced, locked file that disappears again unless it is given a name.
+    fn write_unfinished(&self, bytes: &[u8]) -> Result<NamedTempFile, Error> {
+        let folder = self.root.join(UNFINISHED);
+        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("").suffix(".unfinished");
+        open_to_readers(&mut builder);
+        let mut file = builder
+            .tempfile_in(&folder)
+            .map_err(failed("create a file in", &folder))?;
+        // Not an error where locks are unknown: it only keeps leftovers from being recognised.
+        let _ = file.as_file().try_lock();
+        let path = file.path().to_owned();
+        file.write_all(bytes)
+            .and_then(|()| file.as_file().sync_all())
+            .map_err(failed("write", &path))?;
+        Ok(file)
+    }
+
+    /// Makes the entries of every directory from the file's up to the target's parent durable.
+    fn sync_directories(&self, path: &Path) -> Result<(), Error> {
+        let above = self.root.parent();
+        for directory in path.ancestors().skip(1) {
+            let directory = if directory.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                directory
+            };
+            fs::File::open(directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(failed("sync", directory))?;
+            if Some(directory) == above || directory == self.root {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives a file its final name unless the name is in use.
+fn publish(unfinished: NamedTempFile, path: &Path) -> Result<Put, Error> {
+    match unfinished.persist_noclobber(path) {
+        Ok(_) => Ok(Put::Written),
+        Err(_) if path.exists() => Ok(Put::AlreadyThere),
+        // A file system with neither an exclusive rename nor hard links. Two processes could only
+        // collide here over the same cut, whose bytes are the same.
+        Err(refused) => match refused.file.persist(path) {
+            Ok(_) => Ok(Put::Written),
+            Err(error) => Err(failed("publish", path)(error.error)),
+        },
+    }
+}
+
+/// Files are for others to read, as far as the umask allows; temporary files by themselves are not.
+fn open_to_readers(builder: &mut tempfile::Builder<'_, '_>) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    #[cfg(not(unix))]
+    let _ = builder;
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::Interrupted),
+    }
+}
