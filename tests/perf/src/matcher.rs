@@ -1,0 +1,97 @@
+//! The matcher by itself, against lists of a thousand and of tens of thousands of words.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
+use chatledger_rules::{RuleSet, Source, compile};
+use chatledger_schemas::Message;
+use serde::Serialize;
+
+use crate::usage::Cpu;
+
+/// Messages of a call, as in a page of the archive.
+const PAGE: usize = 1_000;
+/// CPU time spent on each list at least.
+const BUDGET: Duration = Duration::from_secs(2);
+
+const RULE: &str = r#"
+[[rule]]
+id = "words"
+name = "words"
+severity = "low"
+words_file = "words"
+scope.all = true
+"#;
+
+/// One list's line.
+#[derive(Debug, Serialize)]
+pub struct Line {
+    matcher: &'static str,
+    /// Words of the list.
+    pub words: usize,
+    /// On one core, of messages that are all in the rule's scope.
+    pub messages_per_second: f64,
+    /// Bytes of content, in millions.
+    mb_per_second: f64,
+    heap_bytes: usize,
+    /// Messages tried; each has some content.
+    messages: usize,
+    characters_per_message: f64,
+    /// Messages in which a word was found.
+    hits: usize,
+}
+
+/// Measures the check of messages against a list of words.
+///
+/// # Errors
+/// The list is refused, or nothing has any content.
+pub fn measure(words: &[&str], messages: &[Message]) -> Result<Line> {
+    let rules = rules(words)?;
+    let messages: Vec<Message> = messages
+        .iter()
+        .filter(|message| !message.content.is_empty())
+        .cloned()
+        .collect();
+    ensure!(!messages.is_empty(), "no message has any content");
+    let pass = || {
+        messages
+            .chunks(PAGE)
+            .map(|page| rules.check(page, |_| &[], 0).len())
+            .sum()
+    };
+    // The first pass fills the caches.
+    let hits: usize = pass();
+    let (before, mut passes, mut spent) = (Cpu::of_thread()?, 0_u32, Duration::ZERO);
+    while spent < BUDGET {
+        ensure!(pass() == hits, "the matcher finds now this, now that");
+        passes += 1;
+        spent = (Cpu::of_thread()? - before).total();
+    }
+    let seconds = spent.as_secs_f64() / f64::from(passes);
+    let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+    let characters: usize = messages
+        .iter()
+        .map(|message| message.content.chars().count())
+        .sum();
+    Ok(Line {
+        matcher: "words",
+        words: words.len(),
+        messages_per_second: messages.len() as f64 / seconds,
+        mb_per_second: bytes as f64 / seconds / 1e6,
+        heap_bytes: rules.heap_bytes(),
+        messages: messages.len(),
+        characters_per_message: characters as f64 / messages.len() as f64,
+        hits,
+    })
+}
+
+fn rules(words: &[&str]) -> Result<RuleSet> {
+    let source = Source {
+        file: "perf",
+        text: RULE,
+    };
+    compile(&[source], |_, _| Ok::<_, String>(words.join("\n"))).map_err(|errors| {
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow!(errors.join("; "))
+    })
+}
