@@ -144,7 +144,11 @@ impl ConsumerContext for Context {
         let notice = if err == RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.assign(consumer, partitions)
         } else {
-            let revoked = partitions.elements().iter().map(|e| e.partition()).collect();
+            let revoked = partitions
+                .elements()
+                .iter()
+                .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+                .collect();
             consumer.unassign().map(|()| Event::Revoked(revoked))
         };
         lock(&self.notices).push_back(match notice {
@@ -195,9 +199,15 @@ impl Member {
             }
             None => own.push(("group.id", "none")),
         }
-        let context = Context { from: membership.from, notices: Mutex::default() };
-        let consumer: StreamConsumer<Context> =
-            membership.brokers.client(&own).create_with_context(context).map_err(Error::Setup)?;
+        let context = Context {
+            from: membership.from,
+            notices: Mutex::default(),
+        };
+        let consumer: StreamConsumer<Context> = membership
+            .brokers
+            .client(&own)
+            .create_with_context(context)
+            .map_err(Error::Setup)?;
         let producer = match &membership.transactional_id {
             Some(id) => {
                 let own = [
@@ -208,7 +218,13 @@ impl Member {
                     ("message.max.bytes", "16777216"),
                     ("queue.buffering.max.kbytes", "65536"),
                 ];
-                Some(membership.brokers.client(&own).create().map_err(Error::Setup)?)
+                Some(
+                    membership
+                        .brokers
+                        .client(&own)
+                        .create()
+                        .map_err(Error::Setup)?,
+                )
             }
             None => None,
         };
@@ -244,7 +260,10 @@ impl Member {
     }
 
     fn unreadable(&self, source: KafkaError) -> Error {
-        Error::Read { topic: self.topic.clone(), source }
+        Error::Read {
+            topic: self.topic.clone(),
+            source,
+        }
     }
 
     fn notice(&self) -> Result<Option<Event>, Error> {
@@ -278,7 +297,9 @@ impl Member {
             Ok(Err(source)) => return Err(self.unreadable(source)),
             Err(_elapsed) => Event::Idle,
         };
-        let Some(notice) = notice else { return Ok(event) };
+        let Some(notice) = notice else {
+            return Ok(event);
+        };
         if !matches!(event, Event::Idle) {
             lock(&self.stash).push_back(event);
         }
@@ -299,7 +320,10 @@ impl Member {
             }
             self.consumer.commit(&list, CommitMode::Sync)
         });
-        result.map_err(|source| Error::Commit { group: self.group.clone(), source })
+        result.map_err(|source| Error::Commit {
+            group: self.group.clone(),
+            source,
+        })
     }
 
     /// Goes on reading a partition at an offset; its end will be told again.
@@ -317,7 +341,10 @@ impl Member {
         let result = tokio::task::block_in_place(|| {
             self.consumer.seek(&self.topic, partition, offset, TIMEOUT)
         });
-        result.map_err(|source| Error::Seek { topic: self.topic.clone(), source })
+        result.map_err(|source| Error::Seek {
+            topic: self.topic.clone(),
+            source,
+        })
     }
 
     /// Stays in the group without reading, for as long as it is polled; reading goes on when the
@@ -341,14 +368,20 @@ impl Member {
     ///
     /// # Errors
     /// The member has no producer, or the coordinator does not answer.
-    pub async fn begin(&self) -> Result<(), Error> {
+    pub fn begin(&self) -> Result<(), Error> {
         let producer = self.producer()?;
-        tokio::task::block_in_place(|| producer.init_transactions(TIMEOUT))
-            .map_err(|source| Error::Transaction { step: "start", source })
+        tokio::task::block_in_place(|| producer.init_transactions(TIMEOUT)).map_err(|source| {
+            Error::Transaction {
+                step: "start",
+                source,
+            }
+        })
     }
 
     fn producer(&self) -> Result<&ThreadedProducer<DefaultProducerContext>, Error> {
-        self.producer.as_ref().ok_or_else(|| Error::ReadOnly { group: self.group.clone() })
+        self.producer.as_ref().ok_or_else(|| Error::ReadOnly {
+            group: self.group.clone(),
+        })
     }
 
     /// Writes records and commits positions of this group, all or nothing.
@@ -399,8 +432,12 @@ impl Member {
             let group = self
                 .consumer
                 .group_metadata()
-                .ok_or_else(|| Error::NotJoined { group: self.group.clone() })?;
-            again("offsets", || producer.send_offsets_to_transaction(&positions, &group, TIMEOUT))?;
+                .ok_or_else(|| Error::NotJoined {
+                    group: self.group.clone(),
+                })?;
+            again("offsets", || {
+                producer.send_offsets_to_transaction(&positions, &group, TIMEOUT)
+            })?;
         }
         again("commit", || producer.commit_transaction(TIMEOUT))
     }
@@ -451,14 +488,20 @@ impl<'a> Paused<'a> {
     fn all(consumer: &'a StreamConsumer<Context>) -> Option<Self> {
         let partitions = consumer.assignment().ok()?;
         consumer.pause(&partitions).ok()?;
-        Some(Self { consumer, partitions })
+        Some(Self {
+            consumer,
+            partitions,
+        })
     }
 }
 
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
         // Partitions may have come or gone meanwhile.
-        let now = self.consumer.assignment().unwrap_or_else(|_| self.partitions.clone());
+        let now = self
+            .consumer
+            .assignment()
+            .unwrap_or_else(|_| self.partitions.clone());
         if let Err(failure) = self.consumer.resume(&now) {
             debug!(error = %failure, "kafka partitions not resumed; they are not ours any more");
         }

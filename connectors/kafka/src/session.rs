@@ -31,7 +31,10 @@ impl Record {
                 .iter()
                 .map(|header| {
                     let value = header.value.unwrap_or_default();
-                    (header.key.to_owned(), String::from_utf8_lossy(value).into_owned())
+                    (
+                        header.key.to_owned(),
+                        String::from_utf8_lossy(value).into_owned(),
+                    )
                 })
                 .collect()
         });
@@ -47,7 +50,10 @@ impl Record {
 
     /// Text of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -68,8 +74,16 @@ impl Out {
     pub(crate) fn record(&self) -> BaseRecord<'_, [u8], [u8]> {
         let headers = self.headers.iter().fold(
             OwnedHeaders::new_with_capacity(self.headers.len()),
-            |headers, (key, value)| headers.insert(KafkaHeader { key, value: Some(value) }),
+            |headers, (key, value)| {
+                headers.insert(KafkaHeader {
+                    key,
+                    value: Some(value),
+                })
+            },
         );
-        BaseRecord::to(&self.topic).key(&self.key[..]).payload(&self.value[..]).headers(headers)
+        BaseRecord::to(&self.topic)
+            .key(&self.key[..])
+            .payload(&self.value[..])
+            .headers(headers)
     }
 }

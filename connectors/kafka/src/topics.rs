@@ -40,21 +40,34 @@ pub async fn ensure_topics(brokers: &Brokers, topics: &[TopicSpec]) -> Result<()
     let known = known.map_err(Error::Topics)?;
     let missing: Vec<NewTopic<'_>> = topics
         .iter()
-        .filter(|topic| !known.topics().iter().any(|there| there.name() == topic.name))
+        .filter(|topic| {
+            !known
+                .topics()
+                .iter()
+                .any(|there| there.name() == topic.name)
+        })
         .map(|topic| {
             let new = NewTopic::new(
                 &topic.name,
                 topic.partitions as i32,
                 TopicReplication::Fixed(i32::from(topic.replication)),
             );
-            topic.settings.iter().fold(new, |new, (key, value)| new.set(key, value))
+            topic
+                .settings
+                .iter()
+                .fold(new, |new, (key, value)| new.set(key, value))
         })
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
-    let results = admin.create_topics(&missing, &options).await.map_err(Error::Topics)?;
+    let options = AdminOptions::new()
+        .operation_timeout(Some(TIMEOUT))
+        .request_timeout(Some(TIMEOUT));
+    let results = admin
+        .create_topics(&missing, &options)
+        .await
+        .map_err(Error::Topics)?;
     for result in results {
         match result {
             Ok(topic) => info!(topic, "topic created"),

@@ -39,7 +39,13 @@ impl DirectorySource for WecomDirectory {
         wanted: &'a [String],
         known: &'a [Room],
     ) -> BoxFuture<'a, Result<Snapshot, Fault>> {
-        async move { self.0.sync(wanted, known, now_ms()).await.map_err(wecom_fault) }.boxed()
+        async move {
+            self.0
+                .sync(wanted, known, now_ms())
+                .await
+                .map_err(wecom_fault)
+        }
+        .boxed()
     }
 }
 
@@ -53,7 +59,13 @@ impl DirectorySink for DirectoryTables {
         taken_at: i64,
         rows: &'a [DirectoryRow],
     ) -> BoxFuture<'a, Result<(), Fault>> {
-        async move { self.0.insert_directory(corp, taken_at, rows).await.map_err(Fault::new) }.boxed()
+        async move {
+            self.0
+                .insert_directory(corp, taken_at, rows)
+                .await
+                .map_err(Fault::new)
+        }
+        .boxed()
     }
 }
 
@@ -67,14 +79,24 @@ pub struct TableWriter {
 impl TableWriter {
     /// An empty cut.
     pub fn new(clickhouse: Arc<ClickHouse>) -> Self {
-        Self { clickhouse, batches: Vec::new(), bytes: 0 }
+        Self {
+            clickhouse,
+            batches: Vec::new(),
+            bytes: 0,
+        }
     }
 }
 
 /// What a batch holds in memory, about.
 fn weight(batch: &Batch) -> usize {
-    let messages = batch.messages.iter().map(|m| m.payload.len() + m.content.len() + 600);
-    let letters = batch.dead_letters.iter().map(|letter| letter.sealed.len() + 300);
+    let messages = batch
+        .messages
+        .iter()
+        .map(|m| m.payload.len() + m.content.len() + 600);
+    let letters = batch
+        .dead_letters
+        .iter()
+        .map(|letter| letter.sealed.len() + 300);
     messages.sum::<usize>() + letters.sum::<usize>() + batch.violations.len() * 500
 }
 
@@ -95,11 +117,20 @@ impl CutWriter for TableWriter {
             let batches = &self.batches;
             // Messages first: a violation or dead letter never stands there before its message does.
             let messages: Vec<&Message> = batches.iter().flat_map(|b| &b.messages).collect();
-            self.clickhouse.insert_messages(&token, messages).await.map_err(Fault::new)?;
+            self.clickhouse
+                .insert_messages(&token, messages)
+                .await
+                .map_err(Fault::new)?;
             let violations: Vec<&Violation> = batches.iter().flat_map(|b| &b.violations).collect();
-            self.clickhouse.insert_violations(&token, violations).await.map_err(Fault::new)?;
+            self.clickhouse
+                .insert_violations(&token, violations)
+                .await
+                .map_err(Fault::new)?;
             let letters: Vec<&DeadLetter> = batches.iter().flat_map(|b| &b.dead_letters).collect();
-            self.clickhouse.insert_dead_letters(&token, letters).await.map_err(Fault::new)?;
+            self.clickhouse
+                .insert_dead_letters(&token, letters)
+                .await
+                .map_err(Fault::new)?;
             self.batches.clear();
             self.bytes = 0;
             Ok(())
@@ -126,7 +157,11 @@ impl FileWriter {
     /// An empty cut.
     pub fn new(target: Target, zones: Zones) -> Self {
         let state = Files::Open(Some(Box::new(Open::new(zones.clone()))));
-        Self { target, zones, state }
+        Self {
+            target,
+            zones,
+            state,
+        }
     }
 }
 
@@ -138,8 +173,12 @@ struct Closed;
 impl CutWriter for FileWriter {
     fn append(&mut self, batch: Arc<Batch>) -> BoxFuture<'_, Result<(), Fault>> {
         async move {
-            let Files::Open(open) = &mut self.state else { return Err(Fault::local(Closed)) };
-            let Some(mut taken) = open.take() else { return Err(Fault::local(Closed)) };
+            let Files::Open(open) = &mut self.state else {
+                return Err(Fault::local(Closed));
+            };
+            let Some(mut taken) = open.take() else {
+                return Err(Fault::local(Closed));
+            };
             let (taken, appended) = tokio::task::spawn_blocking(move || {
                 let appended = taken.append(&batch.messages, &batch.violations);
                 (taken, appended)
@@ -162,7 +201,9 @@ impl CutWriter for FileWriter {
     fn write<'a>(&'a mut self, log: &'a str, cut: &'a Cut) -> BoxFuture<'a, Result<(), Fault>> {
         async move {
             if let Files::Open(open) = &mut self.state {
-                let Some(open) = open.take() else { return Err(Fault::local(Closed)) };
+                let Some(open) = open.take() else {
+                    return Err(Fault::local(Closed));
+                };
                 let name = cut.name(log);
                 let metadata = [
                     ("chatledger.log".to_owned(), log.to_owned()),

@@ -163,7 +163,9 @@ pub fn init_logs(cli: &Cli) {
     let quiet = matches!(cli.command, Command::Demo(_) | Command::Check(_));
     let default = if quiet { "warn" } else { "info" };
     let filter = EnvFilter::try_from_env("CHATLEDGER_LOG").unwrap_or_else(|_| default.into());
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match cli.log_format {
         LogFormat::Text => {
             let color = std::io::IsTerminal::is_terminal(&std::io::stderr());

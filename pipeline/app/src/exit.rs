@@ -14,22 +14,34 @@ pub struct Failure {
 impl Failure {
     /// 2: the configuration is wrong.
     pub fn config(text: impl Display) -> Self {
-        Self { code: 2, text: text.to_string() }
+        Self {
+            code: 2,
+            text: text.to_string(),
+        }
     }
 
     /// 3: something it needs cannot be reached.
     pub fn unreachable(text: impl Display) -> Self {
-        Self { code: 3, text: text.to_string() }
+        Self {
+            code: 3,
+            text: text.to_string(),
+        }
     }
 
     /// 4: refused for safety.
     pub fn refused(text: impl Display) -> Self {
-        Self { code: 4, text: text.to_string() }
+        Self {
+            code: 4,
+            text: text.to_string(),
+        }
     }
 
     /// 1: anything else. Prints the error with its causes.
     pub fn other(error: impl Into<anyhow::Error>) -> Self {
-        Self { code: 1, text: format!("{:#}", error.into()) }
+        Self {
+            code: 1,
+            text: format!("{:#}", error.into()),
+        }
     }
 }
 

@@ -40,7 +40,11 @@ pub enum Role {
 impl Names {
     /// Names for a process.
     pub fn new(kafka: &config::Kafka, instance: String) -> Self {
-        Self { brokers: kafka.brokers.clone(), prefix: kafka.prefix.clone(), instance }
+        Self {
+            brokers: kafka.brokers.clone(),
+            prefix: kafka.prefix.clone(),
+            instance,
+        }
     }
 
     fn topic(&self, topic: Topic) -> String {
@@ -51,9 +55,12 @@ impl Names {
     pub fn join(&self, role: &Role) -> Join {
         let prefix = &self.prefix;
         let (topic, group, from, writes) = match role {
-            Role::Source => {
-                (Topic::Cursor, Some("source".to_owned()), From::Beginning, Some("source".into()))
-            }
+            Role::Source => (
+                Topic::Cursor,
+                Some("source".to_owned()),
+                From::Beginning,
+                Some("source".into()),
+            ),
             Role::Directory => {
                 let id = Some("directory".to_owned());
                 (Topic::Directory, id.clone(), From::Beginning, id)
@@ -145,7 +152,10 @@ impl Group for Log {
                 E::Revoked(partitions) => Event::Revoked(partitions),
                 E::Record(record) => Event::Record(LogRecord {
                     corp_id: record.header("corp_id").unwrap_or_default().to_owned(),
-                    seq: record.header("seq").and_then(|seq| seq.parse().ok()).unwrap_or_default(),
+                    seq: record
+                        .header("seq")
+                        .and_then(|seq| seq.parse().ok())
+                        .unwrap_or_default(),
                     partition: record.partition,
                     offset: record.offset,
                     key: record.key,
@@ -165,7 +175,12 @@ impl Group for Log {
         position: u64,
         metadata: String,
     ) -> BoxFuture<'_, Result<(), Fault>> {
-        async move { self.member.commit(partition, position, &metadata).map_err(Fault::new) }.boxed()
+        async move {
+            self.member
+                .commit(partition, position, &metadata)
+                .map_err(Fault::new)
+        }
+        .boxed()
     }
 
     fn seek(&self, partition: i32, offset: u64) -> BoxFuture<'_, Result<(), Fault>> {
@@ -177,7 +192,7 @@ impl Group for Log {
     }
 
     fn begin(&self) -> BoxFuture<'_, Result<(), Fault>> {
-        async move { self.member.begin().await.map_err(Fault::new) }.boxed()
+        async move { self.member.begin().map_err(Fault::new) }.boxed()
     }
 
     fn transact<'a>(

@@ -3,7 +3,10 @@
 //! It does not do anything to a record itself: stages and drivers are the engine's, other people's
 //! systems the connectors'. [`wiring`] is the one place where they meet.
 
-#![allow(unreachable_pub, reason = "nothing outside a binary can reach it; pub says what a module offers")]
+#![allow(
+    unreachable_pub,
+    reason = "nothing outside a binary can reach it; pub says what a module offers"
+)]
 
 mod adapters;
 mod cli;
@@ -26,7 +29,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     cli::init_logs(&cli);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(&exit::Failure::other(error)),
     };

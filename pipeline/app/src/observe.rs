@@ -53,7 +53,10 @@ pub async fn serve(
         .with_state(observed);
     tokio::spawn(async move {
         let shutdown = async move { stop.cancelled().await };
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown).await {
+        if let Err(error) = axum::serve(listener, router)
+            .with_graceful_shutdown(shutdown)
+            .await
+        {
             tracing::error!(%error, "metrics are no longer served");
         }
     });
@@ -63,7 +66,11 @@ pub async fn serve(
 async fn metrics(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
     observed.publish();
     match observed.metrics.render() {
-        Ok(text) => (StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text),
+        Ok(text) => (
+            StatusCode::OK,
+            [("content-type", "text/plain; version=0.0.4")],
+            text,
+        ),
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             [("content-type", "text/plain")],
@@ -73,13 +80,23 @@ async fn metrics(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
 }
 
 fn answer(good: bool, what: &'static str) -> impl IntoResponse {
-    if good { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, what) }
+    if good {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, what)
+    }
 }
 
 async fn health(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
-    answer(observed.alive.load(Ordering::Relaxed), "the pipeline has ended\n")
+    answer(
+        observed.alive.load(Ordering::Relaxed),
+        "the pipeline has ended\n",
+    )
 }
 
 async fn ready(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
-    answer(observed.ready.load(Ordering::Relaxed), "not everything it needs has answered yet\n")
+    answer(
+        observed.ready.load(Ordering::Relaxed),
+        "not everything it needs has answered yet\n",
+    )
 }

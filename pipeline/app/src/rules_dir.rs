@@ -30,7 +30,10 @@ pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
         .map_err(|error| unreadable(dir, error))?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
         .collect();
     files.sort();
     let mut texts = Vec::new();
@@ -41,8 +44,10 @@ pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
             Err(error) => errors.extend(unreadable(file, error)),
         }
     }
-    let sources: Vec<Source<'_>> =
-        texts.iter().map(|(file, text)| Source { file, text }).collect();
+    let sources: Vec<Source<'_>> = texts
+        .iter()
+        .map(|(file, text)| Source { file, text })
+        .collect();
     let words = |_: &str, name: &str| std::fs::read_to_string(dir.join(name));
     match compile(&sources, words) {
         Ok(rules) if errors.is_empty() => Ok(rules),
@@ -66,17 +71,20 @@ pub async fn watch(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
-    let (changed, mut changes) = mpsc::channel(1);
+    let (tell, mut changes) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |_event| {
         // One message waiting is enough.
-        let _ = changed.try_send(());
+        let _ = tell.try_send(());
     });
     let watching = match &mut watcher {
         Ok(watcher) => watcher.watch(&dir, RecursiveMode::Recursive),
         Err(_) => Ok(()),
     };
     if watcher.is_err() || watching.is_err() {
-        warn!(seconds = AT_LEAST.as_secs(), "rules cannot be watched; looking at intervals");
+        warn!(
+            seconds = AT_LEAST.as_secs(),
+            "rules cannot be watched; looking at intervals"
+        );
     }
     let mut refused: Vec<String> = Vec::new();
     loop {
@@ -87,12 +95,18 @@ pub async fn watch(
         }
         while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
         let folder = dir.clone();
-        let Ok(loaded) = tokio::task::spawn_blocking(move || load(&folder)).await else { continue };
+        let Ok(loaded) = tokio::task::spawn_blocking(move || load(&folder)).await else {
+            continue;
+        };
         match loaded {
             Ok(rules) => {
                 refused.clear();
                 if rules.version() != current.get().version() {
-                    info!(active = active(&rules), version = rules.version(), "rules taken over");
+                    info!(
+                        active = active(&rules),
+                        version = rules.version(),
+                        "rules taken over"
+                    );
                     metrics.rules_active(active(&rules));
                     current.set(rules);
                 }
@@ -113,17 +127,25 @@ pub async fn watch(
 mod tests {
     use super::*;
 
-    const RULE: &str = "[[rule]]\nid='a'\nname='A'\nseverity='high'\nwords=['x']\n[rule.scope]\nall=true\n";
+    const RULE: &str =
+        "[[rule]]\nid='a'\nname='A'\nseverity='high'\nwords=['x']\n[rule.scope]\nall=true\n";
 
     #[test]
     fn folder_is_read_whole_and_every_error_is_told() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.toml"), RULE).unwrap();
         assert_eq!(active(&load(folder.path()).unwrap()), 1);
-        std::fs::write(folder.path().join("b.toml"), "[[rule]]\nid='b'\nwords_file='nowhere'\n").unwrap();
+        std::fs::write(
+            folder.path().join("b.toml"),
+            "[[rule]]\nid='b'\nwords_file='nowhere'\n",
+        )
+        .unwrap();
         std::fs::write(folder.path().join("c.toml"), "[[rule").unwrap();
         let errors = load(folder.path()).unwrap_err().join("\n");
-        assert!(errors.contains("b.toml") && errors.contains("c.toml"), "{errors}");
+        assert!(
+            errors.contains("b.toml") && errors.contains("c.toml"),
+            "{errors}"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -153,7 +175,10 @@ mod tests {
         };
         let two = format!("{RULE}{}", RULE.replace("'a'", "'b'"));
         until(&two, &|| active(&current.get()) == 2).await;
-        until("[[rule", &|| metrics.render().unwrap().contains("reload_errors_total 1")).await;
+        until("[[rule", &|| {
+            metrics.render().unwrap().contains("reload_errors_total 1")
+        })
+        .await;
         assert_eq!(active(&current.get()), 2);
         stop.cancel();
         task.await.unwrap();

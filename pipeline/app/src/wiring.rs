@@ -50,7 +50,7 @@ const LANE_BYTES: usize = 48 << 20;
 /// Longest exchange with WeCom; the SDK's own default is 5 s, gateways may be slower.
 const WECOM_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the first directory is waited for before records are opened without names.
-const FIRST_DIRECTORY: Duration = Duration::from_mins(1);
+const FIRST_DIRECTORY: Duration = Duration::from_secs(60);
 /// Attempts to reach what is needed at the start.
 const START_ATTEMPTS: u32 = 6;
 
@@ -96,20 +96,30 @@ pub async fn run(
 ) -> Result<Arc<Totals>, Failure> {
     let rules = match &settings.rules_dir {
         Some(dir) => rules_dir::load(dir).map_err(|errors| {
-            Failure::config(format!("{}: rules\n  {}", dir.display(), errors.join("\n  ")))
+            Failure::config(format!(
+                "{}: rules\n  {}",
+                dir.display(),
+                errors.join("\n  ")
+            ))
         })?,
         None => RuleSet::default(),
     };
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")).map_err(Failure::other)?);
     metrics.rules_active(rules_dir::active(&rules));
-    let progress: BTreeMap<CorpId, Arc<Progress>> =
-        settings.corps.iter().map(|corp| (corp.id.clone(), Arc::default())).collect();
+    let progress: BTreeMap<CorpId, Arc<Progress>> = settings
+        .corps
+        .iter()
+        .map(|corp| (corp.id.clone(), Arc::default()))
+        .collect();
     for corp in &settings.corps {
         metrics.announce(corp.id.as_str());
     }
     let observed = Arc::new(Observed {
         metrics: Arc::clone(&metrics),
-        progress: progress.iter().map(|(corp, p)| (corp.clone(), Arc::clone(p))).collect(),
+        progress: progress
+            .iter()
+            .map(|(corp, p)| (corp.clone(), Arc::clone(p)))
+            .collect(),
         ready: AtomicBool::new(false),
         alive: AtomicBool::new(true),
     });
@@ -125,7 +135,13 @@ pub async fn run(
         other => Failure::other(other),
     })?;
     let clickhouse = reach(&settings).await?;
-    let zones = Zones::new(settings.corps.iter().map(|c| (c.id.clone(), c.zone)).collect());
+    let zones = Zones::new(
+        settings
+            .corps
+            .iter()
+            .map(|c| (c.id.clone(), c.zone))
+            .collect(),
+    );
     let totals = Arc::new(Totals::default());
     let parts = Parts {
         settings,
@@ -137,7 +153,10 @@ pub async fn run(
         zones,
     };
     observed.ready.store(true, Ordering::Relaxed);
-    started(Running { totals: Arc::clone(&totals), metrics_address });
+    started(Running {
+        totals: Arc::clone(&totals),
+        metrics_address,
+    });
 
     let watching = CancellationToken::new();
     let rules_task = parts.settings.rules_dir.clone().map(|dir| {
@@ -180,7 +199,9 @@ where
 
 fn not_reached(what: &str, where_to: &str, error: &dyn std::error::Error) -> Failure {
     let error = chain(error);
-    Failure::unreachable(format!("{what} at {where_to} cannot be used ({error}); gave up after at most {START_ATTEMPTS} attempts"))
+    Failure::unreachable(format!(
+        "{what} at {where_to} cannot be used ({error}); gave up after at most {START_ATTEMPTS} attempts"
+    ))
 }
 
 /// Reaches everything that is needed and brings the tables up to date.
@@ -189,9 +210,11 @@ async fn reach(settings: &Settings) -> Result<Option<Arc<ClickHouse>>, Failure> 
         let kafka = &settings.kafka;
         let names = Names::new(kafka, String::new());
         let topics = names.topics(kafka);
-        attempt("Kafka", || chatledger_kafka::ensure_topics(&kafka.brokers, &topics))
-            .await
-            .map_err(|error| not_reached("Kafka", &kafka.brokers.bootstrap, &error))?;
+        attempt("Kafka", || {
+            chatledger_kafka::ensure_topics(&kafka.brokers, &topics)
+        })
+        .await
+        .map_err(|error| not_reached("Kafka", &kafka.brokers.bootstrap, &error))?;
     }
     if let Some(parquet) = &settings.parquet {
         attempt("Parquet target", || parquet.target.check())
@@ -224,10 +247,12 @@ pub async fn migrate(
     let url = &sink.options.url;
     let clickhouse = ClickHouse::new(sink.options.clone())
         .map_err(|error| Failure::config(format!("sink.clickhouse: {}", chain(&error))))?;
-    let done = attempt("ClickHouse", || clickhouse.migrate()).await.map_err(|error| match error {
-        chatledger_clickhouse::Error::SchemaTooNew { .. } => Failure::refused(error),
-        other => not_reached("ClickHouse", url, &other),
-    })?;
+    let done = attempt("ClickHouse", || clickhouse.migrate())
+        .await
+        .map_err(|error| match error {
+            chatledger_clickhouse::Error::SchemaTooNew { .. } => Failure::refused(error),
+            other => not_reached("ClickHouse", url, &other),
+        })?;
     if done.from != done.to {
         info!(from = done.from, to = done.to, "tables brought up to date");
     }
@@ -257,7 +282,10 @@ impl Parts {
     }
 
     fn progress(&self, corp: &Corp) -> Arc<Progress> {
-        self.progress.get(&corp.id).map(Arc::clone).unwrap_or_default()
+        self.progress
+            .get(&corp.id)
+            .map(Arc::clone)
+            .unwrap_or_default()
     }
 
     fn puller(&self, corp: &Corp) -> Result<Puller, Failure> {
@@ -270,7 +298,9 @@ impl Parts {
     }
 
     fn directory_client(&self, corp: &Corp) -> Result<Option<(WecomDirectory, Duration)>, Failure> {
-        let Some(directory) = &corp.directory else { return Ok(None) };
+        let Some(directory) = &corp.directory else {
+            return Ok(None);
+        };
         let client = DirectoryClient::new(DirectoryOptions {
             corp_id: corp.id.clone(),
             base_url: directory.base_url.clone(),
@@ -284,7 +314,9 @@ impl Parts {
 
     fn directory_tables(&self) -> Vec<Arc<dyn DirectorySink>> {
         let tables = self.clickhouse.iter();
-        tables.map(|ch| Arc::new(DirectoryTables(Arc::clone(ch))) as Arc<dyn DirectorySink>).collect()
+        tables
+            .map(|ch| Arc::new(DirectoryTables(Arc::clone(ch))) as Arc<dyn DirectorySink>)
+            .collect()
     }
 
     /// The sinks there are: name, limits, and how a lane's writing end is made.
@@ -318,7 +350,9 @@ type Writer = Box<dyn CutWriter>;
 type WriterFactory = Box<dyn Fn() -> Writer + Send + Sync>;
 
 fn nobody(corp: &Corp) -> Arc<Current<Directory>> {
-    Arc::new(Current::new(Directory::new(Snapshot::empty(corp.id.clone()))))
+    Arc::new(Current::new(Directory::new(Snapshot::empty(
+        corp.id.clone(),
+    ))))
 }
 
 /// Waits for the first directories side by side, each at most [`FIRST_DIRECTORY`].
@@ -378,7 +412,11 @@ async fn direct(parts: Parts, options: &RunOptions) -> Result<(), Failure> {
             rules: Arc::clone(&parts.rules),
             state_dir,
             lanes: lanes
-                .map(|(sink, limits, make)| LaneSetup { sink, limits, writer: make() })
+                .map(|(sink, limits, make)| LaneSetup {
+                    sink,
+                    limits,
+                    writer: make(),
+                })
                 .collect(),
         });
     }
@@ -390,7 +428,9 @@ async fn direct(parts: Parts, options: &RunOptions) -> Result<(), Failure> {
     }
     let mut result = Ok(());
     while let Some(ended) = corps.join_next().await {
-        let ended = ended.map_err(Failure::other).and_then(|ended| ended.map_err(driver_failure));
+        let ended = ended
+            .map_err(Failure::other)
+            .and_then(|ended| ended.map_err(driver_failure));
         if ended.is_err() && result.is_ok() {
             // One corp's failure ends the process in order: whoever restarts it sees why.
             options.stop.cancel();
@@ -469,10 +509,20 @@ async fn kafka(parts: Parts, options: &RunOptions) -> Result<(), Failure> {
             }
         }
         let join = names.join(&Role::Directory);
-        background.spawn(DirectoryStage { join, corps, ending: background_ending() }.run());
+        background.spawn(
+            DirectoryStage {
+                join,
+                corps,
+                ending: background_ending(),
+            }
+            .run(),
+        );
     }
     if runs(StageName::Source) {
-        let pullers = settings.corps.iter().map(|corp| parts.puller(corp).map(Arc::new));
+        let pullers = settings
+            .corps
+            .iter()
+            .map(|corp| parts.puller(corp).map(Arc::new));
         let stage = SourceStage {
             join: names.join(&Role::Source),
             corps: pullers.collect::<Result<_, _>>()?,
@@ -497,15 +547,18 @@ async fn kafka(parts: Parts, options: &RunOptions) -> Result<(), Failure> {
                 firsts.push((corp.id.clone(), arrived));
                 followed.insert(corp.id.to_string(), (Arc::clone(&directory), first));
             }
-            let tool = CorpTools { opener: Arc::clone(&corp.keys) as _, directory };
+            let tool = CorpTools {
+                opener: Arc::clone(&corp.keys) as _,
+                directory,
+            };
             tools.insert(corp.id.to_string(), tool);
         }
-        let follower = DirectoryFollower {
+        let names_task = DirectoryFollower {
             join: names.join(&Role::Follower),
             corps: followed,
             ending: background_ending(),
         };
-        background.spawn(follower.run());
+        background.spawn(names_task.run());
         let stage = ProcessStage {
             join: names.join(&Role::Process),
             corps: Arc::new(tools),

@@ -38,12 +38,19 @@ impl MessageKey {
     /// What it opens to has no valid padding.
     pub fn open(&self, body: &mut Vec<u8>) -> Result<(), Refusal> {
         let (key, iv) = (&self.0, &self.0[..AES_BLOCK]);
-        let decryptor = cbc::Decryptor::<aes::Aes256>::new_from_slices(key, iv)
-            .map_err(|_| (Reason::WrongKey, "the message key has the wrong size".to_owned()))?;
+        let decryptor = cbc::Decryptor::<aes::Aes256>::new_from_slices(key, iv).map_err(|_| {
+            (
+                Reason::WrongKey,
+                "the message key has the wrong size".to_owned(),
+            )
+        })?;
         let length = decryptor
             .decrypt_padded::<Pkcs7>(body)
             .map_err(|_| {
-                (Reason::BadPadding, "encrypt_chat_msg opens without valid padding".to_owned())
+                (
+                    Reason::BadPadding,
+                    "encrypt_chat_msg opens without valid padding".to_owned(),
+                )
             })?
             .len();
         body.truncate(length);
@@ -53,7 +60,10 @@ impl MessageKey {
 
 pub(crate) fn decode(field: &str, text: &str) -> Result<Vec<u8>, Refusal> {
     STANDARD.decode(text.trim_ascii()).map_err(|_| {
-        (Reason::BadBase64, format!("{field} is not base64 ({} characters)", text.len()))
+        (
+            Reason::BadBase64,
+            format!("{field} is not base64 ({} characters)", text.len()),
+        )
     })
 }
 
@@ -61,7 +71,10 @@ pub(crate) fn check_whole_blocks(body: &[u8]) -> Result<(), Refusal> {
     if body.is_empty() || !body.len().is_multiple_of(AES_BLOCK) {
         return Err((
             Reason::TruncatedCiphertext,
-            format!("encrypt_chat_msg is {} bytes, no whole number of blocks", body.len()),
+            format!(
+                "encrypt_chat_msg is {} bytes, no whole number of blocks",
+                body.len()
+            ),
         ));
     }
     Ok(())

@@ -45,7 +45,9 @@ pub enum KeyError {
 
 impl std::fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KeyRing").field("versions", &self.versions()).finish()
+        f.debug_struct("KeyRing")
+            .field("versions", &self.versions())
+            .finish()
     }
 }
 
@@ -68,7 +70,9 @@ impl KeyRing {
             .or_else(|_| RsaPrivateKey::from_pkcs1_pem(text))
             .map_err(|_| KeyError::NotPem)?;
         if key.size() != cipher::RSA_BYTES {
-            return Err(KeyError::Size { bits: key.n().bits() });
+            return Err(KeyError::Size {
+                bits: key.n().bits(),
+            });
         }
         let der = key.to_pkcs8_der().map_err(|_| KeyError::Refused)?;
         let engine_key = PrivateDecryptingKey::from_pkcs8(der.as_bytes())
@@ -89,23 +93,40 @@ impl KeyRing {
     /// # Errors
     /// The version is not in the ring, the block has the wrong length, or it does not open.
     pub fn unwrap_key(&self, version: u32, block: &[u8]) -> Result<MessageKey, Rejected> {
-        let reject = |reason, error: String| Rejected { reason, error, key_version: version };
+        let reject = |reason, error: String| Rejected {
+            reason,
+            error,
+            key_version: version,
+        };
         let key = self.keys.get(&version).ok_or_else(|| {
-            reject(Reason::UnknownKeyVersion, format!("no private key of version {version}"))
+            reject(
+                Reason::UnknownKeyVersion,
+                format!("no private key of version {version}"),
+            )
         })?;
         if block.len() != cipher::RSA_BYTES {
             return Err(reject(
                 Reason::TruncatedCiphertext,
-                format!("encrypt_random_key is {} bytes, not {}", block.len(), cipher::RSA_BYTES),
+                format!(
+                    "encrypt_random_key is {} bytes, not {}",
+                    block.len(),
+                    cipher::RSA_BYTES
+                ),
             ));
         }
         let mut room = Zeroizing::new([0_u8; cipher::RSA_BYTES]);
         let text = key.decrypt(block, room.as_mut()).map_err(|_| {
-            reject(Reason::WrongKey, "the private key does not open encrypt_random_key".into())
+            reject(
+                Reason::WrongKey,
+                "the private key does not open encrypt_random_key".into(),
+            )
         })?;
         // About one wrong-key block in 10^5 passes the padding check by chance (`wecom-api` §3.4).
         MessageKey::parse(text).ok_or_else(|| {
-            reject(Reason::WrongKey, "encrypt_random_key opens to something that is no key".into())
+            reject(
+                Reason::WrongKey,
+                "encrypt_random_key opens to something that is no key".into(),
+            )
         })
     }
 
@@ -120,26 +141,37 @@ impl KeyRing {
             key_version: 0,
         })?;
         let version = fields.publickey_ver;
-        let reject = |(reason, error)| Rejected { reason, error, key_version: version };
+        let reject = |(reason, error)| Rejected {
+            reason,
+            error,
+            key_version: version,
+        };
         if !self.keys.contains_key(&version) {
             return Err(reject((
                 Reason::UnknownKeyVersion,
                 format!("no private key of version {version}"),
             )));
         }
-        let block = cipher::decode("encrypt_random_key", &fields.encrypt_random_key)
-            .map_err(reject)?;
+        let block =
+            cipher::decode("encrypt_random_key", &fields.encrypt_random_key).map_err(reject)?;
         let mut body =
             cipher::decode("encrypt_chat_msg", &fields.encrypt_chat_msg).map_err(reject)?;
         cipher::check_whole_blocks(&body).map_err(reject)?;
         let key = self.unwrap_key(version, &block)?;
         key.open(&mut body).map_err(reject)?;
-        Ok(Opened { key_version: version, plaintext: body })
+        Ok(Opened {
+            key_version: version,
+            plaintext: body,
+        })
     }
 }
 
 impl Opener for KeyRing {
     fn open(&self, batch: &[SealedRecord]) -> Vec<Result<Opened, Rejected>> {
-        batch.par_iter().with_min_len(GRAIN).map(|record| self.open_one(record)).collect()
+        batch
+            .par_iter()
+            .with_min_len(GRAIN)
+            .map(|record| self.open_one(record))
+            .collect()
     }
 }

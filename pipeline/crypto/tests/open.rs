@@ -19,7 +19,10 @@ struct Sealer {
 
 impl Sealer {
     fn new(version: u32) -> Self {
-        Self { key: RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap(), version }
+        Self {
+            key: RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap(),
+            version,
+        }
     }
 
     fn pkcs1(&self) -> Secret {
@@ -32,7 +35,11 @@ impl Sealer {
 
     fn wrap(&self, text: &[u8]) -> String {
         let public = self.key.to_public_key();
-        STANDARD.encode(public.encrypt(&mut rsa::rand_core::OsRng, Pkcs1v15Encrypt, text).unwrap())
+        STANDARD.encode(
+            public
+                .encrypt(&mut rsa::rand_core::OsRng, Pkcs1v15Encrypt, text)
+                .unwrap(),
+        )
     }
 
     fn parts(&self, plaintext: &[u8]) -> (String, String) {
@@ -40,7 +47,10 @@ impl Sealer {
         let body = cbc::Encryptor::<aes::Aes256>::new_from_slices(&key, &key[..16])
             .unwrap()
             .encrypt_padded_vec::<Pkcs7>(plaintext);
-        (self.wrap(STANDARD.encode(key).as_bytes()), STANDARD.encode(body))
+        (
+            self.wrap(STANDARD.encode(key).as_bytes()),
+            STANDARD.encode(body),
+        )
     }
 
     fn record(&self, seq: u64, key: &str, body: &str) -> SealedRecord {
@@ -101,16 +111,38 @@ fn each_broken_record_has_its_own_reason_and_the_rest_of_the_batch_opens() {
     );
     let cases = [
         (known.seal(1, b"good"), None),
-        (Sealer { version: 9, ..stranger }.seal(2, b"x"), Some(Reason::UnknownKeyVersion)),
+        (
+            Sealer {
+                version: 9,
+                ..stranger
+            }
+            .seal(2, b"x"),
+            Some(Reason::UnknownKeyVersion),
+        ),
         (Sealer::new(1).seal(3, b"x"), Some(Reason::WrongKey)),
-        (known.record(4, &known.wrap(b"no key"), &body), Some(Reason::WrongKey)),
-        (known.record(5, "not base64!", &body), Some(Reason::BadBase64)),
+        (
+            known.record(4, &known.wrap(b"no key"), &body),
+            Some(Reason::WrongKey),
+        ),
+        (
+            known.record(5, "not base64!", &body),
+            Some(Reason::BadBase64),
+        ),
         (known.record(6, &key, "***"), Some(Reason::BadBase64)),
-        (known.record(7, &key[..200], &body), Some(Reason::TruncatedCiphertext)),
-        (known.record(8, &key, &long[..40]), Some(Reason::TruncatedCiphertext)),
+        (
+            known.record(7, &key[..200], &body),
+            Some(Reason::TruncatedCiphertext),
+        ),
+        (
+            known.record(8, &key, &long[..40]),
+            Some(Reason::TruncatedCiphertext),
+        ),
         (known.record(9, &key, ""), Some(Reason::TruncatedCiphertext)),
         (known.record(10, &key, &unpadded), Some(Reason::BadPadding)),
-        (sealed(11, r#"{"seq":11,"msgid":"m11"}"#.into()), Some(Reason::BadEnvelope)),
+        (
+            sealed(11, r#"{"seq":11,"msgid":"m11"}"#.into()),
+            Some(Reason::BadEnvelope),
+        ),
         (sealed(12, "[]".into()), Some(Reason::BadEnvelope)),
         (known.seal(13, b"also good"), None),
     ];
@@ -125,10 +157,16 @@ fn each_broken_record_has_its_own_reason_and_the_rest_of_the_batch_opens() {
 fn keys_that_cannot_be_used_are_refused_and_never_shown() {
     let mut ring = KeyRing::new();
     let sealer = Sealer::new(1);
-    assert_eq!(ring.insert_pem(1, &Secret::new("hello".into())), Err(KeyError::NotPem));
+    assert_eq!(
+        ring.insert_pem(1, &Secret::new("hello".into())),
+        Err(KeyError::NotPem)
+    );
     let small = RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 1024).unwrap();
     let small = Secret::new(small.to_pkcs1_pem(LineEnding::LF).unwrap().to_string());
-    assert_eq!(ring.insert_pem(1, &small), Err(KeyError::Size { bits: 1024 }));
+    assert_eq!(
+        ring.insert_pem(1, &small),
+        Err(KeyError::Size { bits: 1024 })
+    );
     ring.insert_pem(1, &sealer.pkcs8()).unwrap();
     assert_eq!(ring.insert_pem(1, &sealer.pkcs1()), Err(KeyError::Twice(1)));
     assert_eq!(format!("{ring:?}"), "KeyRing { versions: [1] }");

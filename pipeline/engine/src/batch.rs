@@ -19,7 +19,12 @@ impl Extent {
     /// The extent of one record.
     pub fn of(position: u64, id: &str) -> Self {
         let digest = xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), position);
-        Self { first: position, last: position, records: 1, digest }
+        Self {
+            first: position,
+            last: position,
+            records: 1,
+            digest,
+        }
     }
 
     /// Grows by an extent that follows.

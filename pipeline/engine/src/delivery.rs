@@ -65,7 +65,13 @@ impl Delivery {
         metrics: Arc<Metrics>,
     ) -> Self {
         if let Some(cut) = checkpoint.cut {
-            info!(sink, log, first = cut.first, last = cut.last, "repeating the last cut");
+            info!(
+                sink,
+                log,
+                first = cut.first,
+                last = cut.last,
+                "repeating the last cut"
+            );
         }
         Self {
             sink,
@@ -134,7 +140,9 @@ impl Delivery {
         self.lane.repeating().is_none()
             && (self.rows >= self.limits.rows
                 || self.writer.bytes() >= self.limits.bytes
-                || self.deadline().is_some_and(|deadline| Instant::now() >= deadline))
+                || self
+                    .deadline()
+                    .is_some_and(|deadline| Instant::now() >= deadline))
     }
 
     /// Writes the open cut down, writes it, and moves the position.
@@ -147,7 +155,9 @@ impl Delivery {
         cancel: &CancellationToken,
     ) -> Result<Flushed, Fault> {
         let repeated = self.lane.repeating();
-        let Some((cut, write_down)) = self.lane.close() else { return Ok(Flushed::Nothing) };
+        let Some((cut, write_down)) = self.lane.close() else {
+            return Ok(Flushed::Nothing);
+        };
         if write_down && let Some(repeated) = repeated {
             error!(
                 sink = self.sink,
@@ -159,7 +169,10 @@ impl Delivery {
         }
         let started = Instant::now();
         if write_down {
-            let checkpoint = Checkpoint { position: self.lane.position(), cut: Some(cut) };
+            let checkpoint = Checkpoint {
+                position: self.lane.position(),
+                cut: Some(cut),
+            };
             if !save(self.sink, journal, checkpoint, cancel).await? {
                 return Ok(Flushed::Cancelled);
             }
@@ -186,7 +199,9 @@ impl Delivery {
         let sink = self.sink;
         let mut backoff = Backoff::default();
         loop {
-            let Err(fault) = self.writer.write(&self.log, cut).await else { return true };
+            let Err(fault) = self.writer.write(&self.log, cut).await else {
+                return true;
+            };
             self.metrics.sink_failed(sink, fault.class);
             let pause = backoff.pause(&fault, rand::random());
             let class = fault.class.as_str();

@@ -48,7 +48,9 @@ impl DirectorySync {
         }
         let mut stored = Snapshot::empty(self.corp_id.clone());
         loop {
-            let Some(fresh) = self.read(&latest, &stop).await else { break };
+            let Some(fresh) = self.read(&latest, &stop).await else {
+                break;
+            };
             latest = fresh;
             self.current.set(Directory::new(latest.clone()));
             self.progress.directory(latest.taken_at);
@@ -148,5 +150,7 @@ pub fn remembered(file: &Path, corp_id: &CorpId) -> Snapshot {
 /// Waits for the first directory, at most `bound`; without it names stay empty.
 pub async fn await_first(mut first: watch::Receiver<bool>, bound: Duration) -> bool {
     let arrived = first.wait_for(|arrived| *arrived);
-    tokio::time::timeout(bound, arrived).await.is_ok_and(|arrived| arrived.is_ok())
+    tokio::time::timeout(bound, arrived)
+        .await
+        .is_ok_and(|arrived| arrived.is_ok())
 }

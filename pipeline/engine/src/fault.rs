@@ -20,7 +20,11 @@ pub struct Fault {
 impl Fault {
     /// Wraps a connector's error.
     pub fn new(error: impl Classified) -> Self {
-        Self { class: error.class(), retry_after: None, source: Box::new(error) }
+        Self {
+            class: error.class(),
+            retry_after: None,
+            source: Box::new(error),
+        }
     }
 
     /// The same, with a pause the peer asked for.
@@ -32,7 +36,11 @@ impl Fault {
 
     /// A failure of this machine: the state folder cannot be written, a worker died.
     pub fn local(error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self { class: FaultClass::Retry, retry_after: None, source: Box::new(error) }
+        Self {
+            class: FaultClass::Retry,
+            retry_after: None,
+            source: Box::new(error),
+        }
     }
 }
 
@@ -70,7 +78,9 @@ impl Backoff {
 
     /// The pause before the next attempt; `random` lies in 0..1.
     pub fn pause(&mut self, fault: &Fault, random: f64) -> Duration {
-        let doubled = Self::FIRST.saturating_mul(1 << self.attempts.min(10)).min(Self::LONGEST);
+        let doubled = Self::FIRST
+            .saturating_mul(1 << self.attempts.min(10))
+            .min(Self::LONGEST);
         self.attempts = self.attempts.saturating_add(1);
         let jittered = doubled.mul_f64(0.5 + random / 2.0);
         match fault.class {
@@ -116,14 +126,19 @@ mod tests {
     use super::*;
 
     fn fault(class: FaultClass) -> Fault {
-        Fault { class, ..Fault::local(std::fmt::Error) }
+        Fault {
+            class,
+            ..Fault::local(std::fmt::Error)
+        }
     }
 
     #[test]
     fn pauses_grow_to_a_bound_and_start_again_after_success() {
         let mut backoff = Backoff::default();
         let retry = fault(FaultClass::Retry);
-        let pauses: Vec<_> = (0..12).map(|_| backoff.pause(&retry, 1.0).as_millis()).collect();
+        let pauses: Vec<_> = (0..12)
+            .map(|_| backoff.pause(&retry, 1.0).as_millis())
+            .collect();
         assert_eq!(pauses[..4], [100, 200, 400, 800]);
         assert_eq!(pauses[11], 30_000);
         backoff.reset();

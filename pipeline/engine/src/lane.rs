@@ -29,7 +29,10 @@ pub type Cut = Extent;
 impl Cut {
     /// The name that makes a repeat a no-op. Names of one lane sort by position.
     pub fn name(&self, log: &str) -> String {
-        format!("{log}-{:020}-{:020}-{:016x}", self.first, self.last, self.digest)
+        format!(
+            "{log}-{:020}-{:020}-{:016x}",
+            self.first, self.last, self.digest
+        )
     }
 }
 
@@ -67,7 +70,11 @@ pub struct Lane {
 impl Lane {
     /// Takes up a lane where its journal left it.
     pub fn resume(checkpoint: Checkpoint) -> Self {
-        Self { position: checkpoint.position, repeat: checkpoint.cut, open: None }
+        Self {
+            position: checkpoint.position,
+            repeat: checkpoint.cut,
+            open: None,
+        }
     }
 
     /// Everything up to here is in the sink.
@@ -77,7 +84,9 @@ impl Lane {
 
     /// Positions at which batches must end, so that what is repeated is exactly what was cut.
     pub fn boundaries(&self) -> impl Iterator<Item = u64> {
-        [Some(self.position), self.repeat.map(|cut| cut.last)].into_iter().flatten()
+        [Some(self.position), self.repeat.map(|cut| cut.last)]
+            .into_iter()
+            .flatten()
     }
 
     /// The cut that has to be repeated, as long as it has not been.
@@ -125,7 +134,10 @@ impl Lane {
     pub fn delivered(&mut self, cut: Cut) -> Checkpoint {
         self.position = self.position.max(cut.last);
         self.repeat = None;
-        Checkpoint { position: self.position, cut: None }
+        Checkpoint {
+            position: self.position,
+            cut: None,
+        }
     }
 }
 
@@ -140,19 +152,31 @@ mod tests {
 
     #[test]
     fn lane_without_a_cut_skips_what_is_in_the_sink_and_takes_the_rest() {
-        let mut lane = Lane::resume(Checkpoint { position: 10, cut: None });
+        let mut lane = Lane::resume(Checkpoint {
+            position: 10,
+            cut: None,
+        });
         assert_eq!(lane.offer(extent(1..=10)), Offer::Skip);
         assert_eq!(lane.offer(extent(11..=20)), Offer::Take);
         assert_eq!(lane.offer(extent(21..=25)), Offer::Take);
         let (cut, write_down) = lane.close().unwrap();
         assert_eq!((cut, write_down), (extent(11..=25), true));
-        assert_eq!(lane.delivered(cut), Checkpoint { position: 25, cut: None });
+        assert_eq!(
+            lane.delivered(cut),
+            Checkpoint {
+                position: 25,
+                cut: None
+            }
+        );
     }
 
     #[test]
     fn repeated_cut_is_exactly_the_one_written_down() {
         let cut = extent(11..=20);
-        let mut lane = Lane::resume(Checkpoint { position: 10, cut: Some(cut) });
+        let mut lane = Lane::resume(Checkpoint {
+            position: 10,
+            cut: Some(cut),
+        });
         assert_eq!(lane.boundaries().collect::<Vec<_>>(), [10, 20]);
         assert_eq!(lane.offer(extent(11..=15)), Offer::Take);
         assert_eq!(lane.offer(extent(16..=20)), Offer::TakeAndClose);
@@ -164,7 +188,10 @@ mod tests {
     #[test]
     fn cut_whose_records_changed_gets_another_name_and_is_written_down_again() {
         let cut = extent(11..=20);
-        let mut lane = Lane::resume(Checkpoint { position: 10, cut: Some(cut) });
+        let mut lane = Lane::resume(Checkpoint {
+            position: 10,
+            cut: Some(cut),
+        });
         assert_eq!(lane.offer(extent(12..=20)), Offer::TakeAndClose);
         let (changed, write_down) = lane.close().unwrap();
         assert!(write_down);
@@ -173,7 +200,10 @@ mod tests {
 
     #[test]
     fn cut_whose_end_is_gone_is_closed_before_what_follows() {
-        let mut lane = Lane::resume(Checkpoint { position: 10, cut: Some(extent(11..=20)) });
+        let mut lane = Lane::resume(Checkpoint {
+            position: 10,
+            cut: Some(extent(11..=20)),
+        });
         assert_eq!(lane.offer(extent(11..=15)), Offer::Take);
         assert_eq!(lane.offer(extent(25..=30)), Offer::CloseFirst);
         let (cut, write_down) = lane.close().unwrap();

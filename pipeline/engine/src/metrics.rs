@@ -13,8 +13,9 @@ use prometheus::{
 /// Hours for which the archive can be read again (`wecom-api` §1.3).
 pub const WINDOW_HOURS: f64 = 120.0;
 
-const SECONDS: &[f64] =
-    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
 const ROWS: &[f64] = &[1.0, 10.0, 100.0, 1e3, 5e3, 1e4, 2.5e4, 5e4, 1e5, 2.5e5, 5e5];
 
 /// The metrics of one process.
@@ -117,7 +118,11 @@ impl Metrics {
                 "Rows gathered for the sink and not yet confirmed.",
                 &["sink"],
             )?,
-            api_calls: counter("api_calls_total", "Calls to WeCom.", &["api", "errcode_class"])?,
+            api_calls: counter(
+                "api_calls_total",
+                "Calls to WeCom.",
+                &["api", "errcode_class"],
+            )?,
             directory_age: gauge(
                 "directory_age_seconds",
                 "Time since the directory was read; -1 if it never was.",
@@ -130,8 +135,12 @@ impl Metrics {
             )?,
             registry,
         };
-        metrics.registry.register(Box::new(metrics.rules_active.clone()))?;
-        metrics.registry.register(Box::new(metrics.rules_reload_errors.clone()))?;
+        metrics
+            .registry
+            .register(Box::new(metrics.rules_active.clone()))?;
+        metrics
+            .registry
+            .register(Box::new(metrics.rules_reload_errors.clone()))?;
         let build = IntGaugeVec::new(
             Opts::new("chatledger_build_info", "The program's version; always 1."),
             &["version"],
@@ -139,9 +148,9 @@ impl Metrics {
         build.with_label_values(&[version]).set(1);
         metrics.registry.register(Box::new(build))?;
         #[cfg(target_os = "linux")]
-        metrics
-            .registry
-            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        metrics.registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
         Ok(metrics)
     }
 
@@ -151,13 +160,19 @@ impl Metrics {
         self.messages.with_label_values(&[corp]).inc_by(0);
         self.duplicates.with_label_values(&[corp]).inc_by(0);
         for severity in Severity::ALL {
-            self.violations.with_label_values(&[corp, severity.as_str()]).inc_by(0);
+            self.violations
+                .with_label_values(&[corp, severity.as_str()])
+                .inc_by(0);
         }
         for reason in Reason::ALL {
-            self.dead_letters.with_label_values(&[corp, reason.as_str()]).inc_by(0);
+            self.dead_letters
+                .with_label_values(&[corp, reason.as_str()])
+                .inc_by(0);
         }
         self.directory_age.with_label_values(&[corp]).set(-1.0);
-        self.source_hours.with_label_values(&[corp]).set(WINDOW_HOURS);
+        self.source_hours
+            .with_label_values(&[corp])
+            .set(WINDOW_HOURS);
     }
 
     /// The text form that Prometheus scrapes.
@@ -170,29 +185,47 @@ impl Metrics {
 
     /// The archive gave records.
     pub fn pulled(&self, corp: &str, records: u64) {
-        self.records_pulled.with_label_values(&[corp]).inc_by(records);
+        self.records_pulled
+            .with_label_values(&[corp])
+            .inc_by(records);
     }
 
     /// A batch went through the stages.
     pub fn processed(&self, corp: &str, processed: &crate::stages::Processed) {
         let batch = &processed.batch;
-        self.messages.with_label_values(&[corp]).inc_by(batch.messages.len() as u64);
-        self.duplicates.with_label_values(&[corp]).inc_by(processed.duplicates());
+        self.messages
+            .with_label_values(&[corp])
+            .inc_by(batch.messages.len() as u64);
+        self.duplicates
+            .with_label_values(&[corp])
+            .inc_by(processed.duplicates());
         for violation in &batch.violations {
-            self.violations.with_label_values(&[corp, violation.severity.as_str()]).inc();
+            self.violations
+                .with_label_values(&[corp, violation.severity.as_str()])
+                .inc();
         }
         for (reason, count) in crate::stages::reasons(batch) {
-            self.dead_letters.with_label_values(&[corp, reason.as_str()]).inc_by(count);
+            self.dead_letters
+                .with_label_values(&[corp, reason.as_str()])
+                .inc_by(count);
         }
-        self.unresolved.with_label_values(&["party"]).inc_by(processed.unresolved.parties);
-        self.unresolved.with_label_values(&["room"]).inc_by(processed.unresolved.rooms);
+        self.unresolved
+            .with_label_values(&["party"])
+            .inc_by(processed.unresolved.parties);
+        self.unresolved
+            .with_label_values(&["room"])
+            .inc_by(processed.unresolved.rooms);
     }
 
     /// How far behind the delivered messages are, and how long until something is lost.
     pub fn lag(&self, corp: &str, lag: Duration, caught_up: bool) {
         let lag = lag.as_secs_f64();
         self.source_lag.with_label_values(&[corp]).set(lag);
-        let left = if caught_up { WINDOW_HOURS } else { (WINDOW_HOURS - lag / 3600.0).max(0.0) };
+        let left = if caught_up {
+            WINDOW_HOURS
+        } else {
+            (WINDOW_HOURS - lag / 3600.0).max(0.0)
+        };
         self.source_hours.with_label_values(&[corp]).set(left);
     }
 
@@ -204,18 +237,26 @@ impl Metrics {
 
     /// A stage or a sink's write took so long.
     pub fn stage(&self, stage: &str, took: Duration) {
-        self.stage_seconds.with_label_values(&[stage]).observe(took.as_secs_f64());
+        self.stage_seconds
+            .with_label_values(&[stage])
+            .observe(took.as_secs_f64());
     }
 
     /// A sink has confirmed rows.
     pub fn sink_wrote(&self, sink: &str, rows: usize) {
-        self.sink_rows.with_label_values(&[sink]).inc_by(rows as u64);
-        self.sink_insert_rows.with_label_values(&[sink]).observe(rows as f64);
+        self.sink_rows
+            .with_label_values(&[sink])
+            .inc_by(rows as u64);
+        self.sink_insert_rows
+            .with_label_values(&[sink])
+            .observe(rows as f64);
     }
 
     /// A write failed.
     pub fn sink_failed(&self, sink: &str, class: FaultClass) {
-        self.sink_errors.with_label_values(&[sink, class.as_str()]).inc();
+        self.sink_errors
+            .with_label_values(&[sink, class.as_str()])
+            .inc();
     }
 
     /// Rows were gathered for a sink (or, negative, left its hands).
@@ -230,7 +271,9 @@ impl Metrics {
 
     /// The directory's age.
     pub fn directory_age(&self, corp: &str, age: Duration) {
-        self.directory_age.with_label_values(&[corp]).set(age.as_secs_f64());
+        self.directory_age
+            .with_label_values(&[corp])
+            .set(age.as_secs_f64());
     }
 
     /// Rules were taken over.

@@ -18,7 +18,7 @@ const EMPTY_ANSWERS: u32 = 3;
 /// Longest pause between two of them.
 const SOON: Duration = Duration::from_millis(100);
 /// A drain gives up on an archive that has not answered for so long.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// One corp's archive and how to read it.
 pub struct Puller {
@@ -70,7 +70,11 @@ impl Puller {
                         return Ok(());
                     }
                     self.progress.pulled(after, true);
-                    if drain { self.poll_interval.min(SOON) } else { self.poll_interval }
+                    if drain {
+                        self.poll_interval.min(SOON)
+                    } else {
+                        self.poll_interval
+                    }
                 }
                 Err(fault) if drain && answered.elapsed() > PATIENCE => return Err(fault),
                 Err(fault) => {

@@ -105,10 +105,14 @@ impl Totals {
     /// A batch went through the stages.
     pub fn processed(&self, processed: &Processed) {
         let batch = &processed.batch;
-        self.messages.fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
-        self.violations.fetch_add(batch.violations.len() as u64, Ordering::Relaxed);
-        self.dead_letters.fetch_add(batch.dead_letters.len() as u64, Ordering::Relaxed);
-        self.duplicates.fetch_add(processed.duplicates(), Ordering::Relaxed);
+        self.messages
+            .fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
+        self.violations
+            .fetch_add(batch.violations.len() as u64, Ordering::Relaxed);
+        self.dead_letters
+            .fetch_add(batch.dead_letters.len() as u64, Ordering::Relaxed);
+        self.duplicates
+            .fetch_add(processed.duplicates(), Ordering::Relaxed);
     }
 
     /// The numbers now.
@@ -160,7 +164,11 @@ impl Progress {
 
     /// The position that every sink has reached.
     pub fn cursor(&self) -> u64 {
-        lock(&self.sinks).values().map(|reached| reached.position).min().unwrap_or_default()
+        lock(&self.sinks)
+            .values()
+            .map(|reached| reached.position)
+            .min()
+            .unwrap_or_default()
     }
 
     /// Brings the gauges that depend on the time of day up to date.
@@ -168,7 +176,11 @@ impl Progress {
         let since = |then: i64| Duration::from_millis(now.saturating_sub(then).max(0) as u64);
         let cursor = self.cursor();
         metrics.cursor(corp, cursor);
-        let newest = lock(&self.sinks).values().map(|reached| reached.newest).min().flatten();
+        let newest = lock(&self.sinks)
+            .values()
+            .map(|reached| reached.newest)
+            .min()
+            .flatten();
         if let Some(newest) = newest {
             let at_end = self.at_end.load(Ordering::Relaxed)
                 && cursor >= self.pulled_to.load(Ordering::Relaxed);

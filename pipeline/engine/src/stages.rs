@@ -98,7 +98,10 @@ pub struct Processed {
 impl Processed {
     /// Records whose message had been there before.
     pub fn duplicates(&self) -> u64 {
-        self.fates.iter().filter(|fate| fate.outcome == Outcome::Duplicate).count() as u64
+        self.fates
+            .iter()
+            .filter(|fate| fate.outcome == Outcome::Duplicate)
+            .count() as u64
     }
 }
 
@@ -110,8 +113,11 @@ pub fn process(
     window: &mut Window,
     mut done: impl FnMut(Stage),
 ) -> Option<Processed> {
-    let extent =
-        Extent::over(pulled.iter().map(|pulled| (pulled.record.seq, &*pulled.record.msgid)))?;
+    let extent = Extent::over(
+        pulled
+            .iter()
+            .map(|pulled| (pulled.record.seq, &*pulled.record.msgid)),
+    )?;
     let mut fates: Vec<Fate> = pulled
         .iter()
         .map(|pulled| Fate {
@@ -145,13 +151,18 @@ pub fn process(
         let fate = &mut fates[place];
         let decoded = opened.and_then(|opened| {
             let version = opened.key_version;
-            decode(&record.corp_id, record.seq, &record.msgid, version, opened.plaintext).map_err(
-                |rejected| Rejected {
-                    reason: rejected.reason,
-                    error: rejected.error,
-                    key_version: version,
-                },
+            decode(
+                &record.corp_id,
+                record.seq,
+                &record.msgid,
+                version,
+                opened.plaintext,
             )
+            .map_err(|rejected| Rejected {
+                reason: rejected.reason,
+                error: rejected.error,
+                key_version: version,
+            })
         });
         match decoded {
             // Within one batch a message may stand twice; the first is kept.
@@ -170,8 +181,11 @@ pub fn process(
     let unresolved = tools.directory.join(&mut messages);
     done(Stage::Join);
 
-    let mut violations =
-        tools.rules.check(&messages, |member| tools.directory.departments_above(member), 0);
+    let mut violations = tools.rules.check(
+        &messages,
+        |member| tools.directory.departments_above(member),
+        0,
+    );
     if !violations.is_empty() {
         let times: HashMap<u64, i64> = fates.iter().map(|fate| (fate.seq, fate.at)).collect();
         for violation in &mut violations {
@@ -181,7 +195,12 @@ pub fn process(
     done(Stage::Match);
 
     Some(Processed {
-        batch: Batch { extent, messages, violations, dead_letters },
+        batch: Batch {
+            extent,
+            messages,
+            violations,
+            dead_letters,
+        },
         fates,
         unresolved,
     })
@@ -203,7 +222,11 @@ fn dead_letter(record: &SealedRecord, rejected: Rejected, first_seen: i64) -> De
 /// Reasons under which dead letters of a batch are parked, each with its number.
 pub fn reasons(batch: &Batch) -> impl Iterator<Item = (Reason, u64)> {
     Reason::ALL.into_iter().filter_map(|reason| {
-        let count = batch.dead_letters.iter().filter(|letter| letter.reason == reason).count();
+        let count = batch
+            .dead_letters
+            .iter()
+            .filter(|letter| letter.reason == reason)
+            .count();
         (count > 0).then_some((reason, count as u64))
     })
 }

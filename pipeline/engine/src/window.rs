@@ -24,7 +24,9 @@ pub fn msg_hash(msgid: &str) -> MsgHash {
 
 /// Hashes what is sealed in a record, without its position; 0 if the record is broken.
 pub fn body_hash(record: &SealedRecord) -> u64 {
-    record.fields().map_or(0, |fields| xxh3_64(fields.encrypt_chat_msg.as_bytes()))
+    record
+        .fields()
+        .map_or(0, |fields| xxh3_64(fields.encrypt_chat_msg.as_bytes()))
 }
 
 /// The hashes are uniform already; hashing them again would be waste.
@@ -65,7 +67,11 @@ pub struct Window {
 impl Window {
     /// An empty window for `capacity` messages.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, order: VecDeque::new(), seen: HashMap::default() }
+        Self {
+            capacity,
+            order: VecDeque::new(),
+            seen: HashMap::default(),
+        }
     }
 
     /// Whether a record repeats one that was there before.

@@ -16,11 +16,19 @@ pub async fn check(args: CheckArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(Failure::config)?;
     let rules = match &settings.rules_dir {
         Some(dir) => rules_dir::load(dir).map_err(|errors| {
-            Failure::config(format!("{}: rules\n  {}", dir.display(), errors.join("\n  ")))
+            Failure::config(format!(
+                "{}: rules\n  {}",
+                dir.display(),
+                errors.join("\n  ")
+            ))
         })?,
         None => RuleSet::default(),
     };
-    let peers = if args.connect { connect(&settings).await? } else { Vec::new() };
+    let peers = if args.connect {
+        connect(&settings).await?
+    } else {
+        Vec::new()
+    };
     if args.json {
         say(&as_json(&settings, &rules, &peers).to_string())?;
     } else {
@@ -50,7 +58,10 @@ async fn connect(settings: &Settings) -> Result<Vec<Peer>, Failure> {
     }
     if let Some(sink) = &settings.parquet {
         let answer = sink.target.check().await;
-        add(format!("Parquet {}", sink.url), answer.err().map(|error| chain(&error)));
+        add(
+            format!("Parquet {}", sink.url),
+            answer.err().map(|error| chain(&error)),
+        );
     }
     for corp in &settings.corps {
         let archive = wiring::archive(corp, std::sync::Arc::new(|_, _| {}))?;
@@ -90,13 +101,22 @@ fn as_json(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> serde_json::
 
 fn tell(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> Result<(), Failure> {
     for corp in &settings.corps {
-        let keys: Vec<String> = corp.keys.versions().iter().map(ToString::to_string).collect();
+        let keys: Vec<String> = corp
+            .keys
+            .versions()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let keys = if keys.is_empty() {
             "no private keys: every record will be a dead letter".to_owned()
         } else {
             format!("private keys of versions {}", keys.join(", "))
         };
-        let names = if corp.directory.is_some() { "" } else { "; no directory: names stay empty" };
+        let names = if corp.directory.is_some() {
+            ""
+        } else {
+            "; no directory: names stay empty"
+        };
         say(&format!("corp {}: {keys}{names}", corp.id))?;
     }
     if !rules.rules().is_empty() {

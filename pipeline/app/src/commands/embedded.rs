@@ -30,8 +30,10 @@ pub async fn serve(args: EmbeddedArgs) -> Result<(), Failure> {
         // Whoever started it without reading its output does not need the address.
         say(&format!("http://{address}")).ok();
     };
-    serve_engine(options, shutdown, ready).await.map_err(|error| match error {
-        Error::CredentialsRequired { .. } => Failure::config(chain(&error)),
-        other => Failure::other(other),
-    })
+    serve_engine(options, shutdown, ready)
+        .await
+        .map_err(|error| match error {
+            Error::CredentialsRequired { .. } => Failure::config(chain(&error)),
+            other => Failure::other(other),
+        })
 }

@@ -23,12 +23,21 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     stop_on_signal(stop.clone(), abandon.clone())?;
     let shown = CancellationToken::new();
     let mut bar = None;
-    let options = RunOptions { stages: args.stages, drain: args.drain, stop, abandon };
+    let options = RunOptions {
+        stages: args.stages,
+        drain: args.drain,
+        stop,
+        abandon,
+    };
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let result = wiring::run(settings, options, |running| {
         info!(metrics = %running.metrics_address, "running");
         if args.drain && terminal {
-            bar = Some(tokio::spawn(progress::show(running.totals, None, shown.clone())));
+            bar = Some(tokio::spawn(progress::show(
+                running.totals,
+                None,
+                shown.clone(),
+            )));
         }
     })
     .await;

@@ -118,7 +118,10 @@ const CLICKHOUSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Checks a configuration whose shape is right.
 pub fn check(config: raw::Config, folder: &Path) -> Result<Settings, Vec<Problem>> {
-    let mut checker = Checker { folder, problems: Vec::new() };
+    let mut checker = Checker {
+        folder,
+        problems: Vec::new(),
+    };
     let settings = checker.settings(config);
     match settings {
         Some(settings) if checker.problems.is_empty() => Ok(settings),
@@ -128,7 +131,10 @@ pub fn check(config: raw::Config, folder: &Path) -> Result<Settings, Vec<Problem
 
 impl Checker<'_> {
     fn problem(&mut self, at: impl Into<String>, what: impl Into<String>) {
-        self.problems.push(Problem { at: at.into(), what: what.into() });
+        self.problems.push(Problem {
+            at: at.into(),
+            what: what.into(),
+        });
     }
 
     fn settings(&mut self, config: raw::Config) -> Option<Settings> {
@@ -137,25 +143,37 @@ impl Checker<'_> {
         for (index, corp) in config.corp.into_iter().enumerate() {
             let at = format!("corp[{index}]");
             if !ids.insert(corp.id.clone()) {
-                self.problem(format!("{at}.id"), format!("corp {} is given twice", corp.id));
+                self.problem(
+                    format!("{at}.id"),
+                    format!("corp {} is given twice", corp.id),
+                );
             }
             corps.push(self.corp(&at, corp));
         }
         let clickhouse = config.sink.clickhouse.map(|sink| self.clickhouse(sink));
         let parquet = config.sink.parquet.map(|sink| self.parquet(sink));
         if clickhouse.is_none() && parquet.is_none() {
-            self.problem("sink", "neither [sink.clickhouse] nor [sink.parquet] is given");
+            self.problem(
+                "sink",
+                "neither [sink.clickhouse] nor [sink.parquet] is given",
+            );
         }
         let rules_dir = config.rules.dir.map(|dir| self.folder.join(dir));
         if let Some(dir) = &rules_dir
             && !dir.is_dir()
         {
-            self.problem("rules.dir", format!("found \"{}\"; accepted: a folder", dir.display()));
+            self.problem(
+                "rules.dir",
+                format!("found \"{}\"; accepted: a folder", dir.display()),
+            );
         }
         let listen = config.metrics.listen.parse();
         if listen.is_err() {
             let found = &config.metrics.listen;
-            self.problem("metrics.listen", format!("found \"{found}\"; accepted: IP:PORT"));
+            self.problem(
+                "metrics.listen",
+                format!("found \"{found}\"; accepted: IP:PORT"),
+            );
         }
         Some(Settings {
             driver: Driver {
@@ -165,7 +183,11 @@ impl Checker<'_> {
             kafka: Kafka {
                 brokers: chatledger_kafka::Brokers {
                     bootstrap: config.kafka.brokers,
-                    properties: config.kafka.properties.into_iter().collect::<BTreeMap<_, _>>(),
+                    properties: config
+                        .kafka
+                        .properties
+                        .into_iter()
+                        .collect::<BTreeMap<_, _>>(),
                 },
                 prefix: config.kafka.topic_prefix,
                 partitions: config.kafka.partitions,
@@ -190,7 +212,10 @@ impl Checker<'_> {
         if zone.is_err() {
             let accepted = "accepted: an IANA name such as \"Asia/Shanghai\"";
             let found = &corp.timezone;
-            self.problem(format!("{at}.timezone"), format!("found \"{found}\"; {accepted}"));
+            self.problem(
+                format!("{at}.timezone"),
+                format!("found \"{found}\"; {accepted}"),
+            );
         }
         let archive = corp.archive;
         if archive.transport == Transport::Sdk {
@@ -201,8 +226,10 @@ impl Checker<'_> {
             self.problem(format!("{at}.archive.base_url"), what);
         }
         let secret = self.secret(&format!("{at}.archive.secret_file"), &archive.secret_file);
-        let poll_interval =
-            self.duration(&format!("{at}.archive.poll_interval"), &archive.poll_interval);
+        let poll_interval = self.duration(
+            &format!("{at}.archive.poll_interval"),
+            &archive.poll_interval,
+        );
         let mut keys = KeyRing::new();
         for (index, key) in archive.key.iter().enumerate() {
             let at = format!("{at}.archive.key[{index}]");
@@ -211,7 +238,9 @@ impl Checker<'_> {
                 self.problem(format!("{at}.version"), what);
                 continue;
             }
-            let Some(pem) = self.secret(&format!("{at}.file"), &key.file) else { continue };
+            let Some(pem) = self.secret(&format!("{at}.file"), &key.file) else {
+                continue;
+            };
             if let Err(error) = keys.insert_pem(key.version, &pem) {
                 self.problem(format!("{at}.file"), format!("{}: {error}", key.file));
             }
@@ -219,8 +248,10 @@ impl Checker<'_> {
         let directory = corp.directory.map(|directory| {
             let at = format!("{at}.directory");
             let secret = self.secret(&format!("{at}.secret_file"), &directory.secret_file);
-            let every =
-                self.duration(&format!("{at}.refresh_interval"), &directory.refresh_interval);
+            let every = self.duration(
+                &format!("{at}.refresh_interval"),
+                &directory.refresh_interval,
+            );
             Some(DirectorySource {
                 base_url: directory.base_url,
                 secret: secret?,
@@ -290,9 +321,14 @@ impl Checker<'_> {
     }
 
     fn duration(&mut self, at: &str, text: &str) -> Option<Duration> {
-        let parsed = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
+        let parsed = humantime::parse_duration(text)
+            .ok()
+            .filter(|duration| !duration.is_zero());
         if parsed.is_none() {
-            self.problem(at, format!("found \"{text}\"; accepted: a duration above zero"));
+            self.problem(
+                at,
+                format!("found \"{text}\"; accepted: a duration above zero"),
+            );
         }
         parsed
     }

@@ -23,7 +23,11 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.at.is_empty() { f.write_str(&self.what) } else { write!(f, "{}: {}", self.at, self.what) }
+        if self.at.is_empty() {
+            f.write_str(&self.what)
+        } else {
+            write!(f, "{}: {}", self.at, self.what)
+        }
     }
 }
 
@@ -53,11 +57,19 @@ impl fmt::Display for Problems {
 /// # Errors
 /// All that is wrong with it.
 pub fn load(file: &Path) -> Result<Settings, Problems> {
-    let fail = |problems| Problems { file: file.to_owned(), problems };
+    let fail = |problems| Problems {
+        file: file.to_owned(),
+        problems,
+    };
     let text = std::fs::read_to_string(file).map_err(|error| {
-        fail(vec![Problem { at: String::new(), what: format!("cannot be read: {error}") }])
+        fail(vec![Problem {
+            at: String::new(),
+            what: format!("cannot be read: {error}"),
+        }])
     })?;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let raw = shape::read(&text).map_err(fail)?;
     meaning::check(raw, folder).map_err(fail)
@@ -138,7 +150,10 @@ mod tests {
             "corp[0].archive.key[0].version: found \"one\"; accepted: integer",
             "sink.clickhouse.url: found \"tcp://x\"; accepted: an address",
         ] {
-            assert!(found.contains(expected), "missing: {expected}\nfound:\n{found}");
+            assert!(
+                found.contains(expected),
+                "missing: {expected}\nfound:\n{found}"
+            );
         }
     }
 
@@ -157,10 +172,17 @@ mod tests {
             "corp[0].archive.secret_file: ",
             "corp[0].archive.key[1].version: version 1 is given twice",
         ] {
-            assert!(found.contains(expected), "missing: {expected}\nfound:\n{found}");
+            assert!(
+                found.contains(expected),
+                "missing: {expected}\nfound:\n{found}"
+            );
         }
         let none = problems("[[corp]]\nid='a'\n[corp.archive]\nsecret_file='secret'\n[sink]\n");
-        assert!(none.join("\n").contains("corp[0].archive.base_url: missing"), "{none:?}");
+        assert!(
+            none.join("\n")
+                .contains("corp[0].archive.base_url: missing"),
+            "{none:?}"
+        );
         assert!(none.join("\n").contains("sink: neither"), "{none:?}");
     }
 

@@ -9,15 +9,21 @@ use super::Problem;
 
 /// Reads the text; every deviation from the schema is a problem.
 pub fn read(text: &str) -> Result<Config, Vec<Problem>> {
-    let one = |what: String| vec![Problem { at: String::new(), what }];
+    let one = |what: String| {
+        vec![Problem {
+            at: String::new(),
+            what,
+        }]
+    };
     let table: toml::Table = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let line = error
+            .span()
+            .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         one(format!("line {line}: not TOML: {}", error.message()))
     })?;
     let value = serde_json::to_value(table).map_err(|error| one(error.to_string()))?;
     let schema = schemars::schema_for!(Config).to_value();
-    let validator =
-        jsonschema::validator_for(&schema).map_err(|error| one(error.to_string()))?;
+    let validator = jsonschema::validator_for(&schema).map_err(|error| one(error.to_string()))?;
     let mut problems: Vec<Problem> = Vec::new();
     for error in validator.iter_errors(&value) {
         describe(&error, &schema, &value, &mut problems);
@@ -38,7 +44,10 @@ fn describe(
 ) {
     let pointer = error.instance_path().as_str();
     let at = path(pointer);
-    let found = || file.pointer(pointer).map_or_else(String::new, |value| format!("found {value}; "));
+    let found = || {
+        file.pointer(pointer)
+            .map_or_else(String::new, |value| format!("found {value}; "))
+    };
     let mut add = |at: String, what: String| problems.push(Problem { at, what });
     match error.kind() {
         Kind::AdditionalProperties { unexpected } => {
@@ -62,9 +71,9 @@ fn describe(
                 (Some(options), _) => add(at, format!("{}accepted: {options}", found())),
                 // An optional section: what is wrong with it counts, not that it might be absent.
                 (None, Kind::AnyOf { context } | Kind::OneOfNotValid { context }) => {
-                    let branch = context.iter().find(|errors| {
-                        !errors.iter().any(|error| is_null_type(error.kind()))
-                    });
+                    let branch = context
+                        .iter()
+                        .find(|errors| !errors.iter().any(|error| is_null_type(error.kind())));
                     for error in branch.into_iter().flatten() {
                         describe(error, schema, file, problems);
                     }
@@ -79,16 +88,28 @@ fn describe(
         Kind::MinItems { limit } => add(at, format!("accepted: at least {limit}")),
         Kind::MinLength { .. } => add(at, format!("{}accepted: a text that is not empty", found())),
         Kind::Format { format } => add(at, format!("{}accepted: {format}", found())),
-        other => add(at, format!("{}against the rule «{}»", found(), other.keyword())),
+        other => add(
+            at,
+            format!("{}against the rule «{}»", found(), other.keyword()),
+        ),
     }
 }
 
 fn is_null_type(kind: &Kind) -> bool {
-    matches!(kind, Kind::Type { kind: TypeKind::Single(JsonType::Null) })
+    matches!(
+        kind,
+        Kind::Type {
+            kind: TypeKind::Single(JsonType::Null)
+        }
+    )
 }
 
 fn join(at: &str, key: &str) -> String {
-    if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
+    if at.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{at}.{key}")
+    }
 }
 
 /// `/corp/0/archive` as `corp[0].archive`.
@@ -96,7 +117,7 @@ fn path(pointer: &str) -> String {
     let mut text = String::new();
     for part in pointer.split('/').skip(1) {
         if part.chars().all(|c| c.is_ascii_digit()) {
-            text.push_str(&format!("[{part}]"));
+            text = format!("{text}[{part}]");
         } else {
             text = join(&text, &part.replace("~1", "/").replace("~0", "~"));
         }
@@ -108,8 +129,11 @@ fn types(kind: &TypeKind) -> String {
     match kind {
         TypeKind::Single(one) => one.to_string(),
         TypeKind::Multiple(set) => {
-            let names: Vec<String> =
-                set.iter().filter(|one| *one != JsonType::Null).map(|one| one.to_string()).collect();
+            let names: Vec<String> = set
+                .iter()
+                .filter(|one| *one != JsonType::Null)
+                .map(|one| one.to_string())
+                .collect();
             names.join(" or ")
         }
     }
@@ -117,7 +141,11 @@ fn types(kind: &TypeKind) -> String {
 
 fn list(options: &Value) -> String {
     let options = options.as_array().map(Vec::as_slice).unwrap_or_default();
-    options.iter().map(Value::to_string).collect::<Vec<_>>().join(", ")
+    options
+        .iter()
+        .map(Value::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// What a pattern of the schema means, in words.
@@ -155,13 +183,16 @@ fn parent(path: &str) -> &str {
 fn accepted_keys(schema: &Value, at: &str) -> Vec<String> {
     let object = resolve(schema, parent(at)).and_then(|schema| schema.get("properties"));
     let keys = object.and_then(Value::as_object);
-    keys.map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
+    keys.map(|keys| keys.keys().cloned().collect())
+        .unwrap_or_default()
 }
 
 /// The values of a choice whose options each carry a description.
 fn constants(schema: &Value, at: &str) -> Option<String> {
     let options = resolve(schema, at)?.as_array()?;
-    let values: Option<Vec<String>> =
-        options.iter().map(|option| option.get("const").map(Value::to_string)).collect();
+    let values: Option<Vec<String>> = options
+        .iter()
+        .map(|option| option.get("const").map(Value::to_string))
+        .collect();
     values.map(|values| values.join(", "))
 }

@@ -130,9 +130,15 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
         progress.reached(setup.sink, checkpoint.position, None);
         lanes.push((setup.sink, delivery, journal));
     }
-    let start = lanes.iter().map(|(_, delivery, _)| delivery.lane().position()).min().unwrap_or(0);
-    let boundaries: BTreeSet<u64> =
-        lanes.iter().flat_map(|(_, delivery, _)| delivery.lane().boundaries()).collect();
+    let start = lanes
+        .iter()
+        .map(|(_, delivery, _)| delivery.lane().position())
+        .min()
+        .unwrap_or(0);
+    let boundaries: BTreeSet<u64> = lanes
+        .iter()
+        .flat_map(|(_, delivery, _)| delivery.lane().boundaries())
+        .collect();
     let (ledger, recovered) = Ledger::open(&folder.join("ledger"), start, WINDOW)?;
     let parked = Parked::open(&folder.join("dead_letters.jsonl"), start)?;
     info!(corp = %corp.corp_id, position = start, ledger = ledger.len(), "corp taken up");
@@ -153,7 +159,13 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
         };
         tasks.spawn(lane.run());
     }
-    let Context { metrics, totals, drain, stop, .. } = context.clone();
+    let Context {
+        metrics,
+        totals,
+        drain,
+        stop,
+        ..
+    } = context.clone();
     let (puller, corp_id) = (corp.puller, corp.corp_id.clone());
     tasks.spawn(async move {
         let corp = corp_id.clone();
@@ -164,7 +176,10 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
             async move { pages.send(records).await.is_ok() }.boxed()
         };
         let ended = puller.run(start, drain, &stop, hand_over).await;
-        ended.map_err(|fault| DriverError::Source { corp: corp_id, fault })
+        ended.map_err(|fault| DriverError::Source {
+            corp: corp_id,
+            fault,
+        })
     });
     let processor = Processor {
         corp_id: corp.corp_id,
@@ -175,7 +190,11 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
         boundaries,
         pulled: recovered.pulled,
         context,
-        state: Some(State { window: recovered.window, ledger, parked }),
+        state: Some(State {
+            window: recovered.window,
+            ledger,
+            parked,
+        }),
     };
     tasks.spawn(processor.run(page_queue, outlets));
 
@@ -219,7 +238,9 @@ impl Processor {
                 Pulled { record, at }
             });
             for run in split(pulled.collect(), &self.boundaries) {
-                let Some(batch) = self.one(run).await? else { continue };
+                let Some(batch) = self.one(run).await? else {
+                    continue;
+                };
                 for outlet in &outlets {
                     // A closed lane has failed; its task tells why.
                     if outlet.send(Arc::clone(&batch)).await.is_err() {
@@ -232,7 +253,9 @@ impl Processor {
     }
 
     async fn one(&mut self, run: Vec<Pulled>) -> Result<Option<Arc<Batch>>, DriverError> {
-        let Some(mut state) = self.state.take() else { return Ok(None) };
+        let Some(mut state) = self.state.take() else {
+            return Ok(None);
+        };
         let (directory, rules) = (self.directory.get(), self.rules.get());
         let (corp_id, opener) = (self.corp_id.clone(), Arc::clone(&self.opener));
         let metrics = Arc::clone(&self.context.metrics);
@@ -255,10 +278,15 @@ impl Processor {
             self.state = Some(state);
             return Ok(None);
         };
-        self.wanted.add(std::mem::take(&mut processed.unresolved.room_ids));
+        self.wanted
+            .add(std::mem::take(&mut processed.unresolved.room_ids));
         let processed = self.write_ledger(state, processed).await?;
-        let Some(processed) = processed else { return Ok(None) };
-        self.context.metrics.processed(self.corp_id.as_str(), &processed);
+        let Some(processed) = processed else {
+            return Ok(None);
+        };
+        self.context
+            .metrics
+            .processed(self.corp_id.as_str(), &processed);
         self.context.totals.processed(&processed);
         Ok(Some(Arc::new(processed.batch)))
     }
@@ -359,7 +387,10 @@ impl LaneTask {
 
     async fn push(&mut self, batch: &Arc<Batch>) -> Result<bool, DriverError> {
         let sink = self.sink;
-        self.delivery.push(batch).await.map_err(|fault| DriverError::Sink { sink, fault })
+        self.delivery
+            .push(batch)
+            .await
+            .map_err(|fault| DriverError::Sink { sink, fault })
     }
 
     /// False if the process is stopping without waiting for the sink.
@@ -368,7 +399,8 @@ impl LaneTask {
         let flushed = self.delivery.flush(&mut self.journal, &self.abandon).await;
         match flushed.map_err(|fault| DriverError::Sink { sink, fault })? {
             Flushed::Delivered(position) => {
-                self.progress.reached(sink, position, self.delivery.newest());
+                self.progress
+                    .reached(sink, position, self.delivery.newest());
                 Ok(true)
             }
             Flushed::Nothing => Ok(true),
@@ -393,12 +425,20 @@ mod tests {
             at: 0,
         };
         let seqs = |runs: Vec<Vec<Pulled>>| -> Vec<Vec<u64>> {
-            runs.iter().map(|run| run.iter().map(|pulled| pulled.record.seq).collect()).collect()
+            runs.iter()
+                .map(|run| run.iter().map(|pulled| pulled.record.seq).collect())
+                .collect()
         };
         let records: Vec<Pulled> = [2, 4, 6, 8, 10].into_iter().map(pulled).collect();
         let bounds = |list: &[u64]| list.iter().copied().collect::<BTreeSet<u64>>();
-        assert_eq!(seqs(split(records.clone(), &bounds(&[5, 8]))), [vec![2, 4], vec![6, 8], vec![10]]);
-        assert_eq!(seqs(split(records, &bounds(&[0, 99]))), [vec![2, 4, 6, 8, 10]]);
+        assert_eq!(
+            seqs(split(records.clone(), &bounds(&[5, 8]))),
+            [vec![2, 4], vec![6, 8], vec![10]]
+        );
+        assert_eq!(
+            seqs(split(records, &bounds(&[0, 99]))),
+            [vec![2, 4, 6, 8, 10]]
+        );
         assert!(split(Vec::new(), &bounds(&[1])).is_empty());
     }
 }

@@ -38,7 +38,10 @@ impl JournalFile {
                 let form: Form = serde_json::from_slice(&text)
                     .map_err(|error| StateError::damaged(&path, error.to_string()))?;
                 if form.version != VERSION {
-                    return Err(StateError::damaged(&path, format!("version {}", form.version)));
+                    return Err(StateError::damaged(
+                        &path,
+                        format!("version {}", form.version),
+                    ));
                 }
                 form.checkpoint
             }
@@ -54,9 +57,13 @@ impl Journal for JournalFile {
         let path = self.path.clone();
         async move {
             tokio::task::spawn_blocking(move || {
-                let text = serde_json::to_vec(&Form { version: VERSION, checkpoint })
-                    .map_err(Fault::local)?;
-                write_whole(&path, &text).map_err(|error| Fault::local(StateError::io(&path)(error)))
+                let text = serde_json::to_vec(&Form {
+                    version: VERSION,
+                    checkpoint,
+                })
+                .map_err(Fault::local)?;
+                write_whole(&path, &text)
+                    .map_err(|error| Fault::local(StateError::io(&path)(error)))
             })
             .await
             .map_err(Fault::local)?
@@ -75,9 +82,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut journal, first) = JournalFile::open(folder.path(), "clickhouse").unwrap();
         assert_eq!(first, Checkpoint::default());
-        let saved = Checkpoint { position: u64::MAX, cut: Some(Extent::of(u64::MAX, "m")) };
+        let saved = Checkpoint {
+            position: u64::MAX,
+            cut: Some(Extent::of(u64::MAX, "m")),
+        };
         journal.save(saved).await.unwrap();
-        assert_eq!(JournalFile::open(folder.path(), "clickhouse").unwrap().1, saved);
+        assert_eq!(
+            JournalFile::open(folder.path(), "clickhouse").unwrap().1,
+            saved
+        );
     }
 
     #[test]

@@ -68,7 +68,12 @@ impl Ledger {
                 return Err(StateError::damaged(path, "not a ledger of this version"));
             }
         }
-        let mut ledger = Self { path: path.to_owned(), file, entries: 0, last: 0 };
+        let mut ledger = Self {
+            path: path.to_owned(),
+            file,
+            entries: 0,
+            last: 0,
+        };
         let recovered = ledger.recover(position, window)?;
         Ok((ledger, recovered))
     }
@@ -85,7 +90,9 @@ impl Ledger {
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
         for index in start..whole {
             let mut bytes = [0; ENTRY as usize];
-            reader.read_exact(&mut bytes).map_err(StateError::io(&self.path))?;
+            reader
+                .read_exact(&mut bytes)
+                .map_err(StateError::io(&self.path))?;
             let Some(fate) = decode(&bytes).filter(|fate| fate.seq >= last) else {
                 break;
             };
@@ -120,7 +127,9 @@ impl Ledger {
             let middle = low + (high - low) / 2;
             self.seek(middle)?;
             let mut bytes = [0; 8];
-            self.file.read_exact(&mut bytes).map_err(StateError::io(&self.path))?;
+            self.file
+                .read_exact(&mut bytes)
+                .map_err(StateError::io(&self.path))?;
             if u64::from_le_bytes(bytes) <= position {
                 low = middle + 1;
             } else {
@@ -131,12 +140,19 @@ impl Ledger {
     }
 
     fn length(&self) -> Result<u64, StateError> {
-        Ok(self.file.metadata().map_err(StateError::io(&self.path))?.len())
+        Ok(self
+            .file
+            .metadata()
+            .map_err(StateError::io(&self.path))?
+            .len())
     }
 
     fn seek(&mut self, entry: u64) -> Result<(), StateError> {
         let at = HEADER.len() as u64 + entry * ENTRY;
-        self.file.seek(SeekFrom::Start(at)).map(drop).map_err(StateError::io(&self.path))
+        self.file
+            .seek(SeekFrom::Start(at))
+            .map(drop)
+            .map_err(StateError::io(&self.path))
     }
 
     /// Appends what became of records and waits until the disk has it.
@@ -146,7 +162,9 @@ impl Ledger {
     pub fn append(&mut self, fates: &[Fate]) -> Result<(), StateError> {
         let bytes: Vec<u8> = fates.iter().flat_map(encode).collect();
         self.seek(self.entries)?;
-        self.file.write_all(&bytes).map_err(StateError::io(&self.path))?;
+        self.file
+            .write_all(&bytes)
+            .map_err(StateError::io(&self.path))?;
         self.file.sync_data().map_err(StateError::io(&self.path))?;
         self.entries += fates.len() as u64;
         if let Some(fate) = fates.last() {
@@ -211,7 +229,12 @@ mod tests {
     use crate::window::msg_hash;
 
     fn fate(seq: u64, at: i64) -> Fate {
-        Fate { seq, hash: msg_hash(&seq.to_string()), at, outcome: Outcome::Message }
+        Fate {
+            seq,
+            hash: msg_hash(&seq.to_string()),
+            at,
+            outcome: Outcome::Message,
+        }
     }
 
     fn open(path: &Path, position: u64) -> (Ledger, Recovered) {
@@ -223,10 +246,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let (mut ledger, _) = open(&path, 0);
-        ledger.append(&(1..=10).map(|n| fate(n * 2, 1000 + n as i64)).collect::<Vec<_>>()).unwrap();
+        ledger
+            .append(
+                &(1..=10)
+                    .map(|n| fate(n * 2, 1000 + n as i64))
+                    .collect::<Vec<_>>(),
+            )
+            .unwrap();
 
         let (mut ledger, found) = open(&path, 13);
-        assert!(found.window.repeats(msg_hash("12"), || 0) && !found.window.repeats(msg_hash("14"), || 0));
+        assert!(
+            found.window.repeats(msg_hash("12"), || 0)
+                && !found.window.repeats(msg_hash("14"), || 0)
+        );
         assert_eq!(found.pulled.get(&14), Some(&1007));
         assert_eq!((ledger.len(), found.pulled.len()), (6, 4));
 
@@ -241,7 +273,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let (mut ledger, _) = open(&path, 0);
-        ledger.append(&[fate(1, 5), fate(2, 5), fate(9, 5)]).unwrap();
+        ledger
+            .append(&[fate(1, 5), fate(2, 5), fate(9, 5)])
+            .unwrap();
         // The archive now gives other records behind 1 than it gave before.
         let (mut ledger, _) = open(&path, 1);
         ledger.append(&[fate(20, 6)]).unwrap();
@@ -258,8 +292,14 @@ mod tests {
     fn ledger_that_is_shorter_than_the_lanes_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
-        assert!(matches!(Ledger::open(&path, 7, 10), Err(StateError::Damaged { .. })));
+        assert!(matches!(
+            Ledger::open(&path, 7, 10),
+            Err(StateError::Damaged { .. })
+        ));
         std::fs::write(&path, b"something else entirely").unwrap();
-        assert!(matches!(Ledger::open(&path, 0, 10), Err(StateError::Damaged { .. })));
+        assert!(matches!(
+            Ledger::open(&path, 0, 10),
+            Err(StateError::Damaged { .. })
+        ));
     }
 }

@@ -32,7 +32,11 @@ impl Parked {
             .truncate(false)
             .open(path)
             .map_err(io())?;
-        let mut parked = Self { path: path.to_owned(), file, length: 0 };
+        let mut parked = Self {
+            path: path.to_owned(),
+            file,
+            length: 0,
+        };
         parked.cut_back(position)?;
         Ok(parked)
     }
@@ -50,8 +54,11 @@ impl Parked {
         loop {
             line.clear();
             let read = reader.read_until(b'\n', &mut line).map_err(io())?;
-            let letter: Option<DeadLetter> =
-                if line.ends_with(b"\n") { serde_json::from_slice(&line).ok() } else { None };
+            let letter: Option<DeadLetter> = if line.ends_with(b"\n") {
+                serde_json::from_slice(&line).ok()
+            } else {
+                None
+            };
             if letter.is_none_or(|letter| letter.seq > position) {
                 break;
             }

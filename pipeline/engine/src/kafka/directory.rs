@@ -65,7 +65,10 @@ struct Followed {
 impl DirectoryStage {
     /// Runs until stopped.
     pub async fn run(self) {
-        supervised("directory", &self.join, &self.ending, |group| self.lead(group)).await;
+        supervised("directory", &self.join, &self.ending, |group| {
+            self.lead(group)
+        })
+        .await;
     }
 
     async fn lead(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
@@ -123,9 +126,12 @@ impl DirectoryStage {
     ) -> JoinSet<()> {
         let mut syncs = JoinSet::new();
         for corp in &self.corps {
-            let Some(followed) = followed.get(corp.corp_id.as_str()) else { continue };
-            let mut sinks: Vec<Arc<dyn DirectorySink>> =
-                vec![Arc::new(TopicSink { group: Arc::clone(group) })];
+            let Some(followed) = followed.get(corp.corp_id.as_str()) else {
+                continue;
+            };
+            let mut sinks: Vec<Arc<dyn DirectorySink>> = vec![Arc::new(TopicSink {
+                group: Arc::clone(group),
+            })];
             sinks.extend(corp.sinks.iter().map(Arc::clone));
             let sync = DirectorySync {
                 corp_id: corp.corp_id.clone(),
@@ -147,7 +153,9 @@ impl DirectoryStage {
 }
 
 fn follow(followed: &mut HashMap<String, Followed>, record: &LogRecord) -> Result<(), Fault> {
-    let Some(followed) = followed.get_mut(&record.corp_id) else { return Ok(()) };
+    let Some(followed) = followed.get_mut(&record.corp_id) else {
+        return Ok(());
+    };
     match serde_json::from_slice(&record.value).map_err(Fault::local)? {
         DirectoryRow::Rooms(room) if room.kind == RoomKind::Wanted => {
             followed.wanted.add([room.room_id]);
@@ -183,7 +191,9 @@ impl DirectorySink for TopicSink {
                 let records = rows.iter().map(out).collect::<Result<_, _>>()?;
                 self.group.transact(records, &[]).await?;
             }
-            self.group.transact(vec![out(&DirectoryRow::Complete { taken_at })?], &[]).await
+            self.group
+                .transact(vec![out(&DirectoryRow::Complete { taken_at })?], &[])
+                .await
         }
         .boxed()
     }
@@ -202,7 +212,10 @@ pub struct DirectoryFollower {
 impl DirectoryFollower {
     /// Runs until stopped. A corp's sender turns true when its first complete snapshot is there.
     pub async fn run(self) {
-        supervised("directory", &self.join, &self.ending, |topic| self.work(topic)).await;
+        supervised("directory", &self.join, &self.ending, |topic| {
+            self.work(topic)
+        })
+        .await;
     }
 
     async fn work(&self, topic: Arc<dyn Group>) -> Result<(), Fault> {
@@ -212,11 +225,15 @@ impl DirectoryFollower {
             .map(|corp| (corp.as_str(), Assembler::new(CorpId::from(corp.as_str()))))
             .collect();
         while !self.ending.stop.is_cancelled() {
-            let Event::Record(record) = topic.next(TICK).await? else { continue };
+            let Event::Record(record) = topic.next(TICK).await? else {
+                continue;
+            };
             let Some((corp, (current, first))) = self.corps.get_key_value(&record.corp_id) else {
                 continue;
             };
-            let Some(assembler) = assemblers.get_mut(corp.as_str()) else { continue };
+            let Some(assembler) = assemblers.get_mut(corp.as_str()) else {
+                continue;
+            };
             match serde_json::from_slice(&record.value).map_err(Fault::local)? {
                 DirectoryRow::Rooms(room) if room.kind == RoomKind::Wanted => {}
                 row @ DirectoryRow::Complete { .. } => {

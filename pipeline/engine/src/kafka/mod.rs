@@ -139,8 +139,12 @@ pub trait Group: Send + Sync {
     /// The next event, waiting at most `wait`.
     fn next(&self, wait: Duration) -> BoxFuture<'_, Result<Event, Fault>>;
     /// Commits a position with metadata. Refused (class stop) if the partition has another owner.
-    fn save(&self, partition: i32, position: u64, metadata: String)
-    -> BoxFuture<'_, Result<(), Fault>>;
+    fn save(
+        &self,
+        partition: i32,
+        position: u64,
+        metadata: String,
+    ) -> BoxFuture<'_, Result<(), Fault>>;
     /// Goes on reading a partition at an offset; its end will be told again.
     fn seek(&self, partition: i32, offset: u64) -> BoxFuture<'_, Result<(), Fault>>;
     /// Stays in the group without reading, for as long as it is polled.
@@ -221,7 +225,13 @@ struct End {
 
 impl Ends {
     fn assigned(&mut self, partition: i32, position: u64) {
-        self.partitions.insert(partition, End { next: position, reached: false });
+        self.partitions.insert(
+            partition,
+            End {
+                next: position,
+                reached: false,
+            },
+        );
     }
 
     fn revoked(&mut self, partitions: &[i32]) {
@@ -231,7 +241,13 @@ impl Ends {
     }
 
     fn read(&mut self, partition: i32, offset: u64) {
-        self.partitions.insert(partition, End { next: offset + 1, reached: false });
+        self.partitions.insert(
+            partition,
+            End {
+                next: offset + 1,
+                reached: false,
+            },
+        );
     }
 
     fn reached(&mut self, partition: i32) {

@@ -70,7 +70,10 @@ type Run = (i32, String, Vec<LogRecord>);
 impl ProcessStage {
     /// Runs until stopped or, in a drain, until `[raw]` has nothing more.
     pub async fn run(self) {
-        supervised("process", &self.join, &self.ending, |group| self.work(group)).await;
+        supervised("process", &self.join, &self.ending, |group| {
+            self.work(group)
+        })
+        .await;
     }
 
     async fn work(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
@@ -89,7 +92,10 @@ impl ProcessStage {
                         let from = assigned.position.saturating_sub(WINDOW as u64);
                         ends.assigned(assigned.partition, from);
                         let window = Window::new(WINDOW * 2);
-                        let partition = Partition { position: assigned.position, window };
+                        let partition = Partition {
+                            position: assigned.position,
+                            window,
+                        };
                         partitions.insert(assigned.partition, partition);
                     }
                 }
@@ -100,7 +106,9 @@ impl ProcessStage {
                 }
                 Event::Record(record) => {
                     ends.read(record.partition, record.offset);
-                    let Some(partition) = partitions.get_mut(&record.partition) else { continue };
+                    let Some(partition) = partitions.get_mut(&record.partition) else {
+                        continue;
+                    };
                     if record.offset < partition.position {
                         let sealed = sealed(&record);
                         let hash = msg_hash(&sealed.msgid);
@@ -143,17 +151,21 @@ impl ProcessStage {
         let mut runs: BTreeMap<(i32, String), Vec<LogRecord>> = BTreeMap::new();
         for record in records {
             consumed.insert(record.partition, record.offset + 1);
-            runs.entry((record.partition, record.corp_id.clone())).or_default().push(record);
+            runs.entry((record.partition, record.corp_id.clone()))
+                .or_default()
+                .push(record);
         }
-        let runs: Vec<Run> =
-            runs.into_iter().map(|((partition, corp), records)| (partition, corp, records)).collect();
+        let runs: Vec<Run> = runs
+            .into_iter()
+            .map(|((partition, corp), records)| (partition, corp, records))
+            .collect();
         let (corps, rules) = (Arc::clone(&self.corps), self.rules.get());
         let metrics = Arc::clone(&self.metrics);
         let (back, done) = tokio::task::spawn_blocking(move || {
             let mut done = Vec::with_capacity(runs.len());
             for (partition, corp, records) in runs {
                 if let Some(partition) = partitions.get_mut(&partition) {
-                    done.push(one(partition, corp, records, &corps, &rules, &metrics));
+                    done.push(one(partition, corp, &records, &corps, &rules, &metrics));
                 }
             }
             (partitions, done)
@@ -194,25 +206,37 @@ impl chatledger_schemas::Classified for UnknownCorp {
 fn one(
     partition: &mut Partition,
     corp: String,
-    records: Vec<LogRecord>,
+    records: &[LogRecord],
     corps: &HashMap<String, CorpTools>,
     rules: &RuleSet,
     metrics: &Metrics,
 ) -> Done {
-    let Some(tools) = corps.get(&corp) else { return Err(Fault::new(UnknownCorp(corp))) };
+    let Some(tools) = corps.get(&corp) else {
+        return Err(Fault::new(UnknownCorp(corp)));
+    };
     let directory = tools.directory.get();
     let corp_id = CorpId::from(corp.as_str());
     let pulled = records
         .iter()
-        .map(|record| Pulled { record: sealed(record), at: record.timestamp })
+        .map(|record| Pulled {
+            record: sealed(record),
+            at: record.timestamp,
+        })
         .collect();
-    let tools = Tools { corp_id: &corp_id, opener: &*tools.opener, directory: &directory, rules };
+    let tools = Tools {
+        corp_id: &corp_id,
+        opener: &*tools.opener,
+        directory: &directory,
+        rules,
+    };
     let mut since = Instant::now();
     let processed = process(&tools, pulled, &mut partition.window, |stage| {
         metrics.stage(stage.as_str(), since.elapsed());
         since = Instant::now();
     });
-    let rows = processed.as_ref().map_or_else(|| Ok(Vec::new()), |done| rows(&corp, done))?;
+    let rows = processed
+        .as_ref()
+        .map_or_else(|| Ok(Vec::new()), |done| rows(&corp, done))?;
     Ok((corp, rows, processed))
 }
 
@@ -231,14 +255,30 @@ fn rows(corp: &str, processed: &Processed) -> Result<Vec<OutRecord>, Fault> {
     let mut add = |topic, key: &str, seq, row: &dyn erased::Row| {
         let value = Bytes::from(row.json().map_err(Fault::local)?);
         let (key, corp_id) = (key.as_bytes().to_vec(), corp.to_owned());
-        out.push(OutRecord { topic, key, value, corp_id, seq });
+        out.push(OutRecord {
+            topic,
+            key,
+            value,
+            corp_id,
+            seq,
+        });
         Ok::<_, Fault>(())
     };
     for message in &batch.messages {
-        add(Topic::Messages, &message.conversation_id, message.seq, message)?;
+        add(
+            Topic::Messages,
+            &message.conversation_id,
+            message.seq,
+            message,
+        )?;
     }
     for violation in &batch.violations {
-        add(Topic::Violations, &violation.conversation_id, violation.seq, violation)?;
+        add(
+            Topic::Violations,
+            &violation.conversation_id,
+            violation.seq,
+            violation,
+        )?;
     }
     for letter in &batch.dead_letters {
         add(Topic::DeadLetter, &letter.msgid, letter.seq, letter)?;
@@ -253,7 +293,12 @@ fn rows(corp: &str, processed: &Processed) -> Result<Vec<OutRecord>, Fault> {
             notice: String::new(),
             active: true,
         });
-        add(Topic::Directory, &super::directory::wanted_key(corp, room_id), 0, &room)?;
+        add(
+            Topic::Directory,
+            &super::directory::wanted_key(corp, room_id),
+            0,
+            &room,
+        )?;
     }
     Ok(out)
 }

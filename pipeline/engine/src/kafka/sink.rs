@@ -70,7 +70,9 @@ impl Journal for GroupJournal {
                 Some(cut) => serde_json::to_string(&cut).map_err(Fault::local)?,
                 None => String::new(),
             };
-            self.group.save(self.partition, checkpoint.position, metadata).await
+            self.group
+                .save(self.partition, checkpoint.position, metadata)
+                .await
         }
         .boxed()
     }
@@ -79,7 +81,10 @@ impl Journal for GroupJournal {
 impl SinkStage {
     /// Runs until stopped or, in a drain, until the topic has nothing more.
     pub async fn run(self) {
-        supervised(self.sink, &self.join, &self.ending, |group| self.work(group)).await;
+        supervised(self.sink, &self.join, &self.ending, |group| {
+            self.work(group)
+        })
+        .await;
     }
 
     async fn work(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
@@ -93,7 +98,12 @@ impl SinkStage {
                         ends.assigned(assigned.partition, assigned.position);
                         lanes.insert(assigned.partition, self.lane(&group, &assigned));
                     }
-                    info!(sink = self.sink, topic = self.topic.name(), lanes = lanes.len(), "partitions taken up");
+                    info!(
+                        sink = self.sink,
+                        topic = self.topic.name(),
+                        lanes = lanes.len(),
+                        "partitions taken up"
+                    );
                 }
                 Event::Revoked(list) => {
                     // What has been gathered and not written down belongs to the next owner.
@@ -145,11 +155,17 @@ impl SinkStage {
             metadata => serde_json::from_str::<Cut>(metadata)
                 .inspect_err(|_| {
                     let (sink, partition) = (self.sink, assigned.partition);
-                    warn!(sink, partition, "the commit's metadata is no cut; starting anew there");
+                    warn!(
+                        sink,
+                        partition, "the commit's metadata is no cut; starting anew there"
+                    );
                 })
                 .ok(),
         };
-        let checkpoint = Checkpoint { position: assigned.position, cut };
+        let checkpoint = Checkpoint {
+            position: assigned.position,
+            cut,
+        };
         let log = format!("{}-{:05}", self.topic.name(), assigned.partition);
         PartitionLane {
             delivery: Delivery::resume(
@@ -160,7 +176,10 @@ impl SinkStage {
                 (self.writer)(),
                 Arc::clone(&self.metrics),
             ),
-            journal: GroupJournal { group: Arc::clone(group), partition: assigned.partition },
+            journal: GroupJournal {
+                group: Arc::clone(group),
+                partition: assigned.partition,
+            },
             gathered: Vec::new(),
             newest: BTreeMap::new(),
         }
@@ -175,7 +194,9 @@ impl SinkStage {
         let ordinal = record.offset + 1;
         let bounds: Vec<u64> = lane.delivery.lane().boundaries().collect();
         let crosses = lane.gathered.last().is_some_and(|last| {
-            bounds.iter().any(|bound| last.offset < *bound && ordinal > *bound)
+            bounds
+                .iter()
+                .any(|bound| last.offset < *bound && ordinal > *bound)
         });
         if crosses {
             self.push(lane, group).await?;
@@ -198,7 +219,10 @@ impl SinkStage {
             .map_err(Fault::local)??;
         let Some(batch) = batch else { return Ok(()) };
         for message in &batch.messages {
-            let newest = lane.newest.entry(message.corp_id.clone()).or_insert((0, i64::MIN));
+            let newest = lane
+                .newest
+                .entry(message.corp_id.clone())
+                .or_insert((0, i64::MIN));
             *newest = (newest.0.max(message.seq), newest.1.max(message.msgtime));
         }
         let batch = Arc::new(batch);
@@ -212,11 +236,7 @@ impl SinkStage {
 
     /// Writes a lane's cut; if that takes long, the group is kept alive beside it. False if the
     /// process is stopping without waiting for the sink.
-    async fn flush(
-        &self,
-        lane: &mut PartitionLane,
-        group: &Arc<dyn Group>,
-    ) -> Result<bool, Fault> {
+    async fn flush(&self, lane: &mut PartitionLane, group: &Arc<dyn Group>) -> Result<bool, Fault> {
         let flush = lane.delivery.flush(&mut lane.journal, &self.ending.abandon);
         let beside = async {
             tokio::time::sleep(PATIENCE).await;
@@ -252,9 +272,14 @@ fn decode(topic: Topic, records: &[LogRecord]) -> Result<Option<Batch>, Fault> {
         records.iter().map(read).collect()
     }
     let extent = Extent::over(records.iter().map(|record| {
-        (record.offset + 1, std::str::from_utf8(&record.key).unwrap_or_default())
+        (
+            record.offset + 1,
+            std::str::from_utf8(&record.key).unwrap_or_default(),
+        )
     }));
-    let Some(extent) = extent else { return Ok(None) };
+    let Some(extent) = extent else {
+        return Ok(None);
+    };
     let mut batch = Batch {
         extent,
         messages: Vec::<Message>::new(),
@@ -272,7 +297,9 @@ fn decode(topic: Topic, records: &[LogRecord]) -> Result<Option<Batch>, Fault> {
 
 /// A record on one of our topics that none of our programs wrote.
 #[derive(Debug, thiserror::Error)]
-#[error("the record at partition {partition}, offset {offset} is of another form (column {column})")]
+#[error(
+    "the record at partition {partition}, offset {offset} is of another form (column {column})"
+)]
 struct Foreign {
     partition: i32,
     offset: u64,

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use chatledger_schemas::SealedRecord;
+use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -62,7 +62,10 @@ impl SourceStage {
     pub async fn run(self) -> Result<(), Fault> {
         let mut gave_up = None;
         let given_up = Mutex::new(&mut gave_up);
-        supervised("source", &self.join, &self.ending, |group| self.lead(group, &given_up)).await;
+        supervised("source", &self.join, &self.ending, |group| {
+            self.lead(group, &given_up)
+        })
+        .await;
         gave_up.map_or(Ok(()), Err)
     }
 
@@ -84,7 +87,9 @@ impl SourceStage {
                 }
             }
             group.begin().await?;
-            let Some(cursors) = recover(&*group).await? else { continue };
+            let Some(cursors) = recover(&*group).await? else {
+                continue;
+            };
             info!(?cursors, "this process reads the archives");
             match self.pull(&group, &cursors).await? {
                 Pulled::Everything => return Ok(()),
@@ -146,7 +151,9 @@ impl SourceStage {
         corp: &Puller,
         records: Vec<SealedRecord>,
     ) -> Result<(), Fault> {
-        let Some(last) = records.last().map(|record| record.seq) else { return Ok(()) };
+        let Some(last) = records.last().map(|record| record.seq) else {
+            return Ok(());
+        };
         let count = records.len();
         let corp_id = corp.corp_id.as_str();
         let mut out: Vec<OutRecord> = records
@@ -182,7 +189,10 @@ async fn recover(group: &dyn Group) -> Result<Option<HashMap<String, u64>>, Faul
         match group.next(TICK).await? {
             Event::Record(record) => {
                 let cursor: Cursor = serde_json::from_slice(&record.value).map_err(Fault::local)?;
-                cursors.insert(String::from_utf8_lossy(&record.key).into_owned(), cursor.seq);
+                cursors.insert(
+                    String::from_utf8_lossy(&record.key).into_owned(),
+                    cursor.seq,
+                );
             }
             Event::End(_) => return Ok(Some(cursors)),
             Event::Revoked(_) => return Ok(None),

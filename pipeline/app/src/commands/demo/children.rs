@@ -31,8 +31,13 @@ impl Children {
     pub async fn clickhouse(&mut self, args: &DemoArgs, dir: &Path) -> Result<String, Failure> {
         let program = std::env::current_exe().map_err(Failure::other)?;
         let mut command = Command::new(program);
-        command.arg("embedded-clickhouse").arg("--data-dir").arg(dir);
-        command.arg("--listen").arg(args.clickhouse_listen.to_string());
+        command
+            .arg("embedded-clickhouse")
+            .arg("--data-dir")
+            .arg(dir);
+        command
+            .arg("--listen")
+            .arg(args.clickhouse_listen.to_string());
         if let Some(lib) = &args.lib {
             command.arg("--lib").arg(lib);
         }
@@ -66,7 +71,11 @@ impl Children {
 
     /// Starts a child and waits for the first line it prints.
     async fn start(&mut self, mut command: Command, log: &Path) -> Result<String, Failure> {
-        let name = command.as_std().get_program().to_string_lossy().into_owned();
+        let name = command
+            .as_std()
+            .get_program()
+            .to_string_lossy()
+            .into_owned();
         let logged = std::fs::File::create(log).map_err(Failure::other)?;
         let mut child = command
             .stdin(Stdio::null())
@@ -83,19 +92,15 @@ impl Children {
                 None => None,
             }
         };
-        match tokio::time::timeout(READY, first).await {
-            Ok(Some(line)) => Ok(line),
-            _ => {
-                let said = std::fs::read_to_string(log).unwrap_or_default();
-                let last: Vec<&str> = said.lines().rev().take(5).collect();
-                let last: Vec<&str> = last.into_iter().rev().collect();
-                Err(Failure::unreachable(format!(
-                    "{name} did not come up; its last words in {}:\n  {}",
-                    log.display(),
-                    last.join("\n  ")
-                )))
-            }
+        if let Ok(Some(line)) = tokio::time::timeout(READY, first).await {
+            return Ok(line);
         }
+        let said = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        let last = lines[lines.len().saturating_sub(5)..].join("\n  ");
+        let log = log.display();
+        let what = format!("{name} did not come up; its last words in {log}:\n  {last}");
+        Err(Failure::unreachable(what))
     }
 
     /// Ends the children in order, last started first, and waits for them.

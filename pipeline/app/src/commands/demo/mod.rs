@@ -59,7 +59,8 @@ async fn show(
     let company = dir.join("company");
     let archive = children.company(args, &company, &clickhouse).await?;
     let truth = std::fs::read_to_string(company.join("truth/summary.json"));
-    let truth: Truth = serde_json::from_str(&truth.map_err(Failure::other)?).map_err(Failure::other)?;
+    let truth: Truth =
+        serde_json::from_str(&truth.map_err(Failure::other)?).map_err(Failure::other)?;
 
     let load = || config::load(&company.join("chatledger.toml")).map_err(Failure::config);
     let shown = CancellationToken::new();
@@ -88,7 +89,9 @@ async fn show(
 
     let settings = load()?;
     let (tables, _) = wiring::migrate(&settings).await?;
-    let report = summary::read(tables.client(), took, totals).await.map_err(Failure::other)?;
+    let report = summary::read(tables.client(), took, totals)
+        .await
+        .map_err(Failure::other)?;
     let parquet = company.join("parquet");
     if args.json {
         say(&serde_json::to_string(&report).map_err(Failure::other)?)?;
@@ -133,9 +136,17 @@ fn compare(truth: &Truth, report: &summary::Report) -> Result<(), Failure> {
     let wanted = [
         ("records pulled", truth.records, report.run.pulled),
         ("messages", truth.messages, report.messages),
-        ("messages before FINAL", truth.messages, report.messages_before_final),
+        (
+            "messages before FINAL",
+            truth.messages,
+            report.messages_before_final,
+        ),
         ("violations", truth.violations, report.violations),
-        ("violations before FINAL", truth.violations, report.violations_before_final),
+        (
+            "violations before FINAL",
+            truth.violations,
+            report.violations_before_final,
+        ),
         ("dead letters", truth.dead_letters, report.dead_letters),
         ("duplicates", truth.duplicates, report.run.duplicates),
     ];
@@ -144,7 +155,11 @@ fn compare(truth: &Truth, report: &summary::Report) -> Result<(), Failure> {
         .filter(|(_, sent, found)| sent != found)
         .map(|(what, sent, found)| format!("{what}: the company sent {sent}, found {found}"))
         .collect();
-    if wrong.is_empty() { Ok(()) } else { Err(Failure::other(anyhow::anyhow!(wrong.join("; ")))) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::other(anyhow::anyhow!(wrong.join("; "))))
+    }
 }
 
 /// Leaves everything running, with new messages arriving, until the signal to stop.

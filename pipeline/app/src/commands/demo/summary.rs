@@ -92,7 +92,10 @@ pub async fn read(
     run: Summary,
 ) -> Result<Report, clickhouse::error::Error> {
     let count = async |table: &str| {
-        tables.query(&format!("SELECT count() FROM {table}")).fetch_one::<u64>().await
+        tables
+            .query(&format!("SELECT count() FROM {table}"))
+            .fetch_one::<u64>()
+            .await
     };
     let types = "SELECT msgtype AS name, count() AS count FROM messages FINAL \
                  GROUP BY msgtype ORDER BY count DESC, name LIMIT 10";
@@ -112,8 +115,18 @@ pub async fn read(
             .bind(EXAMPLES)
             .fetch_all::<Example>()
             .await?;
-        let Rule { name, severity, count, .. } = rule;
-        broken.push(Broken { rule: name, severity, count, examples });
+        let Rule {
+            name,
+            severity,
+            count,
+            ..
+        } = rule;
+        broken.push(Broken {
+            rule: name,
+            severity,
+            count,
+            examples,
+        });
     }
     let seconds = took.as_secs_f64();
     Ok(Report {
@@ -205,7 +218,10 @@ impl Report {
         for row in &self.reasons {
             reasons.add_row(vec![Cell::new(&row.name), number(row.count)]);
         }
-        writeln!(out, "\nRecords that could not be opened, parked with their reason\n{reasons}")?;
+        writeln!(
+            out,
+            "\nRecords that could not be opened, parked with their reason\n{reasons}"
+        )?;
 
         writeln!(out, "\nViolations by rule; «» marks the words found")?;
         for rule in &self.rules {
@@ -220,8 +236,15 @@ impl Report {
             }
         }
         writeln!(out, "\nParquet files   {}", parquet.display())?;
-        writeln!(out, "Configuration   {}", company.join("chatledger.toml").display())?;
-        writeln!(out, "\nA query to try while ClickHouse runs ({clickhouse}, with --stay):")?;
+        writeln!(
+            out,
+            "Configuration   {}",
+            company.join("chatledger.toml").display()
+        )?;
+        writeln!(
+            out,
+            "\nA query to try while ClickHouse runs ({clickhouse}, with --stay):"
+        )?;
         write!(
             out,
             "  curl '{clickhouse}/?database=chatledger' --data-binary \"SELECT toDate(msgtime, \
@@ -252,14 +275,22 @@ fn marked(content: &str, spans: &[(u32, u32)]) -> String {
             text.push('»');
             open = None;
         }
-        if let Some(span) = spans.iter().filter(|span| span.0 == at).max_by_key(|span| span.1) {
+        if let Some(span) = spans
+            .iter()
+            .filter(|span| span.0 == at)
+            .max_by_key(|span| span.1)
+        {
             if open.is_none() {
                 text.push('«');
                 open = Some(at);
             }
             close = close.max(span.1);
         }
-        text.push(if character.is_control() { ' ' } else { character });
+        text.push(if character.is_control() {
+            ' '
+        } else {
+            character
+        });
     }
     if open.is_some() {
         text.push('»');
@@ -271,7 +302,11 @@ fn shortened(text: &str) -> String {
     const MOST: usize = 60;
     let flat = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let short: String = flat.clone().take(MOST).collect();
-    if flat.count() > MOST { format!("{short}…") } else { short }
+    if flat.count() > MOST {
+        format!("{short}…")
+    } else {
+        short
+    }
 }
 
 #[cfg(test)]
