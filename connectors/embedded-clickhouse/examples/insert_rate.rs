@@ -1,7 +1,7 @@
 //! Measures inserts through the `clickhouse` crate: `insert_rate URL [rows] [rows per insert]`.
 //!
 //! Rows are about 1 KB of text that compresses like text. Prints one JSON object: rows a second as
-//! seen by the client, client CPU excluded from nothing. The server's CPU and memory are read by
+//! seen by the client. The CPU time and memory of the server are read by
 //! whoever starts it (`/proc/<id>/stat`, `/proc/<id>/status`).
 
 use std::io::Write as _;
@@ -33,7 +33,7 @@ async fn main() -> anyhow::Result<()> {
             .map_or(Ok(default), |text| Ok(text.parse()?))
     };
     let (rows, batch) = (number(100_000)?, number(20_000)?.max(1));
-    let client = Client::default().with_url(url);
+    let client = Client::default().with_url(url).with_database("default");
     for sql in [
         "DROP TABLE IF EXISTS default.insert_rate",
         "CREATE TABLE default.insert_rate (corp LowCardinality(String), seq UInt64, \
@@ -48,7 +48,7 @@ async fn main() -> anyhow::Result<()> {
         let mut insert = client
             .clone()
             .with_setting("insert_deduplication_token", first.to_string())
-            .insert::<Message>("default.insert_rate")
+            .insert::<Message>("insert_rate")
             .await?;
         for seq in first..(first + batch).min(rows) {
             insert.write(&message(seq)).await?;

@@ -21,7 +21,7 @@ use tokio::time::Sleep;
 
 use crate::engine::Engine;
 use crate::exception::Exception;
-use crate::execute::{Piece, Reply};
+use crate::job::{Piece, Reply};
 
 /// Something that ends when the answer does.
 pub(crate) type Held = Box<dyn Send + Sync>;

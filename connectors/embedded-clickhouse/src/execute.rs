@@ -8,8 +8,6 @@
 //! Deliberately not here: HTTP. Everything in this module blocks and runs off the async threads.
 
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,12 +17,14 @@ use tokio::sync::{mpsc, oneshot};
 use crate::engine::Engine;
 use crate::exception::Exception;
 use crate::ffi::{Answer, Connection, Effect, Progress};
+use crate::intake::{fill, read_statement};
+use crate::job::{Job, Piece, Reply, Watch};
 use crate::native;
 use crate::request::Ask;
 use crate::scope::Scope;
 use crate::session::Sessions;
 use crate::spool::Spool;
-use crate::statement::{self, Statement};
+use crate::statement::Statement;
 
 /// Bytes handed to a running `INSERT` at a time. The engine queues 16 of them.
 const FEED_BYTES: usize = 256 << 10;
@@ -38,9 +38,6 @@ const PIECES_AHEAD: usize = 4;
 
 /// How long a client may take over a piece before its statement is given up.
 const SEND_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Text of a statement, without an `INSERT`'s data.
-const MAX_TEXT: usize = 16 << 20;
 
 /// Formats whose pieces, one after another, are the same bytes as the whole.
 const STREAMABLE: &[&str] = &[
@@ -64,65 +61,6 @@ const STREAMABLE: &[&str] = &[
 /// Streamable once the repeated header is taken off.
 const ROW_BINARY_WITH_HEADER: &str = "RowBinaryWithNamesAndTypes";
 
-/// One request on its way through the engine.
-pub(crate) struct Job {
-    /// The engine.
-    pub(crate) engine: Arc<Engine>,
-    /// The open sessions.
-    pub(crate) sessions: Arc<Sessions>,
-    /// The request.
-    pub(crate) ask: Ask,
-    /// Its body.
-    pub(crate) body: Spool,
-    /// Whether anyone still waits for the answer.
-    pub(crate) watch: Arc<Watch>,
-    /// For waiting on the client.
-    pub(crate) runtime: Handle,
-    /// Where the beginning of the answer goes.
-    pub(crate) reply: oneshot::Sender<Result<Reply, Exception>>,
-}
-
-/// The beginning of an answer.
-pub(crate) struct Reply {
-    /// The format it is in.
-    pub(crate) format: String,
-    /// What the statement has done so far; all of it when `rest` is `None`.
-    pub(crate) progress: Progress,
-    /// Time since the start.
-    pub(crate) elapsed: Duration,
-    /// The first pieces.
-    pub(crate) first: Vec<Bytes>,
-    /// The pieces to come.
-    pub(crate) rest: Option<mpsc::Receiver<Piece>>,
-}
-
-/// A piece of an answer, or why there are no more.
-pub(crate) type Piece = Result<Bytes, Exception>;
-
-/// What the front and a running statement know of each other.
-pub(crate) struct Watch {
-    /// The statement's `log_comment`, by which it can be ended.
-    pub(crate) mark: String,
-    abandonable: AtomicBool,
-    done: AtomicBool,
-}
-
-impl Watch {
-    /// Watches a statement that will run under `mark`.
-    pub(crate) fn new(mark: String) -> Self {
-        Self {
-            mark,
-            abandonable: AtomicBool::new(false),
-            done: AtomicBool::new(false),
-        }
-    }
-
-    /// Whether it runs and only reads, so that nobody misses it once its client is gone.
-    pub(crate) fn is_abandonable(&self) -> bool {
-        self.abandonable.load(Ordering::Acquire) && !self.done.load(Ordering::Acquire)
-    }
-}
-
 /// Runs `job` to its end.
 pub(crate) fn run(job: Job) {
     let mut run = Run {
@@ -135,7 +73,7 @@ pub(crate) fn run(job: Job) {
         reply: Some(job.reply),
     };
     let end = run.request(job.body).unwrap_or_else(End::Failed);
-    run.watch.done.store(true, Ordering::Release);
+    run.watch.ended();
     match end {
         End::Whole(reply) => {
             run.send(Ok(reply));
@@ -244,7 +182,7 @@ impl Run<'_> {
             }
             Statement::Select { format, has_extras } => {
                 let format = format.unwrap_or_else(|| default.to_owned());
-                self.watch.abandonable.store(true, Ordering::Release);
+                self.watch.only_reads();
                 if STREAMABLE.contains(&format.as_str()) && !has_extras && !self.ask.wait_end {
                     self.stream(connection, text, &format)
                 } else {
@@ -398,93 +336,5 @@ impl Run<'_> {
                 "the engine changed the header within an answer",
             ))
         }
-    }
-}
-
-/// Reads from the URL's text and the body as far as it takes to know the statement.
-fn read_statement(query: &str, body: &mut dyn Read) -> Result<(Vec<u8>, Statement), Exception> {
-    let mut text = query.as_bytes().to_vec();
-    if !text.is_empty() {
-        text.push(b'\n');
-    }
-    let mut step = FEED_BYTES;
-    loop {
-        let before = text.len();
-        text.resize(before + step, 0);
-        let filled = fill(body, &mut text[before..])?;
-        text.truncate(before + filled);
-        let complete = filled < step;
-        if let Some(statement) = statement::parse(&text, complete)? {
-            return Ok((text, statement));
-        }
-        if text.len() > MAX_TEXT {
-            return Err(Exception::new(
-                229,
-                "QUERY_IS_TOO_LARGE",
-                format!("The statement's text has more than {MAX_TEXT} bytes"),
-            ));
-        }
-        step = text.len();
-    }
-}
-
-/// Fills `buffer`, less only at the end of the body.
-fn fill(body: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, Exception> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match body.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                return Err(Exception::broken_body(format!(
-                    "Cannot decompress the body: {error}"
-                )));
-            }
-        }
-    }
-    Ok(filled)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn text_from_the_url_and_the_body_are_one_statement() {
-        let (text, statement) =
-            read_statement("INSERT INTO t FORMAT CSV", &mut b"1,2\n".as_slice()).unwrap();
-        assert_eq!(
-            statement,
-            Statement::Insert {
-                head: 14,
-                format: "CSV".to_owned(),
-                data: 25
-            }
-        );
-        assert_eq!(&text[25..], b"1,2\n");
-        let (text, statement) = read_statement("SELECT", &mut b"1 FORMAT JSON".as_slice()).unwrap();
-        assert_eq!(text, b"SELECT\n1 FORMAT JSON");
-        assert!(
-            matches!(statement, Statement::Select { format: Some(name), .. } if name == "JSON")
-        );
-    }
-
-    #[test]
-    fn long_texts_are_read_to_their_end_and_too_long_ones_refused() {
-        let long = format!("SELECT '{}' FORMAT CSV", "x".repeat(3 * FEED_BYTES));
-        let (text, statement) = read_statement("", &mut long.as_bytes()).unwrap();
-        assert_eq!(text.len(), long.len());
-        assert!(matches!(
-            statement,
-            Statement::Select {
-                format: Some(_),
-                ..
-            }
-        ));
-        let endless = format!("SELECT '{}'", "x".repeat(2 * MAX_TEXT));
-        let error = read_statement("", &mut endless.as_bytes()).unwrap_err();
-        assert_eq!(error.code(), 229);
     }
 }

@@ -3,7 +3,8 @@
 //! Guarantees: every handle of the library is owned by one Rust value and given back exactly
 //! once; a connection is used by one thread at a time (`&mut self`), because the engine runs one
 //! statement after another on it. Source of the facts: `programs/local/chdb.h` of chdb-core
-//! 26.7.3. This is the only module of the crate with `unsafe` code.
+//! 26.7.3. This module and its table of functions are
+//! the only place of the crate with `unsafe` code.
 //!
 //! Deliberately not here: what is asked of the engine, and how its errors reach a client.
 
@@ -12,79 +13,14 @@
     reason = "libchdb is a C library; every block says why it is sound"
 )]
 
+mod functions;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-/// `chdb_connection *`: the handle, and the box it lies in.
-type ConnectionHandle = *mut *mut c_void;
-type ResultHandle = *mut c_void;
-type InsertHandle = *mut c_void;
-
-/// `chdb_query_analysis_v1`.
-#[repr(C)]
-struct Analysis {
-    struct_size: u32,
-    statement_count: u32,
-    flags: u32,
-    query_class: u32,
-}
-
-/// Declares the table of functions and its loader in one place, so that a name and its type
-/// cannot drift apart.
-macro_rules! functions {
-    ($($name:ident: fn($($argument:ty),*) $(-> $output:ty)?;)*) => {
-        struct Functions {
-            $($name: unsafe extern "C" fn($($argument),*) $(-> $output)?,)*
-        }
-
-        impl Functions {
-            fn load(library: &libloading::Library) -> Result<Self, libloading::Error> {
-                Ok(Self {
-                    $(
-                        // SAFETY: the type is the one `chdb.h` declares for this symbol.
-                        $name: unsafe {
-                            *library.get::<unsafe extern "C" fn($($argument),*) $(-> $output)?>(
-                                concat!("chdb_", stringify!($name)).as_bytes(),
-                            )?
-                        },
-                    )*
-                })
-            }
-        }
-    };
-}
-
-functions! {
-    connect: fn(c_int, *mut *mut c_char) -> ConnectionHandle;
-    close_conn: fn(ConnectionHandle);
-    query_with_params_n: fn(*mut c_void, *const c_char, usize, *const c_char, usize,
-        *const *const c_char, *const usize, *const *const c_char, *const usize, usize) -> ResultHandle;
-    stream_query_with_params_n: fn(*mut c_void, *const c_char, usize, *const c_char, usize,
-        *const *const c_char, *const usize, *const *const c_char, *const usize, usize) -> ResultHandle;
-    stream_fetch_result: fn(*mut c_void, ResultHandle) -> ResultHandle;
-    stream_cancel_query: fn(*mut c_void, ResultHandle);
-    destroy_query_result: fn(ResultHandle);
-    stream_insert_with_params_n: fn(*mut c_void, *const c_char, usize, *const c_char, usize,
-        *const *const c_char, *const usize, *const *const c_char, *const usize, usize) -> InsertHandle;
-    stream_append: fn(InsertHandle, *const c_void, usize) -> c_int;
-    stream_done: fn(InsertHandle) -> ResultHandle;
-    stream_insert_error: fn(InsertHandle) -> *const c_char;
-    destroy_insert_stream: fn(InsertHandle);
-    result_buffer: fn(ResultHandle) -> *const c_char;
-    result_length: fn(ResultHandle) -> usize;
-    result_error: fn(ResultHandle) -> *const c_char;
-    result_rows_read: fn(ResultHandle) -> u64;
-    result_bytes_read: fn(ResultHandle) -> u64;
-    result_storage_rows_read: fn(ResultHandle) -> u64;
-    result_storage_bytes_read: fn(ResultHandle) -> u64;
-    result_rows_written: fn(ResultHandle) -> u64;
-    result_bytes_written: fn(ResultHandle) -> u64;
-    classify_query_n: fn(*mut c_void, *const c_char, usize, *const c_char, usize, *mut Analysis) -> c_int;
-    set_signal_handlers_enabled: fn(c_int);
-    shutdown: fn() -> c_int;
-}
+use functions::{Analysis, Functions, ResultHandle};
 
 /// The loaded library. It is never unloaded: its threads and exit handlers live as long as the
 /// process.

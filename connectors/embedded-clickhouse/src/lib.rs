@@ -29,6 +29,8 @@ mod exception;
 mod execute;
 mod ffi;
 mod front;
+mod intake;
+mod job;
 mod lexer;
 mod native;
 mod options;

@@ -1,0 +1,108 @@
+//! Reads a request's text up to where the data of an `INSERT` begins.
+//!
+//! Guarantees: the text of the URL and of the body are one statement, with a line break between
+//! (as `HTTPHandler.cpp` joins them); not more than [`MAX_TEXT`] is read to find out what it is.
+//!
+//! Deliberately not here: what the statement means ([`crate::statement`]).
+
+use std::io::Read;
+
+use crate::exception::Exception;
+use crate::statement::{self, Statement};
+
+/// Bytes read at a time at first; doubled while the statement goes on.
+const STEP: usize = 256 << 10;
+
+/// Text of a statement, without an `INSERT`'s data.
+const MAX_TEXT: usize = 16 << 20;
+
+/// Reads from the URL's text and the body as far as it takes to know the statement.
+pub(crate) fn read_statement(
+    query: &str,
+    body: &mut dyn Read,
+) -> Result<(Vec<u8>, Statement), Exception> {
+    let mut text = query.as_bytes().to_vec();
+    if !text.is_empty() {
+        text.push(b'\n');
+    }
+    let mut step = STEP;
+    loop {
+        let before = text.len();
+        text.resize(before + step, 0);
+        let filled = fill(body, &mut text[before..])?;
+        text.truncate(before + filled);
+        let complete = filled < step;
+        if let Some(statement) = statement::parse(&text, complete)? {
+            return Ok((text, statement));
+        }
+        if text.len() > MAX_TEXT {
+            return Err(Exception::new(
+                229,
+                "QUERY_IS_TOO_LARGE",
+                format!("The statement's text has more than {MAX_TEXT} bytes"),
+            ));
+        }
+        step = text.len();
+    }
+}
+
+/// Fills `buffer`, less only at the end of the body.
+pub(crate) fn fill(body: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, Exception> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match body.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(Exception::broken_body(format!(
+                    "Cannot decompress the body: {error}"
+                )));
+            }
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn text_from_the_url_and_the_body_are_one_statement() {
+        let (text, statement) =
+            read_statement("INSERT INTO t FORMAT CSV", &mut b"1,2\n".as_slice()).unwrap();
+        assert_eq!(
+            statement,
+            Statement::Insert {
+                head: 14,
+                format: "CSV".to_owned(),
+                data: 25
+            }
+        );
+        assert_eq!(&text[25..], b"1,2\n");
+        let (text, statement) = read_statement("SELECT", &mut b"1 FORMAT JSON".as_slice()).unwrap();
+        assert_eq!(text, b"SELECT\n1 FORMAT JSON");
+        assert!(
+            matches!(statement, Statement::Select { format: Some(name), .. } if name == "JSON")
+        );
+    }
+
+    #[test]
+    fn long_texts_are_read_to_their_end_and_too_long_ones_refused() {
+        let long = format!("SELECT '{}' FORMAT CSV", "x".repeat(3 * STEP));
+        let (text, statement) = read_statement("", &mut long.as_bytes()).unwrap();
+        assert_eq!(text.len(), long.len());
+        assert!(matches!(
+            statement,
+            Statement::Select {
+                format: Some(_),
+                ..
+            }
+        ));
+        let endless = format!("SELECT '{}'", "x".repeat(2 * MAX_TEXT));
+        let error = read_statement("", &mut endless.as_bytes()).unwrap_err();
+        assert_eq!(error.code(), 229);
+    }
+}
