@@ -1,6 +1,8 @@
 //! The JSON Schemas in `schemas/json/` are generated from the types. Cure for a failure:
 //! `UPDATE_SCHEMAS=1 cargo test --release -p chatledger-schemas --test json_schemas_are_fresh`
 
+#![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
+
 use std::path::Path;
 
 use chatledger_schemas::config::Config;
