@@ -1,0 +1,95 @@
+//! What the tables and files must hold, from the simulator's truth.
+//!
+//! Rows are JSON objects with the columns that the truth knows; [`crate::stored`] reads the same
+//! columns. Not here: room names and department paths, which the truth does not state, and times
+//! that depend on when the program ran.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use chrono::{DateTime, FixedOffset};
+use serde_json::Value;
+
+use crate::tenant::{Summary, json_lines};
+
+/// The rows of one tenant, each once.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// Rows of `messages`.
+    pub messages: Vec<Value>,
+    /// Rows of `violations`.
+    pub violations: Vec<Value>,
+    /// Rows of `dead_letters`.
+    pub dead_letters: Vec<Value>,
+    /// The simulator's counts.
+    pub summary: Value,
+}
+
+impl Expected {
+    /// Reads a truth folder.
+    ///
+    /// # Errors
+    /// A file is missing or of another form.
+    pub fn read(truth: &Path) -> Result<Self> {
+        let messages = json_lines(&truth.join("messages.jsonl"))?;
+        let mut violations = json_lines(&truth.join("violations.jsonl"))?;
+        let dead_letters = json_lines(&truth.join("dead_letters.jsonl"))?;
+        let summary = std::fs::read(truth.join("summary.json")).context("read the summary")?;
+        let summary = serde_json::from_slice(&summary).context("read the summary")?;
+        // What a violation repeats of its message.
+        let by_id: HashMap<&str, &Value> = messages
+            .iter()
+            .filter_map(|row| Some((row["msgid"].as_str()?, row)))
+            .collect();
+        for violation in &mut violations {
+            let message = violation["msgid"].as_str().and_then(|id| by_id.get(id));
+            let message = message.context("a violation of the truth has no message")?;
+            for column in ["corp_id", "msgtime", "conversation_id", "from_id"] {
+                violation[column] = message[column].clone();
+            }
+        }
+        Ok(Self {
+            messages,
+            violations,
+            dead_letters,
+            summary,
+        })
+    }
+
+    /// What one drain of everything must report.
+    pub fn drained(&self) -> Summary {
+        let count = |name: &str| self.summary[name].as_u64().unwrap_or_default();
+        Summary {
+            pulled: count("records"),
+            messages: count("messages"),
+            violations: count("violations"),
+            dead_letters: count("dead_letters"),
+            duplicates: count("duplicates"),
+        }
+    }
+
+    /// The rows as a reader of the Parquet files sees them: with the day in Shanghai that the path
+    /// says.
+    pub fn with_days(rows: &[Value]) -> Vec<Value> {
+        rows.iter()
+            .map(|row| {
+                let mut row = row.clone();
+                row["dt"] = row["msgtime"].as_i64().and_then(shanghai_day).into();
+                row
+            })
+            .collect()
+    }
+
+    /// The corp's id.
+    pub fn corp_id(&self) -> &str {
+        self.summary["corp_id"].as_str().unwrap_or_default()
+    }
+}
+
+/// The day on which a moment (milliseconds since the epoch) falls in Shanghai.
+fn shanghai_day(msgtime: i64) -> Option<String> {
+    let shanghai = FixedOffset::east_opt(8 * 3600)?;
+    let time = DateTime::from_timestamp_millis(msgtime)?.with_timezone(&shanghai);
+    Some(time.format("%Y-%m-%d").to_string())
+}

@@ -1,0 +1,61 @@
+//! Reads `/metrics` and its neighbours of a running `chatledger`.
+
+use anyhow::{Context as _, Result};
+
+/// The endpoints of one process.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    client: reqwest::Client,
+    base: String,
+}
+
+impl Endpoints {
+    /// Those at `host:port`.
+    pub fn new(address: &str) -> Self {
+        Self {
+            client: reqwest::Client::new(),
+            base: format!("http://{address}"),
+        }
+    }
+
+    /// Status and text of a path.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let answer = self
+            .client
+            .get(format!("{}{path}", self.base))
+            .send()
+            .await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.text().await.context("read the answer")?))
+    }
+
+    /// The metrics as they are now.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub async fn scrape(&self) -> Result<Scrape> {
+        Ok(Scrape(self.get("/metrics").await?.1))
+    }
+}
+
+/// The text of one scrape.
+#[derive(Clone, Debug)]
+pub struct Scrape(pub String);
+
+impl Scrape {
+    /// The sum of a metric's series whose labels hold all of `labels` (each `name="value"`).
+    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        self.0
+            .lines()
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                let (found, set) = series.split_once('{').unwrap_or((series, ""));
+                (found == name && labels.iter().all(|label| set.contains(label)))
+                    .then(|| value.parse::<f64>().ok())?
+            })
+            .sum()
+    }
+}

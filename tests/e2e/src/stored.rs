@@ -1,0 +1,161 @@
+//! What chatledger has stored, read from outside and compared with the truth: every row, every
+//! column that the truth states, in the tables before and after FINAL and in the Parquet files.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::clickhouse::ClickHouse;
+use crate::difference::same;
+use crate::expected::Expected;
+use crate::place;
+use crate::tenant::Tenant;
+
+const MESSAGES: &str = "corp_id, seq, msgid, action, msgtype, toUnixTimestamp64Milli(msgtime) AS \
+    msgtime, conversation_id, conversation_kind, room_id, from_id, from_kind, from_name, \
+    from_department_id, to_ids, content, key_version, length(payload) AS payload_bytes, \
+    lower(hex(SHA256(payload))) AS payload_sha256";
+const VIOLATIONS: &str = "corp_id, msgid, seq, toUnixTimestamp64Milli(msgtime) AS msgtime, \
+    conversation_id, from_id, rule_id, severity, matched, spans";
+const DEAD_LETTERS: &str = "seq, msgid, reason";
+
+/// Compares everything a tenant has stored with its truth.
+///
+/// # Errors
+/// Something differs; how, is in the error.
+pub async fn equals_truth(tenant: &Tenant) -> Result<Expected> {
+    let expected = Expected::read(&tenant.truth())?;
+    tables_equal(&tenant.clickhouse, &expected).await?;
+    files_equal(&tenant.parquet(), &expected)?;
+    Ok(expected)
+}
+
+/// Compares the tables with the truth, before and after FINAL.
+///
+/// # Errors
+/// Something differs, or the server refuses.
+pub async fn tables_equal(clickhouse: &ClickHouse, expected: &Expected) -> Result<()> {
+    for when in ["", " FINAL"] {
+        for (table, columns, key, rows) in [
+            (
+                "messages",
+                MESSAGES,
+                ["msgid"].as_slice(),
+                &expected.messages,
+            ),
+            (
+                "violations",
+                VIOLATIONS,
+                &["msgid", "rule_id"],
+                &expected.violations,
+            ),
+            (
+                "dead_letters",
+                DEAD_LETTERS,
+                &["seq"],
+                &expected.dead_letters,
+            ),
+        ] {
+            let found = clickhouse
+                .rows(&format!("SELECT {columns} FROM {table}{when}"))
+                .await?;
+            let found: Vec<Value> = found.into_iter().map(Value::Object).collect();
+            same(&format!("table {table}{when}"), key, rows, &found)?;
+        }
+    }
+    let made_up = clickhouse.number(
+        "SELECT (SELECT count() FROM violations) - (SELECT uniqExact(violation_id) FROM violations) \
+         + (SELECT count() FROM dead_letters WHERE sealed = '' OR error = '')",
+    );
+    ensure!(
+        made_up.await? == 0,
+        "violation_id stands twice, or a dead letter lacks its record"
+    );
+    Ok(())
+}
+
+/// Compares the Parquet files with the truth, read by pyarrow as a Hive-partitioned dataset.
+///
+/// # Errors
+/// Something differs, a file cannot be read, or the folder holds anything else.
+pub fn files_equal(folder: &Path, expected: &Expected) -> Result<()> {
+    layout_is_hives(folder, expected.corp_id())?;
+    for (table, key, rows) in [
+        ("messages", ["msgid"].as_slice(), &expected.messages),
+        ("violations", &["msgid", "rule_id"], &expected.violations),
+    ] {
+        let found = parquet_rows(&folder.join(table), table)?;
+        same(
+            &format!("Parquet {table}"),
+            key,
+            &Expected::with_days(rows),
+            &found,
+        )?;
+    }
+    Ok(())
+}
+
+/// The rows of a folder of Parquet files, with the columns of the path.
+///
+/// # Errors
+/// pyarrow cannot read it.
+pub fn parquet_rows(folder: &Path, table: &str) -> Result<Vec<Value>> {
+    let output = Command::new(place::python()?)
+        .arg(place::python_script("parquet_rows.py"))
+        .arg(folder)
+        .arg(table)
+        .stdin(Stdio::null())
+        .output()
+        .context("start Python")?;
+    let messages = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "pyarrow on {}: {messages}",
+        folder.display()
+    );
+    let text = String::from_utf8(output.stdout).context("read pyarrow's rows")?;
+    text.lines()
+        .map(|line| serde_json::from_str(line).context("read a row"))
+        .collect()
+}
+
+/// Every visible file is `TABLE/corp_id=…/dt=…/*.parquet`.
+fn layout_is_hives(folder: &Path, corp_id: &str) -> Result<()> {
+    for file in visible_files(folder)? {
+        let path = file.strip_prefix(folder)?.to_string_lossy().into_owned();
+        let parts: Vec<&str> = path.split('/').collect();
+        let fits = matches!(parts.as_slice(), [table, corp, day, name]
+            if matches!(*table, "messages" | "violations")
+                && *corp == format!("corp_id={corp_id}")
+                && day.strip_prefix("dt=").is_some_and(|day| day.len() == 10)
+                && name.ends_with(".parquet"));
+        ensure!(
+            fits,
+            "{path} is not of the form TABLE/corp_id=ID/dt=DAY/NAME.parquet"
+        );
+    }
+    Ok(())
+}
+
+/// Files below a folder whose names readers look at; those beginning with `.` or `_` they skip.
+fn visible_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(['.', '_']) {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.push(entry.path());
+            }
+        }
+    }
+    Ok(files)
+}

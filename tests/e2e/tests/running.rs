@@ -1,0 +1,272 @@
+//! A process that goes on running: health, rules that change under it, a clean stop, the directory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::time::Duration;
+
+use chatledger_e2e::metrics::Endpoints;
+use chatledger_e2e::tenant::{Plan, Tenant};
+use chatledger_e2e::waiting::until_true;
+use chatledger_e2e::{Driver, Expected, Process, stored};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A rule that every conversation breaks.
+const EVERYTHING: &str = "[[rule]]\nid = \"punctuation\"\nname = \"标点\"\ncategory = \"test\"\n\
+    severity = \"low\"\nwords = [\"，\", \"。\", \"？\", \"！\", \"的\"]\n[rule.scope]\nall = true\n";
+
+async fn rows(tenant: &Tenant, sql: &str) -> u64 {
+    tenant.clickhouse.number(sql).await.unwrap()
+}
+
+async fn all_stored(tenant: &Tenant) {
+    let expected = Expected::read(&tenant.truth()).unwrap().messages.len() as u64;
+    until_true("all messages are stored", SOON, async || {
+        Ok(tenant
+            .clickhouse
+            .number("SELECT count() FROM messages")
+            .await?
+            >= expected)
+    })
+    .await
+    .unwrap();
+}
+
+async fn metric_reaches(endpoints: &Endpoints, name: &str, least: f64) {
+    until_true(name, SOON, async || {
+        Ok(endpoints.scrape().await?.sum(name, &[]) >= least)
+    })
+    .await
+    .unwrap();
+}
+
+async fn stop(process: &mut Process) -> String {
+    process.terminate().unwrap();
+    let (code, stdout) = process.finish(SOON).await.unwrap();
+    let log = process.log().unwrap();
+    assert_eq!(code, 0, "{log}");
+    assert!(
+        stdout.is_empty(),
+        "only a drain prints a summary: {stdout:?}"
+    );
+    log
+}
+
+async fn rules_changed_on_disk_take_effect(driver: Driver) {
+    let tenant = Tenant::start(Plan::new("reload", driver, 400))
+        .await
+        .unwrap();
+    let mut run = tenant.chatledger("run", &[]).unwrap();
+    let endpoints = Tenant::endpoints(&mut run).await.unwrap();
+    all_stored(&tenant).await;
+    let by_new_rule = "SELECT count() FROM violations WHERE rule_id = 'punctuation'";
+    assert_eq!(rows(&tenant, by_new_rule).await, 0);
+    let active = endpoints
+        .scrape()
+        .await
+        .unwrap()
+        .sum("chatledger_rules_active", &[]);
+
+    let file = tenant.dir.join("rules/punctuation.toml");
+    fs::write(&file, EVERYTHING).unwrap();
+    metric_reaches(&endpoints, "chatledger_rules_active", active + 1.0).await;
+    let newest = rows(&tenant, "SELECT max(seq) FROM messages").await;
+    tenant.append(100).await.unwrap();
+    all_stored(&tenant).await;
+    until_true("new messages break the new rule", SOON, async || {
+        Ok(tenant.clickhouse.number(by_new_rule).await? > 0)
+    })
+    .await
+    .unwrap();
+    let old = format!("{by_new_rule} AND seq <= {newest}");
+    assert_eq!(
+        rows(&tenant, &old).await,
+        0,
+        "the new rule was applied to old messages"
+    );
+
+    // A broken file changes nothing, and is told.
+    let failed = "chatledger_rules_reload_errors_total";
+    assert!(endpoints.scrape().await.unwrap().sum(failed, &[]) < 0.5);
+    fs::write(&file, "[[rule]\nid = ").unwrap();
+    metric_reaches(&endpoints, failed, 1.0).await;
+    let scrape = endpoints.scrape().await.unwrap();
+    assert!((scrape.sum("chatledger_rules_active", &[]) - active - 1.0).abs() < 0.5);
+    let before = rows(&tenant, by_new_rule).await;
+    tenant.append(100).await.unwrap();
+    all_stored(&tenant).await;
+    until_true("the old rule stays in effect", SOON, async || {
+        Ok(tenant.clickhouse.number(by_new_rule).await? > before)
+    })
+    .await
+    .unwrap();
+
+    // A file that goes takes its rules with it.
+    fs::remove_file(&file).unwrap();
+    until_true("the rule goes with its file", SOON, async || {
+        let now = endpoints
+            .scrape()
+            .await?
+            .sum("chatledger_rules_active", &[]);
+        Ok((now - active).abs() < 0.5)
+    })
+    .await
+    .unwrap();
+    let log = stop(&mut run).await;
+    assert!(
+        log.contains("punctuation.toml"),
+        "the broken file is not named:\n{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_changed_on_disk_take_effect_in_the_direct_driver_and_broken_ones_do_not() {
+    rules_changed_on_disk_take_effect(Driver::Direct).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_changed_on_disk_take_effect_in_the_kafka_driver_and_broken_ones_do_not() {
+    rules_changed_on_disk_take_effect(Driver::Kafka).await;
+}
+
+async fn stop_delivers_what_was_pulled(driver: Driver) {
+    let plan = Plan::new("sigterm", driver, 4000)
+        .faults("slow=20")
+        .with("--batch-limit=100");
+    let tenant = Tenant::start(plan).await.unwrap();
+    let mut run = tenant.chatledger("run", &[]).unwrap();
+    let endpoints = Tenant::endpoints(&mut run).await.unwrap();
+    let pulled = "chatledger_records_pulled_total";
+    metric_reaches(&endpoints, pulled, 800.0).await;
+    stop(&mut run).await;
+
+    // Whatever is in one place is in the other: the first so many messages, without a hole.
+    let expected = Expected::read(&tenant.truth()).unwrap();
+    let newest = rows(&tenant, "SELECT max(seq) FROM messages").await;
+    let until_newest = |list: &[serde_json::Value]| -> Vec<serde_json::Value> {
+        list.iter()
+            .filter(|row| row["seq"].as_u64() <= Some(newest))
+            .cloned()
+            .collect()
+    };
+    let part = Expected {
+        messages: until_newest(&expected.messages),
+        violations: until_newest(&expected.violations),
+        ..expected.clone()
+    };
+    assert!(
+        (800..4000).contains(&part.messages.len()),
+        "{} rows",
+        part.messages.len()
+    );
+    stored::tables_equal(&tenant.clickhouse, &part)
+        .await
+        .unwrap();
+    stored::files_equal(&tenant.parquet(), &part).unwrap();
+
+    // The next start goes on from there.
+    let rest = tenant.drain().await.unwrap();
+    assert_eq!(
+        rest.messages as usize,
+        expected.messages.len() - part.messages.len()
+    );
+    stored::equals_truth(&tenant).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_in_the_direct_driver_exits_0_and_delivers_everything_pulled() {
+    stop_delivers_what_was_pulled(Driver::Direct).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_in_the_kafka_driver_exits_0_and_delivers_everything_pulled() {
+    stop_delivers_what_was_pulled(Driver::Kafka).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_readiness_tell_the_truth() {
+    let mut plan = Plan::new("health", Driver::Direct, 200);
+    // An address that accepts and never answers: starting takes as long as attempts are made.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    plan.clickhouse = Some(format!("http://{}", silent.local_addr().unwrap()));
+    let tenant = Tenant::start(plan).await.unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    tenant
+        .configure(&[("listen = \"127.0.0.1:0\"", &format!("listen = \"{free}\""))])
+        .unwrap();
+    let endpoints = Endpoints::new(&free.to_string());
+
+    let mut waiting = tenant.chatledger("run", &[]).unwrap();
+    until_true(
+        "it answers while it waits for ClickHouse",
+        SOON,
+        async || Ok(endpoints.get("/readyz").await.is_ok()),
+    )
+    .await
+    .unwrap();
+    assert_eq!(endpoints.get("/readyz").await.unwrap().0, 503);
+    assert_eq!(endpoints.get("/healthz").await.unwrap().0, 200);
+    assert!(waiting.kill().unwrap());
+
+    let engine = chatledger_e2e::services::engine().await.unwrap();
+    let silent = format!("http://{}", silent.local_addr().unwrap());
+    tenant.configure(&[(&silent, engine)]).unwrap();
+    let mut run = tenant.chatledger("run", &[]).unwrap();
+    until_true("it is ready", SOON, async || {
+        Ok(endpoints
+            .get("/readyz")
+            .await
+            .is_ok_and(|(status, _)| status == 200))
+    })
+    .await
+    .unwrap();
+    assert_eq!(endpoints.get("/healthz").await.unwrap().0, 200);
+    assert_eq!(endpoints.get("/nothing").await.unwrap().0, 404);
+    stop(&mut run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_keep_coming_are_stored_within_seconds_and_lag_is_small() {
+    let plan = Plan::new("live", Driver::Direct, 300).with("--rate=50");
+    let tenant = Tenant::start(plan).await.unwrap();
+    let mut run = tenant.chatledger("run", &[]).unwrap();
+    let endpoints = Tenant::endpoints(&mut run).await.unwrap();
+    let target = rows(&tenant, "SELECT count() FROM messages").await + 600;
+    until_true("live messages are stored", SOON, async || {
+        Ok(tenant
+            .clickhouse
+            .number("SELECT count() FROM messages")
+            .await?
+            >= target)
+    })
+    .await
+    .unwrap();
+    let scrape = endpoints.scrape().await.unwrap();
+    let hours = scrape.sum("chatledger_source_hours_until_loss", &[]);
+    assert!(
+        hours > 119.0,
+        "{hours} hours until loss while everything is delivered at once"
+    );
+    for (name, labels) in [
+        ("chatledger_messages_total", [].as_slice()),
+        ("chatledger_sink_rows_total", &["sink=\"clickhouse\""]),
+        (
+            "chatledger_sink_insert_rows_count",
+            &["sink=\"clickhouse\""],
+        ),
+        ("chatledger_stage_batch_seconds_count", &["stage=\"open\""]),
+        ("chatledger_api_calls_total", &["errcode_class=\"ok\""]),
+        ("chatledger_cursor_seq", &[]),
+    ] {
+        assert!(
+            scrape.sum(name, labels) > 0.0,
+            "{name} {labels:?} says nothing:\n{}",
+            scrape.0
+        );
+    }
+    stop(&mut run).await;
+}

@@ -1,0 +1,170 @@
+//! Secrets, private keys, access tokens and the words of messages are in no log, no metric and on no
+//! command line.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Duration;
+
+use chatledger_e2e::tenant::{Plan, Tenant};
+use chatledger_e2e::waiting::until_true;
+use chatledger_e2e::{Driver, Expected, stored};
+use serde_json::Value;
+
+/// Characters of a message that are looked for; a shorter text may stand in a log by chance.
+const SHORTEST: usize = 8;
+
+/// Texts that nobody may see, and what each is.
+async fn secrets(tenant: &Tenant) -> Vec<(&'static str, String)> {
+    let mut secrets = Vec::new();
+    for (what, file) in [
+        ("archive secret", "archive.secret"),
+        ("contact secret", "contact.secret"),
+    ] {
+        secrets.push((
+            what,
+            fs::read_to_string(tenant.dir.join(file))
+                .unwrap()
+                .trim()
+                .to_owned(),
+        ));
+    }
+    for file in ["key-1.pem", "key-2.pem"] {
+        let pem = fs::read_to_string(tenant.dir.join(file)).unwrap();
+        let lines = pem.lines().filter(|line| !line.starts_with("-----"));
+        secrets.extend(lines.map(|line| ("private key", line.to_owned())));
+    }
+    // The token of a secret stays the same while it is valid, so these are those that were used.
+    let config = fs::read_to_string(&tenant.config).unwrap();
+    let id = config
+        .lines()
+        .find_map(|line| line.strip_prefix("id = "))
+        .unwrap()
+        .trim_matches('"');
+    for secret in [secrets[0].1.clone(), secrets[1].1.clone()] {
+        let base = &tenant.base_url;
+        let url = format!("{base}/cgi-bin/gettoken?corpid={id}&corpsecret={secret}");
+        let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        secrets.push((
+            "access token",
+            answer["access_token"].as_str().unwrap().to_owned(),
+        ));
+    }
+    assert!(
+        secrets.iter().all(|(_, text)| text.len() >= 20),
+        "a secret is too short to look for"
+    );
+    secrets
+}
+
+/// Contents of messages that stand in a text.
+fn contents_in(text: &str, contents: &[&str]) -> Vec<String> {
+    let start = |content: &str| content.chars().take(SHORTEST).collect::<String>();
+    let characters: Vec<char> = text.chars().collect();
+    let windows: HashSet<String> = characters
+        .windows(SHORTEST)
+        .map(|window| window.iter().collect())
+        .collect();
+    contents
+        .iter()
+        .filter(|content| windows.contains(&start(content)) && text.contains(**content))
+        .map(|content| (*content).to_owned())
+        .collect()
+}
+
+async fn nothing_is_told(driver: Driver) {
+    let faults = "broken=14,unknown_key=5,duplicates=5,api=0.05@busy+expired+cut";
+    let plan = Plan::new("secrets", driver, 3000).faults(faults);
+    let tenant = Tenant::start(plan).await.unwrap();
+    let mut run = tenant.chatledger_logging("debug", "run", &[]).unwrap();
+    let endpoints = Tenant::endpoints(&mut run).await.unwrap();
+    let expected = Expected::read(&tenant.truth()).unwrap();
+    until_true(
+        "all messages are stored",
+        Duration::from_secs(120),
+        async || {
+            let rows = tenant
+                .clickhouse
+                .number("SELECT count() FROM messages")
+                .await?;
+            Ok(rows >= expected.messages.len() as u64)
+        },
+    )
+    .await
+    .unwrap();
+    let command_line = fs::read(format!("/proc/{}/cmdline", run.id())).unwrap();
+    let environment = fs::read(format!("/proc/{}/environ", run.id())).unwrap();
+    let metrics = endpoints.scrape().await.unwrap().0;
+    run.terminate().unwrap();
+    let (code, stdout) = run.finish(Duration::from_secs(60)).await.unwrap();
+    let log = run.log().unwrap();
+    assert_eq!(code, 0, "{log}");
+    stored::equals_truth(&tenant).await.unwrap();
+    assert!(
+        log.contains("DEBUG"),
+        "the log has no detail to be searched"
+    );
+
+    // Failures are told with their texts: look at those too.
+    let check = tenant.ended("check", &["--connect"]).await.unwrap();
+    let said = [
+        ("log", log),
+        ("stdout", stdout.join("\n")),
+        ("metrics", metrics),
+        (
+            "command line",
+            String::from_utf8_lossy(&command_line).into_owned(),
+        ),
+        (
+            "environment",
+            String::from_utf8_lossy(&environment).into_owned(),
+        ),
+        (
+            "check",
+            format!("{}\n{}", check.stdout.join("\n"), check.stderr),
+        ),
+    ];
+    let contents = expected
+        .messages
+        .iter()
+        .filter_map(|row| row["content"].as_str());
+    let contents: Vec<&str> = contents
+        .filter(|text| text.chars().count() >= SHORTEST)
+        .collect();
+    assert!(contents.len() > 1000, "too few texts to look for");
+    let secrets = secrets(&tenant).await;
+    for (place, text) in &said {
+        for (what, secret) in &secrets {
+            assert!(!text.contains(secret), "the {place} tells the {what}");
+        }
+        // What check says holds the words of rules, which may be all that a message says.
+        if *place != "check" {
+            let told = contents_in(text, &contents);
+            assert!(
+                told.is_empty(),
+                "the {place} tells what messages say: {told:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_of_the_direct_driver_with_a_detailed_log_tells_no_secret_and_no_message() {
+    nothing_is_told(Driver::Direct).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_of_the_kafka_driver_with_a_detailed_log_tells_no_secret_and_no_message() {
+    nothing_is_told(Driver::Kafka).await;
+}
+
+#[test]
+fn contents_in_finds_a_message_in_the_middle_of_a_line() {
+    let text = "WARN sink failed: row 请把客户资料发到我的私人邮箱 refused";
+    let contents = ["请把客户资料发到我的私人邮箱", "请把客户资料发到公司邮箱里"];
+    assert_eq!(
+        contents_in(text, &contents),
+        ["请把客户资料发到我的私人邮箱"]
+    );
+}
