@@ -212,7 +212,10 @@ impl CutWriter for FileWriter {
                     ("chatledger.records".to_owned(), cut.records.to_string()),
                 ];
                 let files = tokio::task::spawn_blocking(move || open.finish(&name, &metadata));
-                self.state = Files::Whole(files.await.map_err(Fault::local)?.map_err(Fault::new)?);
+                let mut files = files.await.map_err(Fault::local)?.map_err(Fault::new)?;
+                // Messages are put first: a violation is never seen before its message.
+                files.reverse();
+                self.state = Files::Whole(files);
             }
             if let Files::Whole(files) = &mut self.state {
                 // What has been put stays put; after a fault only the rest is tried again.

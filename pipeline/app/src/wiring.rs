@@ -134,7 +134,8 @@ pub async fn run(
         StateError::Locked { .. } => Failure::refused(error),
         other => Failure::other(other),
     })?;
-    let clickhouse = reach(&settings).await?;
+    let needs = Needs::of(settings.driver.mode, &options.stages);
+    let clickhouse = reach(&settings, needs).await?;
     let zones = Zones::new(
         settings
             .corps
@@ -204,8 +205,28 @@ fn not_reached(what: &str, where_to: &str, error: &dyn std::error::Error) -> Fai
     ))
 }
 
+/// Which of its peers a process needs: a source must not wait for a sink's outage to end.
+#[derive(Clone, Copy)]
+struct Needs {
+    archive: bool,
+    tables: bool,
+    files: bool,
+}
+
+impl Needs {
+    fn of(mode: Mode, stages: &[StageName]) -> Self {
+        let all = mode == Mode::Direct || stages.is_empty();
+        let runs = |stage| all || stages.contains(&stage);
+        Self {
+            archive: runs(StageName::Source),
+            tables: runs(StageName::Sink) || runs(StageName::Directory),
+            files: runs(StageName::Sink),
+        }
+    }
+}
+
 /// Reaches everything that is needed and brings the tables up to date.
-async fn reach(settings: &Settings) -> Result<Option<Arc<ClickHouse>>, Failure> {
+async fn reach(settings: &Settings, needs: Needs) -> Result<Option<Arc<ClickHouse>>, Failure> {
     if settings.driver.mode == Mode::Kafka {
         let kafka = &settings.kafka;
         let names = Names::new(kafka, String::new());
@@ -216,12 +237,12 @@ async fn reach(settings: &Settings) -> Result<Option<Arc<ClickHouse>>, Failure> 
         .await
         .map_err(|error| not_reached("Kafka", &kafka.brokers.bootstrap, &error))?;
     }
-    if let Some(parquet) = &settings.parquet {
+    if let Some(parquet) = settings.parquet.as_ref().filter(|_| needs.files) {
         attempt("Parquet target", || parquet.target.check())
             .await
             .map_err(|error| not_reached("the Parquet target", &parquet.url, &error))?;
     }
-    for corp in &settings.corps {
+    for corp in settings.corps.iter().filter(|_| needs.archive) {
         let archive = archive(corp, Arc::new(|_, _| {}))?;
         // Behind every seq there can be: proves token and address without moving records.
         attempt("archive", || archive.page(i64::MAX as u64))
@@ -229,8 +250,8 @@ async fn reach(settings: &Settings) -> Result<Option<Arc<ClickHouse>>, Failure> 
             .map_err(|error| not_reached("the archive", &corp.base_url, &error))?;
     }
     match &settings.clickhouse {
-        Some(_) => Ok(Some(migrate(settings).await?.0)),
-        None => Ok(None),
+        Some(_) if needs.tables => Ok(Some(migrate(settings).await?.0)),
+        _ => Ok(None),
     }
 }
 
@@ -446,9 +467,9 @@ fn driver_failure(error: driver::DriverError) -> Failure {
     use driver::DriverError as E;
     match error {
         E::Source { .. } => Failure::unreachable(chain(&error)),
-        E::State(StateError::Damaged { .. } | StateError::Locked { .. }) => {
-            Failure::refused(chain(&error))
-        }
+        E::State(
+            StateError::Damaged { .. } | StateError::Locked { .. } | StateError::Unplaced { .. },
+        ) => Failure::refused(chain(&error)),
         other => Failure::other(other),
     }
 }

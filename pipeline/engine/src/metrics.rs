@@ -170,9 +170,6 @@ impl Metrics {
                 .inc_by(0);
         }
         self.directory_age.with_label_values(&[corp]).set(-1.0);
-        self.source_hours
-            .with_label_values(&[corp])
-            .set(WINDOW_HOURS);
     }
 
     /// The text form that Prometheus scrapes.
@@ -217,15 +214,16 @@ impl Metrics {
             .inc_by(processed.unresolved.rooms);
     }
 
-    /// How far behind the delivered messages are, and how long until something is lost.
-    pub fn lag(&self, corp: &str, lag: Duration, caught_up: bool) {
-        let lag = lag.as_secs_f64();
-        self.source_lag.with_label_values(&[corp]).set(lag);
-        let left = if caught_up {
-            WINDOW_HOURS
-        } else {
-            (WINDOW_HOURS - lag / 3600.0).max(0.0)
-        };
+    /// How far behind the delivered messages are.
+    pub fn lag(&self, corp: &str, lag: Duration) {
+        self.source_lag
+            .with_label_values(&[corp])
+            .set(lag.as_secs_f64());
+    }
+
+    /// The oldest record not delivered yet has been in the archive for at most so long.
+    pub fn hours_until_loss(&self, corp: &str, waiting: Duration) {
+        let left = (WINDOW_HOURS - waiting.as_secs_f64() / 3600.0).max(0.0);
         self.source_hours.with_label_values(&[corp]).set(left);
     }
 

@@ -45,6 +45,7 @@ impl Puller {
         stop: &CancellationToken,
         mut deliver: impl FnMut(Vec<SealedRecord>) -> BoxFuture<'static, bool> + Send,
     ) -> Result<(), Fault> {
+        self.progress.reads_archive();
         let mut empty = 0;
         let mut backoff = Backoff::default();
         let mut answered = Instant::now();

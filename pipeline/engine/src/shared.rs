@@ -1,7 +1,7 @@
 //! What the parts of one process share: the present directory and rules, and how far things are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -130,8 +130,10 @@ impl Totals {
 /// How far one corp is.
 #[derive(Debug, Default)]
 pub struct Progress {
+    reads_archive: AtomicBool,
     pulled_to: AtomicU64,
     at_end: AtomicBool,
+    last_at_end: AtomicI64,
     sinks: Mutex<BTreeMap<&'static str, Reached>>,
     directory_at: Mutex<Option<i64>>,
 }
@@ -143,8 +145,16 @@ struct Reached {
 }
 
 impl Progress {
+    /// This process reads the corp's archive; only then does it know what may be lost there.
+    pub fn reads_archive(&self) {
+        self.reads_archive.store(true, Ordering::Relaxed);
+    }
+
     /// The archive was read up to a position; `at_end` if it had nothing behind it.
     pub fn pulled(&self, position: u64, at_end: bool) {
+        if at_end {
+            self.last_at_end.store(now_ms(), Ordering::Relaxed);
+        }
         self.pulled_to.fetch_max(position, Ordering::Relaxed);
         self.at_end.store(at_end, Ordering::Relaxed);
     }
@@ -176,15 +186,27 @@ impl Progress {
         let since = |then: i64| Duration::from_millis(now.saturating_sub(then).max(0) as u64);
         let cursor = self.cursor();
         metrics.cursor(corp, cursor);
+        // The log that source writes to knows no message times; it holds no one up.
         let newest = lock(&self.sinks)
             .values()
-            .map(|reached| reached.newest)
-            .min()
-            .flatten();
+            .filter_map(|reached| reached.newest)
+            .min();
         if let Some(newest) = newest {
+            metrics.lag(corp, since(newest));
+        }
+        if self.reads_archive.load(Ordering::Relaxed) {
             let at_end = self.at_end.load(Ordering::Relaxed)
                 && cursor >= self.pulled_to.load(Ordering::Relaxed);
-            metrics.lag(corp, since(newest), at_end);
+            // What is not delivered yet is newer than what is, and than the last time at which
+            // there was nothing more.
+            let last_at_end = self.last_at_end.load(Ordering::Relaxed);
+            let oldest = newest.unwrap_or_default().max(last_at_end);
+            let waiting = if at_end || oldest == 0 {
+                Duration::ZERO
+            } else {
+                since(oldest)
+            };
+            metrics.hours_until_loss(corp, waiting);
         }
         if let Some(taken_at) = *lock(&self.directory_at) {
             metrics.directory_age(corp, since(taken_at));

@@ -117,8 +117,9 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
     std::fs::create_dir_all(&folder).map_err(StateError::io(&folder))?;
     let progress = Arc::clone(&corp.puller.progress);
     let mut lanes = Vec::new();
-    for setup in corp.lanes {
-        let (journal, checkpoint) = JournalFile::open(&folder, setup.sink)?;
+    let sinks: Vec<&'static str> = corp.lanes.iter().map(|setup| setup.sink).collect();
+    let journals = JournalFile::open_all(&folder, &sinks)?;
+    for (setup, (_, journal, checkpoint)) in corp.lanes.into_iter().zip(journals) {
         let delivery = Delivery::resume(
             setup.sink,
             corp.corp_id.to_string(),

@@ -27,11 +27,53 @@ pub struct JournalFile {
 }
 
 impl JournalFile {
-    /// Opens a journal; one that is not there yet says that nothing is in the sink.
+    /// Opens the journals of a corp's sinks. The first time all of them are created before any
+    /// record is pulled; one that is missing later means that a sink has been added or a file has
+    /// been lost, and only a person can tell where that sink stands.
     ///
     /// # Errors
-    /// The file cannot be read, or holds something else.
-    pub fn open(folder: &Path, sink: &str) -> Result<(Self, Checkpoint), StateError> {
+    /// A file cannot be read, holds something else, or is missing beside others.
+    pub fn open_all<'a>(
+        folder: &Path,
+        sinks: &[&'a str],
+    ) -> Result<Vec<(&'a str, Self, Checkpoint)>, StateError> {
+        let mut found = Vec::new();
+        for sink in sinks {
+            let (journal, checkpoint) = Self::open(folder, sink)?;
+            found.push((*sink, journal, checkpoint));
+        }
+        let begun = found
+            .iter()
+            .find(|(_, _, at)| at.is_some_and(|at| at != Checkpoint::default()));
+        let missing = found.iter().find(|(_, _, at)| at.is_none());
+        if let (Some((other, _, _)), Some((sink, journal, _))) = (begun, missing) {
+            return Err(StateError::Unplaced {
+                path: journal.path.clone(),
+                sink: (*sink).to_owned(),
+                other: (*other).to_owned(),
+            });
+        }
+        let mut opened = Vec::new();
+        for (sink, journal, checkpoint) in found {
+            if checkpoint.is_none() {
+                journal.write(Checkpoint::default())?;
+            }
+            opened.push((sink, journal, checkpoint.unwrap_or_default()));
+        }
+        Ok(opened)
+    }
+
+    fn write(&self, checkpoint: Checkpoint) -> Result<(), StateError> {
+        let text = serde_json::to_vec(&Form {
+            version: VERSION,
+            checkpoint,
+        })
+        .map_err(|error| StateError::damaged(&self.path, error.to_string()))?;
+        write_whole(&self.path, &text).map_err(StateError::io(&self.path))
+    }
+
+    /// One journal; `None` if it is not there.
+    fn open(folder: &Path, sink: &str) -> Result<(Self, Option<Checkpoint>), StateError> {
         let path = folder.join(format!("{sink}.json"));
         let checkpoint = match std::fs::read(&path) {
             Ok(text) => {
@@ -43,9 +85,9 @@ impl JournalFile {
                         format!("version {}", form.version),
                     ));
                 }
-                form.checkpoint
+                Some(form.checkpoint)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Checkpoint::default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(StateError::io(&path)(error)),
         };
         Ok((Self { path }, checkpoint))
@@ -54,19 +96,13 @@ impl JournalFile {
 
 impl Journal for JournalFile {
     fn save(&mut self, checkpoint: Checkpoint) -> BoxFuture<'_, Result<(), Fault>> {
-        let path = self.path.clone();
+        let journal = Self {
+            path: self.path.clone(),
+        };
         async move {
-            tokio::task::spawn_blocking(move || {
-                let text = serde_json::to_vec(&Form {
-                    version: VERSION,
-                    checkpoint,
-                })
-                .map_err(Fault::local)?;
-                write_whole(&path, &text)
-                    .map_err(|error| Fault::local(StateError::io(&path)(error)))
-            })
-            .await
-            .map_err(Fault::local)?
+            tokio::task::spawn_blocking(move || journal.write(checkpoint).map_err(Fault::local))
+                .await
+                .map_err(Fault::local)?
         }
         .boxed()
     }
@@ -77,28 +113,54 @@ mod tests {
     use super::*;
     use crate::batch::Extent;
 
+    fn open(folder: &Path) -> Result<Vec<Checkpoint>, StateError> {
+        let opened = JournalFile::open_all(folder, &["clickhouse", "parquet"])?;
+        Ok(opened.into_iter().map(|(_, _, at)| at).collect())
+    }
+
     #[tokio::test]
     async fn journal_gives_back_what_was_saved_last() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut journal, first) = JournalFile::open(folder.path(), "clickhouse").unwrap();
-        assert_eq!(first, Checkpoint::default());
+        assert_eq!(open(folder.path()).unwrap(), [Checkpoint::default(); 2]);
         let saved = Checkpoint {
             position: u64::MAX,
             cut: Some(Extent::of(u64::MAX, "m")),
         };
-        journal.save(saved).await.unwrap();
-        assert_eq!(
-            JournalFile::open(folder.path(), "clickhouse").unwrap().1,
-            saved
+        let mut all = JournalFile::open_all(folder.path(), &["clickhouse", "parquet"]).unwrap();
+        all[1].1.save(saved).await.unwrap();
+        assert_eq!(open(folder.path()).unwrap(), [Checkpoint::default(), saved]);
+    }
+
+    #[tokio::test]
+    async fn sink_without_a_position_beside_one_with_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let parquet = folder.path().join("parquet.json");
+        open(folder.path()).unwrap();
+        std::fs::remove_file(&parquet).unwrap();
+        assert!(
+            open(folder.path()).is_ok(),
+            "nothing had been delivered anywhere"
         );
+        let mut all = JournalFile::open_all(folder.path(), &["clickhouse", "parquet"]).unwrap();
+        all[0]
+            .1
+            .save(Checkpoint {
+                position: 7,
+                cut: None,
+            })
+            .await
+            .unwrap();
+        std::fs::remove_file(&parquet).unwrap();
+        let error = open(folder.path()).unwrap_err();
+        assert!(matches!(error, StateError::Unplaced { .. }), "{error}");
     }
 
     #[test]
     fn journal_of_another_form_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         for text in ["{", r#"{"version":2,"position":1,"cut":null}"#, "{}"] {
-            std::fs::write(folder.path().join("x.json"), text).unwrap();
-            let error = JournalFile::open(folder.path(), "x").unwrap_err();
+            std::fs::write(folder.path().join("parquet.json"), text).unwrap();
+            let error = open(folder.path()).unwrap_err();
             assert!(matches!(error, StateError::Damaged { .. }), "{text}");
         }
     }

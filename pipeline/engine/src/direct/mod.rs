@@ -43,6 +43,20 @@ pub enum StateError {
         /// What was found.
         what: String,
     },
+    /// A sink has no position though another has one.
+    #[error(
+        "{path}: sink {sink} has no position, though {other} has one. If the sink is new, let it \
+         begin where {other} stands: copy {other}.json to {sink}.json; what came before is then not \
+         in it. If the file was lost, bring it back"
+    )]
+    Unplaced {
+        /// The missing file.
+        path: PathBuf,
+        /// Its sink.
+        sink: String,
+        /// A sink that has a position.
+        other: String,
+    },
     /// Another process uses the folder.
     #[error("{path}: another process is using this state folder")]
     Locked {

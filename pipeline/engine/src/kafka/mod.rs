@@ -13,7 +13,9 @@
 //! without knowing is fenced by its transactional id.
 //!
 //! A drain ends from the source on: each stage ends when the one before it has, and the log has
-//! been read to its end after that.
+//! been read to its end after that. A commit is answered when it can no longer fail, which is a
+//! moment before readers see its records; a stage that ends therefore makes one more transaction,
+//! which cannot begin before the last one is seen.
 
 pub mod directory;
 pub mod process;

@@ -82,6 +82,7 @@ impl ProcessStage {
         let mut ends = Ends::default();
         let mut pending: Vec<LogRecord> = Vec::new();
         let mut since = Instant::now();
+        let mut last: Vec<(i32, u64)> = Vec::new();
         loop {
             match group.next(TICK).await? {
                 Event::Assigned(list) => {
@@ -127,7 +128,7 @@ impl ProcessStage {
             let full = pending.len() >= BATCH || since.elapsed() >= LINGER;
             if !pending.is_empty() && (full || stopping) {
                 let batch = std::mem::take(&mut pending);
-                partitions = self.batch(&*group, partitions, batch).await?;
+                (partitions, last) = self.batch(&*group, partitions, batch).await?;
             }
             if stopping {
                 return Ok(());
@@ -135,6 +136,9 @@ impl ProcessStage {
             if self.ending.upstream_ended() {
                 ends.probe(&*group).await?;
                 if ends.all_reached() && pending.is_empty() {
+                    if !last.is_empty() {
+                        group.transact(Vec::new(), &last).await?;
+                    }
                     return Ok(());
                 }
             }
@@ -146,7 +150,7 @@ impl ProcessStage {
         group: &dyn Group,
         mut partitions: BTreeMap<i32, Partition>,
         records: Vec<LogRecord>,
-    ) -> Result<BTreeMap<i32, Partition>, Fault> {
+    ) -> Result<(BTreeMap<i32, Partition>, Vec<(i32, u64)>), Fault> {
         let mut consumed: BTreeMap<i32, u64> = BTreeMap::new();
         let mut runs: BTreeMap<(i32, String), Vec<LogRecord>> = BTreeMap::new();
         for record in records {
@@ -186,7 +190,7 @@ impl ProcessStage {
             self.metrics.processed(corp, processed);
             self.totals.processed(processed);
         }
-        Ok(back)
+        Ok((back, consumed))
     }
 }
 

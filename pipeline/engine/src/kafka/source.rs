@@ -125,17 +125,26 @@ impl SourceStage {
             });
         }
         drop(pages);
+        let mut last = None;
         loop {
             tokio::select! {
                 biased;
                 page = queue.recv() => match page {
-                    Some((corp, records)) => self.publish(&**group, &corp, records).await?,
+                    Some((corp, records)) => {
+                        let reached = self.publish(&**group, &corp, records).await?;
+                        last = reached.map(|seq| (corp, seq)).or(last);
+                    }
                     None => break,
                 },
                 event = group.next(TICK) => if let Event::Revoked(_) = event? {
                     return Ok(Pulled::UntilRevoked);
                 },
             }
+        }
+        if let Some((corp, seq)) = last.filter(|_| drain) {
+            group
+                .transact(vec![cursor(corp.corp_id.as_str(), seq)?], &[])
+                .await?;
         }
         while let Some(ended) = pullers.join_next().await {
             if let Err(fault) = ended.map_err(Fault::local)? {
@@ -150,9 +159,9 @@ impl SourceStage {
         group: &dyn Group,
         corp: &Puller,
         records: Vec<SealedRecord>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<u64>, Fault> {
         let Some(last) = records.last().map(|record| record.seq) else {
-            return Ok(());
+            return Ok(None);
         };
         let count = records.len();
         let corp_id = corp.corp_id.as_str();
@@ -166,20 +175,25 @@ impl SourceStage {
                 seq: record.seq,
             })
             .collect();
-        let cursor = serde_json::to_vec(&Cursor { seq: last }).map_err(Fault::local)?;
-        out.push(OutRecord {
-            topic: Topic::Cursor,
-            key: corp_id.as_bytes().to_vec(),
-            value: Bytes::from(cursor),
-            corp_id: corp_id.to_owned(),
-            seq: last,
-        });
+        out.push(cursor(corp_id, last)?);
         group.transact(out, &[]).await?;
         self.metrics.pulled(corp_id, count as u64);
         self.totals.pulled(count);
         corp.progress.reached("raw", last, None);
-        Ok(())
+        Ok(Some(last))
     }
+}
+
+/// The record that says how far a corp's archive has been read.
+fn cursor(corp_id: &str, seq: u64) -> Result<OutRecord, Fault> {
+    let value = serde_json::to_vec(&Cursor { seq }).map_err(Fault::local)?;
+    Ok(OutRecord {
+        topic: Topic::Cursor,
+        key: corp_id.as_bytes().to_vec(),
+        value: Bytes::from(value),
+        corp_id: corp_id.to_owned(),
+        seq,
+    })
 }
 
 /// Reads `[cursor]` to its end; `None` if the partition is taken away meanwhile.
