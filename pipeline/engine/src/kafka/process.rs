@@ -82,7 +82,7 @@ impl ProcessStage {
         let mut ends = Ends::default();
         let mut pending: Vec<LogRecord> = Vec::new();
         let mut since = Instant::now();
-        let mut last: Vec<(i32, u64)> = Vec::new();
+        let mut committed: Vec<(i32, u64)> = Vec::new();
         loop {
             match group.next(TICK).await? {
                 Event::Assigned(list) => {
@@ -128,7 +128,7 @@ impl ProcessStage {
             let full = pending.len() >= BATCH || since.elapsed() >= LINGER;
             if !pending.is_empty() && (full || stopping) {
                 let batch = std::mem::take(&mut pending);
-                (partitions, last) = self.batch(&*group, partitions, batch).await?;
+                (partitions, committed) = self.batch(&*group, partitions, batch).await?;
             }
             if stopping {
                 return Ok(());
@@ -136,8 +136,8 @@ impl ProcessStage {
             if self.ending.upstream_ended() {
                 ends.probe(&*group).await?;
                 if ends.all_reached() && pending.is_empty() {
-                    if !last.is_empty() {
-                        group.transact(Vec::new(), &last).await?;
+                    if !committed.is_empty() {
+                        group.transact(Vec::new(), &committed).await?;
                     }
                     return Ok(());
                 }

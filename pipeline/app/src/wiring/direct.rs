@@ -1,0 +1,100 @@
+//! One process, no broker: a corp's driver beside its directory.
+
+use std::sync::Arc;
+
+use chatledger_engine::direct::StateError;
+use chatledger_engine::direct::driver::{self, Context, CorpSetup, LaneSetup};
+use chatledger_engine::directory_sync::{DirectorySync, remembered};
+use chatledger_engine::shared::WantedRooms;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Parts, RunOptions, await_directories, nobody};
+use crate::exit::{Failure, chain};
+
+/// Runs every corp with the direct driver.
+pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failure> {
+    let context = Context {
+        metrics: Arc::clone(&parts.metrics),
+        totals: Arc::clone(&parts.totals),
+        drain: options.drain,
+        stop: options.stop.clone(),
+        abandon: options.abandon.clone(),
+    };
+    // Directories stop after the corps, so that rooms named last are still asked for.
+    let directories_stop = CancellationToken::new();
+    let mut directories = JoinSet::new();
+    let mut firsts = Vec::new();
+    let mut setups = Vec::new();
+    for corp in &parts.settings.corps {
+        let state_dir = parts.settings.driver.state_dir.join(corp.id.as_str());
+        std::fs::create_dir_all(&state_dir).map_err(Failure::other)?;
+        let (directory, wanted) = (nobody(corp), Arc::new(WantedRooms::default()));
+        if let Some((client, interval)) = parts.directory_client(corp)? {
+            let file = state_dir.join("directory.json");
+            let sync = DirectorySync {
+                corp_id: corp.id.clone(),
+                source: Arc::new(client),
+                sinks: parts.directory_tables(),
+                current: Arc::clone(&directory),
+                wanted: Arc::clone(&wanted),
+                interval,
+                last: remembered(&file, &corp.id),
+                file: Some(file),
+                progress: parts.progress(corp),
+            };
+            let (first, arrived) = watch::channel(false);
+            firsts.push((corp.id.clone(), arrived));
+            directories.spawn(sync.run(first, directories_stop.clone()));
+        }
+        let lanes = parts.sinks().into_iter();
+        setups.push(CorpSetup {
+            corp_id: corp.id.clone(),
+            puller: parts.puller(corp)?,
+            opener: Arc::clone(&corp.keys) as _,
+            directory,
+            wanted,
+            rules: Arc::clone(&parts.rules),
+            state_dir,
+            lanes: lanes
+                .map(|(sink, limits, make)| LaneSetup {
+                    sink,
+                    limits,
+                    writer: make(),
+                })
+                .collect(),
+        });
+    }
+    await_directories(firsts, &options.stop).await;
+
+    let mut corps = JoinSet::new();
+    for setup in setups {
+        corps.spawn(driver::run(setup, context.clone()));
+    }
+    let mut result = Ok(());
+    while let Some(ended) = corps.join_next().await {
+        let ended = ended
+            .map_err(Failure::other)
+            .and_then(|ended| ended.map_err(driver_failure));
+        if ended.is_err() && result.is_ok() {
+            // One corp's failure ends the process in order: whoever restarts it sees why.
+            options.stop.cancel();
+            result = ended;
+        }
+    }
+    directories_stop.cancel();
+    while directories.join_next().await.is_some() {}
+    result
+}
+
+fn driver_failure(error: driver::DriverError) -> Failure {
+    use driver::DriverError as E;
+    match error {
+        E::Source { .. } => Failure::unreachable(chain(&error)),
+        E::State(
+            StateError::Damaged { .. } | StateError::Locked { .. } | StateError::Unplaced { .. },
+        ) => Failure::refused(chain(&error)),
+        other => Failure::other(other),
+    }
+}

@@ -1,0 +1,264 @@
+//! Puts the parts together, by hand, and runs them: the one place where engine and connectors meet.
+
+mod direct;
+mod kafka;
+mod reach;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chatledger_clickhouse::ClickHouse;
+use chatledger_directory::Directory;
+use chatledger_engine::delivery::Limits;
+use chatledger_engine::direct::{StateError, StateLock};
+use chatledger_engine::directory_sync::await_first;
+use chatledger_engine::metrics::Metrics;
+use chatledger_engine::ports::{CutWriter, DirectorySink};
+use chatledger_engine::pull::Puller;
+use chatledger_engine::shared::{Current, Progress, Totals};
+use chatledger_parquet::Zones;
+use chatledger_rules::RuleSet;
+use chatledger_schemas::CorpId;
+use chatledger_schemas::config::Mode;
+use chatledger_schemas::directory::Snapshot;
+use chatledger_wecom::{DirectoryClient, DirectoryOptions, OnCall};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use self::reach::{Needs, reach};
+pub use self::reach::{archive, migrate};
+use crate::adapters::{DirectoryTables, FileWriter, TableWriter, WecomArchive, WecomDirectory};
+use crate::cli::StageName;
+use crate::config::{Corp, Settings};
+use crate::exit::{Failure, chain};
+use crate::observe::{self, Observed};
+use crate::rules_dir;
+
+const CLICKHOUSE: &str = "clickhouse";
+const PARQUET: &str = "parquet";
+
+/// Bytes in memory after which a lane writes though it has not enough rows.
+const LANE_BYTES: usize = 48 << 20;
+/// Longest exchange with WeCom; the SDK's own default is 5 s, gateways may be slower.
+const WECOM_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the first directory is waited for before records are opened without names.
+const FIRST_DIRECTORY: Duration = Duration::from_secs(60);
+
+/// How to run.
+pub struct RunOptions {
+    /// Stages of the kafka driver; empty means all.
+    pub stages: Vec<StageName>,
+    /// End by itself.
+    pub drain: bool,
+    /// Stop pulling, deliver, end.
+    pub stop: CancellationToken,
+    /// Do not wait for sinks any longer.
+    pub abandon: CancellationToken,
+}
+
+/// What is running, for whoever watches.
+pub struct Running {
+    /// Counts.
+    pub totals: Arc<Totals>,
+    /// Where metrics are served.
+    pub metrics_address: std::net::SocketAddr,
+}
+
+/// Everything that is shared by the parts of one process.
+struct Parts {
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    totals: Arc<Totals>,
+    progress: Arc<BTreeMap<CorpId, Arc<Progress>>>,
+    rules: Arc<Current<RuleSet>>,
+    clickhouse: Option<Arc<ClickHouse>>,
+    zones: Zones,
+}
+
+/// Runs the pipeline until it is stopped or drained. `started` is told when it is up.
+///
+/// # Errors
+/// What is needed cannot be reached, is refused, or the pipeline has failed.
+pub async fn run(
+    settings: Settings,
+    options: RunOptions,
+    started: impl FnOnce(Running),
+) -> Result<Arc<Totals>, Failure> {
+    let rules = match &settings.rules_dir {
+        Some(dir) => rules_dir::load(dir).map_err(|errors| {
+            Failure::config(format!(
+                "{}: rules\n  {}",
+                dir.display(),
+                errors.join("\n  ")
+            ))
+        })?,
+        None => RuleSet::default(),
+    };
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")).map_err(Failure::other)?);
+    metrics.rules_active(rules_dir::active(&rules));
+    let progress: BTreeMap<CorpId, Arc<Progress>> = settings
+        .corps
+        .iter()
+        .map(|corp| (corp.id.clone(), Arc::default()))
+        .collect();
+    for corp in &settings.corps {
+        metrics.announce(corp.id.as_str());
+    }
+    let observed = Arc::new(Observed {
+        metrics: Arc::clone(&metrics),
+        progress: progress
+            .iter()
+            .map(|(corp, p)| (corp.clone(), Arc::clone(p)))
+            .collect(),
+        ready: AtomicBool::new(false),
+        alive: AtomicBool::new(true),
+    });
+    let served = CancellationToken::new();
+    let _served = served.clone().drop_guard();
+    let listen = settings.metrics_listen;
+    let metrics_address = observe::serve(listen, Arc::clone(&observed), served)
+        .await
+        .map_err(|error| Failure::other(anyhow::anyhow!("metrics.listen {listen}: {error}")))?;
+
+    let _lock = StateLock::take(&settings.driver.state_dir).map_err(|error| match error {
+        StateError::Locked { .. } => Failure::refused(error),
+        other => Failure::other(other),
+    })?;
+    let needs = Needs::of(settings.driver.mode, &options.stages);
+    let clickhouse = reach(&settings, needs).await?;
+    let zones = Zones::new(
+        settings
+            .corps
+            .iter()
+            .map(|c| (c.id.clone(), c.zone))
+            .collect(),
+    );
+    let totals = Arc::new(Totals::default());
+    let parts = Parts {
+        settings,
+        metrics,
+        totals: Arc::clone(&totals),
+        progress: Arc::new(progress),
+        rules: Arc::new(Current::new(rules)),
+        clickhouse,
+        zones,
+    };
+    observed.ready.store(true, Ordering::Relaxed);
+    started(Running {
+        totals: Arc::clone(&totals),
+        metrics_address,
+    });
+
+    let watching = CancellationToken::new();
+    let rules_task = parts.settings.rules_dir.clone().map(|dir| {
+        let (rules, metrics) = (Arc::clone(&parts.rules), Arc::clone(&parts.metrics));
+        tokio::spawn(rules_dir::watch(dir, rules, metrics, watching.clone()))
+    });
+    let result = match parts.settings.driver.mode {
+        Mode::Direct => direct::run(parts, &options).await,
+        Mode::Kafka => kafka::run(parts, &options).await,
+    };
+    observed.ready.store(false, Ordering::Relaxed);
+    observed.alive.store(false, Ordering::Relaxed);
+    watching.cancel();
+    if let Some(task) = rules_task {
+        task.await.map_err(Failure::other)?;
+    }
+    result.map(|()| totals)
+}
+
+impl Parts {
+    fn on_call(&self) -> OnCall {
+        let metrics = Arc::clone(&self.metrics);
+        Arc::new(move |api, class| metrics.api_call(api, class))
+    }
+
+    fn progress(&self, corp: &Corp) -> Arc<Progress> {
+        self.progress
+            .get(&corp.id)
+            .map(Arc::clone)
+            .unwrap_or_default()
+    }
+
+    fn puller(&self, corp: &Corp) -> Result<Puller, Failure> {
+        Ok(Puller {
+            corp_id: corp.id.clone(),
+            source: Arc::new(WecomArchive(archive(corp, self.on_call())?)),
+            poll_interval: corp.poll_interval,
+            progress: self.progress(corp),
+        })
+    }
+
+    fn directory_client(&self, corp: &Corp) -> Result<Option<(WecomDirectory, Duration)>, Failure> {
+        let Some(directory) = &corp.directory else {
+            return Ok(None);
+        };
+        let client = DirectoryClient::new(DirectoryOptions {
+            corp_id: corp.id.clone(),
+            base_url: directory.base_url.clone(),
+            secret: directory.secret.clone(),
+            timeout: WECOM_TIMEOUT,
+            on_call: self.on_call(),
+        })
+        .map_err(|error| Failure::config(format!("corp {}: {}", corp.id, chain(&error))))?;
+        Ok(Some((WecomDirectory(client), directory.refresh_interval)))
+    }
+
+    fn directory_tables(&self) -> Vec<Arc<dyn DirectorySink>> {
+        let tables = self.clickhouse.iter();
+        tables
+            .map(|ch| Arc::new(DirectoryTables(Arc::clone(ch))) as Arc<dyn DirectorySink>)
+            .collect()
+    }
+
+    /// The sinks there are: name, limits, and how a lane's writing end is made.
+    fn sinks(&self) -> Vec<(&'static str, Limits, WriterFactory)> {
+        let mut sinks: Vec<(&'static str, Limits, WriterFactory)> = Vec::new();
+        if let (Some(setting), Some(clickhouse)) = (&self.settings.clickhouse, &self.clickhouse) {
+            let limits = Limits {
+                rows: setting.batch_rows,
+                bytes: LANE_BYTES,
+                interval: setting.batch_interval,
+            };
+            let clickhouse = Arc::clone(clickhouse);
+            let make = move || Box::new(TableWriter::new(Arc::clone(&clickhouse))) as Writer;
+            sinks.push((CLICKHOUSE, limits, Box::new(make)));
+        }
+        if let Some(setting) = &self.settings.parquet {
+            let limits = Limits {
+                rows: setting.roll_rows,
+                bytes: LANE_BYTES,
+                interval: setting.roll_interval,
+            };
+            let (target, zones) = (setting.target.clone(), self.zones.clone());
+            let make = move || Box::new(FileWriter::new(target.clone(), zones.clone())) as Writer;
+            sinks.push((PARQUET, limits, Box::new(make)));
+        }
+        sinks
+    }
+}
+
+type Writer = Box<dyn CutWriter>;
+type WriterFactory = Box<dyn Fn() -> Writer + Send + Sync>;
+
+fn nobody(corp: &Corp) -> Arc<Current<Directory>> {
+    Arc::new(Current::new(Directory::new(Snapshot::empty(
+        corp.id.clone(),
+    ))))
+}
+
+/// Waits for the first directories side by side, each at most [`FIRST_DIRECTORY`].
+async fn await_directories(firsts: Vec<(CorpId, watch::Receiver<bool>)>, stop: &CancellationToken) {
+    let waits = firsts.into_iter().map(|(corp, first)| async move {
+        if !await_first(first, FIRST_DIRECTORY).await {
+            warn!(%corp, "no directory yet; names stay empty until there is one");
+        }
+    });
+    tokio::select! {
+        _ = futures::future::join_all(waits) => {}
+        () = stop.cancelled() => {}
+    }
+}
