@@ -230,7 +230,6 @@ async fn names_begin_with_the_prefix(broker: &str, prefix: &str) {
         .set("group.id", "reader-of-transactions")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
-        .set("exclude.internal.topics", "false")
         .create()
         .unwrap();
     let topic = "__transaction_state";
