@@ -123,3 +123,129 @@ fn failed(key: &Path, source: StoreError) -> Error {
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    use axum::extract::{Request, State};
+    use axum::http::{HeaderMap, Method, StatusCode};
+    use axum::response::{IntoResponse, Response};
+    use chatledger_schemas::{Classified, FaultClass};
+    use object_store::aws::S3ConditionalPut;
+
+    use super::*;
+
+    /// As much of S3 as is spoken here, over HTTP: put (conditional too), head and delete.
+    #[derive(Clone, Default)]
+    struct Bucket {
+        objects: Arc<Mutex<HashMap<String, Bytes>>>,
+        forbidden: Arc<Mutex<bool>>,
+    }
+
+    async fn answer(State(bucket): State<Bucket>, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        let key = head.uri.path().to_owned();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let only_if_absent = |headers: &HeaderMap| {
+            headers
+                .get("if-none-match")
+                .is_some_and(|value| value == "*")
+        };
+        if *bucket.forbidden.lock().unwrap() {
+            return StatusCode::FORBIDDEN.into_response();
+        }
+        let mut objects = bucket.objects.lock().unwrap();
+        match head.method {
+            Method::PUT if only_if_absent(&head.headers) && objects.contains_key(&key) => {
+                StatusCode::PRECONDITION_FAILED.into_response()
+            }
+            Method::PUT => {
+                objects.insert(key, body);
+                [("etag", "\"1\"")].into_response()
+            }
+            Method::HEAD if objects.contains_key(&key) => [
+                ("etag", "\"1\""),
+                ("last-modified", "Thu, 29 Feb 2024 12:00:00 GMT"),
+            ]
+            .into_response(),
+            // Deleting is by list, also a single object.
+            Method::POST if head.uri.query() == Some("delete") => {
+                let list = String::from_utf8(body.to_vec()).unwrap();
+                objects.retain(|key, _| {
+                    let key = key.strip_prefix("/archive/").unwrap();
+                    !list.contains(&format!("<Key>{key}</Key>"))
+                });
+                "<DeleteResult></DeleteResult>".into_response()
+            }
+            _ => StatusCode::NOT_FOUND.into_response(),
+        }
+    }
+
+    async fn object(prefix: &str, conditional: S3ConditionalPut) -> (Object, Bucket) {
+        let bucket = Bucket::default();
+        let service = axum::Router::new()
+            .fallback(answer)
+            .with_state(bucket.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, service).await });
+        let store = AmazonS3Builder::new()
+            .with_endpoint(format!("http://{address}"))
+            .with_allow_http(true)
+            .with_bucket_name("archive")
+            .with_access_key_id("id")
+            .with_secret_access_key("secret")
+            .with_conditional_put(conditional)
+            .build()
+            .unwrap();
+        (Object::new(Arc::new(store), prefix), bucket)
+    }
+
+    fn file(content: &'static str) -> File {
+        File {
+            path: "messages/corp_id=a%2Fb/dt=2024-02-29/cut-1.parquet".into(),
+            rows: 1,
+            bytes: Bytes::from_static(content.as_bytes()),
+        }
+    }
+
+    #[tokio::test]
+    async fn object_is_put_once_and_never_replaced() {
+        for conditional in [S3ConditionalPut::ETagMatch, S3ConditionalPut::Disabled] {
+            let (object, bucket) = object("/some/prefix/", conditional).await;
+            object.check().await.unwrap();
+            assert!(
+                bucket.objects.lock().unwrap().is_empty(),
+                "the probe is gone"
+            );
+            assert_eq!(object.put(file("first")).await.unwrap(), Put::Written);
+            assert_eq!(object.put(file("second")).await.unwrap(), Put::AlreadyThere);
+            let objects = bucket.objects.lock().unwrap();
+            let (key, content) = objects.iter().next().unwrap();
+            // The path's own escape is escaped once more on the wire, so it is kept.
+            let expected =
+                "/archive/some/prefix/messages/corp_id%3Da%252Fb/dt%3D2024-02-29/cut-1.parquet";
+            assert_eq!(key, expected);
+            assert_eq!((objects.len(), content.as_ref()), (1, b"first".as_slice()));
+        }
+    }
+
+    #[tokio::test]
+    async fn policy_that_refuses_is_worth_another_try_and_serves_again() {
+        let (object, bucket) = object("", S3ConditionalPut::ETagMatch).await;
+        *bucket.forbidden.lock().unwrap() = true;
+        for error in [
+            object.check().await.unwrap_err(),
+            object.put(file("first")).await.unwrap_err(),
+        ] {
+            assert_eq!(error.class(), FaultClass::Retry, "{error:?}");
+            assert!(!format!("{error:?}").contains("secret"));
+        }
+        *bucket.forbidden.lock().unwrap() = false;
+        assert_eq!(object.put(file("first")).await.unwrap(), Put::Written);
+    }
+}

@@ -24,8 +24,9 @@ pub(crate) const ROW_BYTES: usize = 1 << 30;
 /// What the columns of a waiting row hold besides its texts: numbers, offsets and lengths.
 const ROW_OVERHEAD: usize = 192;
 
-/// Bytes an open row group holds besides what its columns say: encoders and compressors.
-const GROUP_OVERHEAD: usize = 2 << 20;
+/// Bytes an open row group holds besides what its columns say, encoders and compressors; measured
+/// over 6 and 31 open groups.
+const GROUP_OVERHEAD: usize = 4 << 20;
 
 pub(crate) struct Writer<R: Row> {
     layout: &'static Layout,

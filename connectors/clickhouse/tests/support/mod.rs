@@ -40,7 +40,11 @@ impl Engine {
 
     pub fn start_with(data_dir: Option<&Path>, environment: &[(&str, &str)]) -> Self {
         let test = std::env::current_exe().unwrap();
-        let program = test.ancestors().nth(2).unwrap().join("examples/engine");
+        let program = test
+            .ancestors()
+            .nth(2)
+            .unwrap()
+            .join("examples/test_engine");
         let mut child = Command::new(&program)
             .args(data_dir)
             .env_remove("CLICKHOUSE_USER")

@@ -1,8 +1,8 @@
 //! Measures what inserting costs this process: rows a second, CPU seconds per 100k rows.
 //!
-//! `cargo run --release -p chatledger-clickhouse --example insert_rate <url> [rows] [batch]`
+//! `cargo run --release -p chatledger-clickhouse --example insert_cost <url> [rows] [batch]`
 //!
-//! Makes the database `insert_rate`, inserts synthetic chat messages of 0.8 KB in batches and
+//! Makes the database `insert_cost`, inserts synthetic chat messages of 0.8 KB in batches and
 //! leaves them there. What the server spends is not counted.
 
 #![allow(
@@ -68,12 +68,12 @@ fn cpu_seconds() -> f64 {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let url = arguments.next().ok_or("insert_rate <url> [rows] [batch]")?;
+    let url = arguments.next().ok_or("insert_cost <url> [rows] [batch]")?;
     let rows: u64 = arguments.next().map_or(Ok(400_000), |a| a.parse())?;
     let batch: usize = arguments.next().map_or(Ok(50_000), |a| a.parse())?;
     let clickhouse = ClickHouse::new(Options {
         url,
-        database: "insert_rate".into(),
+        database: "insert_cost".into(),
         user: None,
         password: None,
         timeout: Duration::from_secs(60),

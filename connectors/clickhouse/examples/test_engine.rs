@@ -1,4 +1,4 @@
-//! A ClickHouse engine for this crate's tests: `engine [data-dir]`, with `CLICKHOUSE_USER` and
+//! A ClickHouse engine for this crate's tests: `test_engine [data-dir]`, with `CLICKHOUSE_USER` and
 //! `CLICKHOUSE_PASSWORD` if it shall ask for them. Without a directory it has one of its own, which
 //! goes when it goes.
 //!
