@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chatledger_crypto::KeyRing;
 
-use crate::tenant::Tenant;
+use crate::tenant::{Pages, Tenant};
 use crate::usage::Cpu;
 
 struct Sealed {
@@ -19,32 +19,63 @@ struct Sealed {
     body: Vec<u8>,
 }
 
-/// CPU time of opening every record of the tenant once, on one thread.
-///
-/// # Errors
-/// A record does not open, or there are not as many as there should be.
-pub async fn open_all(tenant: &Tenant, keys: &KeyRing) -> Result<Duration> {
-    let mut pages = tenant.archive()?;
-    let (mut spent, mut records) = (Duration::ZERO, 0);
-    while let Some(page) = pages.next().await? {
-        let mut sealed = Vec::with_capacity(page.len());
-        for record in &page {
-            let fields = record.fields().context("read a record's envelope")?;
-            sealed.push(Sealed {
-                version: fields.publickey_ver,
-                block: STANDARD.decode(&*fields.encrypt_random_key)?,
-                body: STANDARD.decode(&*fields.encrypt_chat_msg)?,
-            });
-        }
-        records += page.len() as u64;
-        spent += open_page(keys, &mut sealed)?;
+/// A pass over all records of a tenant, taken in parts.
+pub struct Floor<'a> {
+    keys: &'a KeyRing,
+    pages: Pages,
+    records: u64,
+    spent: Duration,
+}
+
+impl<'a> Floor<'a> {
+    /// Stands before the first record.
+    ///
+    /// # Errors
+    /// The archive's client cannot be made.
+    pub fn new(tenant: &Tenant, keys: &'a KeyRing) -> Result<Self> {
+        Ok(Self {
+            keys,
+            pages: tenant.archive()?,
+            records: 0,
+            spent: Duration::ZERO,
+        })
     }
-    ensure!(
-        records == tenant.truth.records,
-        "{records} of {} records",
-        tenant.truth.records
-    );
-    Ok(spent)
+
+    /// Opens whole pages on one thread until at least so many records have been opened, or all.
+    ///
+    /// # Errors
+    /// A record does not open, or the archive does not answer.
+    pub async fn reach(&mut self, records: u64) -> Result<()> {
+        while self.records < records
+            && let Some(page) = self.pages.next().await?
+        {
+            let mut sealed = Vec::with_capacity(page.len());
+            for record in &page {
+                let fields = record.fields().context("read a record's envelope")?;
+                sealed.push(Sealed {
+                    version: fields.publickey_ver,
+                    block: STANDARD.decode(&*fields.encrypt_random_key)?,
+                    body: STANDARD.decode(&*fields.encrypt_chat_msg)?,
+                });
+            }
+            self.records += page.len() as u64;
+            self.spent += open_page(self.keys, &mut sealed)?;
+        }
+        Ok(())
+    }
+
+    /// CPU time of the whole pass, now that it is done.
+    ///
+    /// # Errors
+    /// There were not as many records as there should be.
+    pub fn spent(&self, records: u64) -> Result<Duration> {
+        ensure!(
+            self.records == records,
+            "{} of {records} records",
+            self.records
+        );
+        Ok(self.spent)
+    }
 }
 
 fn open_page(keys: &KeyRing, page: &mut [Sealed]) -> Result<Duration> {
