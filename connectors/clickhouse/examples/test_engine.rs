@@ -16,10 +16,13 @@ use chatledger_embedded_clickhouse::{Credentials, Options, serve};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let own_dir = tempfile::tempdir()?;
-    let data_dir = std::env::args_os()
-        .nth(1)
-        .map_or_else(|| own_dir.path().to_owned(), PathBuf::from);
+    let own_dir;
+    let data_dir = if let Some(given) = std::env::args_os().nth(1) {
+        PathBuf::from(given)
+    } else {
+        own_dir = tempfile::tempdir()?;
+        own_dir.path().to_owned()
+    };
     let mut options = Options::new(data_dir, "127.0.0.1:0".parse()?);
     options.credentials = match (
         std::env::var("CLICKHOUSE_USER"),

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use chatledger_clickhouse::code::CODES;
@@ -16,7 +17,7 @@ fn told(error: &Error) -> String {
     let mut told = format!("{error} {error:?}");
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        told.push_str(&format!(" {error}"));
+        write!(told, " {error}").unwrap();
         cause = error.source();
     }
     told

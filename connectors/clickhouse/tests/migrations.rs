@@ -5,7 +5,7 @@
 
 mod support;
 
-use chatledger_clickhouse::{Error, Migrated};
+use chatledger_clickhouse::{ClickHouse, Error, Migrated};
 use chatledger_schemas::migrations::{self, LATEST};
 use chatledger_schemas::{Classified, FaultClass};
 use support::{message, number, shared};
@@ -45,7 +45,7 @@ async fn migrating_twice_does_it_once() {
 #[tokio::test]
 async fn migrating_several_at_once_ends_in_the_same_schema() {
     let clients: Vec<_> = (0..6).map(|_| shared().clickhouse("at_once")).collect();
-    for result in futures::future::join_all(clients.iter().map(|c| c.migrate())).await {
+    for result in futures::future::join_all(clients.iter().map(ClickHouse::migrate)).await {
         assert_eq!(result.unwrap().to, LATEST);
     }
     let noted = "SELECT count() FROM schema_migrations FINAL";

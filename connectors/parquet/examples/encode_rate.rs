@@ -44,9 +44,11 @@ fn message(corp_id: &CorpId, seq: u64, msgtime: i64, dice: &mut Dice) -> Message
     let member = format!("member{:03}", dice.roll(200));
     let customer = format!("wmAAAA{:022x}", dice.roll(3000));
     let group = dice.roll(3) == 0;
-    let room = group
-        .then(|| format!("wrBBBB{:022x}", dice.roll(400)))
-        .unwrap_or_default();
+    let room = if group {
+        format!("wrBBBB{:022x}", dice.roll(400))
+    } else {
+        String::new()
+    };
     let mut msgid = String::new();
     for _ in 0..2 {
         let _ = write!(msgid, "{:016x}", dice.roll(u64::MAX));
