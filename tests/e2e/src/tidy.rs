@@ -55,7 +55,13 @@ pub fn tracked() -> Result<Vec<Tracked>> {
 impl Tracked {
     /// Whether it is Rust source.
     pub fn is_rust(&self) -> bool {
-        self.path.ends_with(".rs")
+        self.ends_in("rs")
+    }
+
+    /// Whether its name has this ending, given without the dot.
+    pub fn ends_in(&self, ending: &str) -> bool {
+        let name = std::path::Path::new(&self.path);
+        name.extension().is_some_and(|found| found == ending)
     }
 
     /// Lines of the text.

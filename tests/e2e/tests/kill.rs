@@ -1,4 +1,6 @@
 //! `kill -9` at ten moments of one drain, and once at its end: the same rows as without.
+//!
+//! `CHATLEDGER_E2E_SEED` gives other moments and another tenant.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,13 +16,19 @@ use chatledger_e2e::tenant::{self, Plan, Tenant};
 use chatledger_e2e::{Driver, Expected, stored};
 
 const KILLS: usize = 10;
-const SEED: u64 = 20;
+
+fn seed() -> u64 {
+    match std::env::var("CHATLEDGER_E2E_SEED") {
+        Ok(text) => text.parse().expect("CHATLEDGER_E2E_SEED is no number"),
+        Err(_) => 20,
+    }
+}
 
 async fn killed_drain_equals_truth(driver: Driver) {
     let messages = tenant::messages().unwrap();
     // Small pages that take their time, so that there is a middle to be killed in.
     let plan = Plan::new("kill", driver, messages)
-        .seed(SEED)
+        .seed(seed())
         .faults("broken=20,unknown_key=10,duplicates=40,slow=25")
         .with(format!(
             "--batch-limit={}",
@@ -29,7 +37,7 @@ async fn killed_drain_equals_truth(driver: Driver) {
     let tenant = Tenant::start(plan).await.unwrap();
 
     let mut hits = 0;
-    for moment in moments(SEED, KILLS, messages) {
+    for moment in moments(seed(), KILLS, messages) {
         let hit = kill_at(&tenant, moment).await.unwrap();
         eprintln!(
             "{driver}: kill {moment}: {}",

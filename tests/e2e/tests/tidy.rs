@@ -192,7 +192,7 @@ fn documents_for_operators_are_there() {
 #[test]
 fn links_in_documents_lead_somewhere() {
     each(|file| {
-        if !file.path.ends_with(".md") {
+        if !file.ends_in("md") {
             return None;
         }
         let text = file.text.as_ref()?;

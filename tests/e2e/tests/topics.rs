@@ -11,7 +11,9 @@ use chatledger_e2e::{Driver, place, services, stored};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::groups::GroupInfo;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -56,7 +58,7 @@ fn read(broker: &str, topic: &str) -> Vec<Record> {
     let mut rest: BTreeSet<i32> = metadata.topics()[0]
         .partitions()
         .iter()
-        .map(|p| p.id())
+        .map(MetadataPartition::id)
         .collect();
     assert!(!rest.is_empty(), "there is no topic {topic}");
     let mut all = TopicPartitionList::new();
@@ -215,7 +217,7 @@ async fn names_begin_with_the_prefix(broker: &str, prefix: &str) {
     let groups: Vec<&str> = groups
         .groups()
         .iter()
-        .map(|g| g.name())
+        .map(GroupInfo::name)
         .filter(|n| ours(n))
         .collect();
     assert!(groups.len() >= 7, "{groups:?}");
@@ -237,7 +239,7 @@ async fn names_begin_with_the_prefix(broker: &str, prefix: &str) {
     let mut rest: BTreeSet<i32> = metadata.topics()[0]
         .partitions()
         .iter()
-        .map(|p| p.id())
+        .map(MetadataPartition::id)
         .collect();
     let mut all = TopicPartitionList::new();
     for partition in &rest {
