@@ -162,7 +162,11 @@ pub struct DemoArgs {
 pub fn init_logs(cli: &Cli) {
     let quiet = matches!(cli.command, Command::Demo(_) | Command::Check(_));
     let default = if quiet { "warn" } else { "info" };
-    let filter = EnvFilter::try_from_env("CHATLEDGER_LOG").unwrap_or_else(|_| default.into());
+    let mut filter = EnvFilter::try_from_env("CHATLEDGER_LOG").unwrap_or_else(|_| default.into());
+    // The client's debug lines quote the server's exceptions, and these may quote rows.
+    if let Ok(quiet) = "clickhouse=info".parse() {
+        filter = filter.add_directive(quiet);
+    }
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
