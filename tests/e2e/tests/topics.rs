@@ -11,6 +11,7 @@ use chatledger_e2e::{Driver, place, services, stored};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::groups::GroupInfo;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::metadata::MetadataPartition;
@@ -45,8 +46,8 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
     }
 }
 
-/// Every committed record of a topic.
-fn read(broker: &str, topic: &str) -> Vec<Record> {
+/// Shows every committed record of a topic.
+fn each(broker: &str, topic: &str, mut show: impl FnMut(&BorrowedMessage<'_>)) {
     let consumer: BaseConsumer = client(broker)
         .set("group.id", format!("reader-of-{topic}"))
         .set("enable.auto.commit", "false")
@@ -55,11 +56,8 @@ fn read(broker: &str, topic: &str) -> Vec<Record> {
         .create()
         .unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
-    let mut rest: BTreeSet<i32> = metadata.topics()[0]
-        .partitions()
-        .iter()
-        .map(MetadataPartition::id)
-        .collect();
+    let partitions = metadata.topics()[0].partitions().iter();
+    let mut rest: BTreeSet<i32> = partitions.map(MetadataPartition::id).collect();
     assert!(!rest.is_empty(), "there is no topic {topic}");
     let mut all = TopicPartitionList::new();
     for partition in &rest {
@@ -68,7 +66,6 @@ fn read(broker: &str, topic: &str) -> Vec<Record> {
     }
     consumer.assign(&all).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let mut records = Vec::new();
     while !rest.is_empty() {
         assert!(
             Instant::now() < deadline,
@@ -76,13 +73,19 @@ fn read(broker: &str, topic: &str) -> Vec<Record> {
         );
         match consumer.poll(Duration::from_millis(200)) {
             None => {}
-            Some(Ok(message)) => records.push(record(&message)),
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(partition))) => {
+            Some(Ok(message)) => show(&message),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
                 rest.remove(&partition);
             }
             Some(Err(error)) => panic!("{topic}: {error}"),
         }
     }
+}
+
+/// Every committed record of one of our topics.
+fn read(broker: &str, topic: &str) -> Vec<Record> {
+    let mut records = Vec::new();
+    each(broker, topic, |message| records.push(record(message)));
     records
 }
 
@@ -227,46 +230,13 @@ async fn names_begin_with_the_prefix(broker: &str, prefix: &str) {
         "{groups:?}"
     );
 
-    // The transaction log names the transactional ids in the keys of its records.
-    let log: BaseConsumer = client(broker)
-        .set("group.id", "reader-of-transactions")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .create()
-        .unwrap();
-    let topic = "__transaction_state";
-    let metadata = log.fetch_metadata(Some(topic), PATIENCE).unwrap();
-    let mut rest: BTreeSet<i32> = metadata.topics()[0]
-        .partitions()
-        .iter()
-        .map(MetadataPartition::id)
-        .collect();
-    let mut all = TopicPartitionList::new();
-    for partition in &rest {
-        all.add_partition_offset(topic, *partition, Offset::Beginning)
-            .unwrap();
-    }
-    log.assign(&all).unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    // The transaction log names the transactional ids in the keys of its records: two bytes of
+    // version, two of length, the id.
     let mut ids = BTreeSet::new();
-    while !rest.is_empty() {
-        assert!(
-            Instant::now() < deadline,
-            "{topic}: {rest:?} not read to their ends"
-        );
-        match log.poll(Duration::from_millis(200)) {
-            None => {}
-            // Key: two bytes of version, two of length, the transactional id.
-            Some(Ok(message)) => {
-                let key = message.key().unwrap_or_default();
-                ids.insert(String::from_utf8_lossy(key.get(4..).unwrap_or_default()).into_owned());
-            }
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(partition))) => {
-                rest.remove(&partition);
-            }
-            Some(Err(error)) => panic!("{topic}: {error}"),
-        }
-    }
+    each(broker, "__transaction_state", |message| {
+        let id = message.key().and_then(|key| key.get(4..));
+        ids.insert(String::from_utf8_lossy(id.unwrap_or_default()).into_owned());
+    });
     // The probe with which the broker is found ready is not chatledger's.
     let ids: Vec<String> = ids.into_iter().filter(|id| id.contains("e2e")).collect();
     assert!(ids.len() >= 3, "{ids:?}");
