@@ -34,6 +34,16 @@ const SETTINGS: &[(&str, &str)] = &[
     ("log_comment", "chatledger"),
 ];
 
+/// A fail point of the crash matrix; nothing without the feature.
+macro_rules! pass {
+    ($table:expr, $step:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!(&format!("clickhouse.{}_{}", $table, $step), |_| Err(
+            clickhouse::error::Error::Custom("fail point".into())
+        ));
+    };
+}
+
 /// Rows on their way. The type of the iterator is hidden, because a future that holds one made of
 /// borrowing closures is not known to be `Send`.
 type Rows<'a, R> = Box<dyn Iterator<Item = R> + Send + 'a>;
@@ -135,7 +145,10 @@ impl ClickHouse {
                 insert.write(&row).await?;
                 count += 1;
             }
-            insert.end().await
+            pass!(table, "sent");
+            insert.end().await?;
+            pass!(table, "answered");
+            Ok(())
         };
         let result = self.within(sent).await;
         if let Err(fault @ (Fault::Form(_) | Fault::Exception { .. })) = &result

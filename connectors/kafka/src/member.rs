@@ -163,6 +163,20 @@ impl ConsumerContext for Context {
     }
 }
 
+/// A fail point of the crash matrix, named after the group's last word; nothing without the feature.
+macro_rules! pass {
+    ($self:ident, $step:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!(
+            &format!("{}.{}", $self.group.rsplit('.').next().unwrap_or(""), $step),
+            |_| Err(Error::Transaction {
+                step: $step,
+                source: KafkaError::Subscription("fail point".into())
+            })
+        );
+    };
+}
+
 /// A live membership. Dropping it leaves the partitions to others once the session has run out.
 pub struct Member {
     topic: String,
@@ -410,6 +424,7 @@ impl Member {
     ) -> Result<(), Error> {
         let failed = |step| move |source| Error::Transaction { step, source };
         producer.begin_transaction().map_err(failed("begin"))?;
+        pass!(self, "begun");
         for record in records {
             let mut unsent = record.record();
             // The producer's queue is bounded; its own thread empties it.
@@ -421,6 +436,7 @@ impl Member {
                 unsent = back;
             }
         }
+        pass!(self, "produced");
         if !consumed.is_empty() {
             let mut positions = TopicPartitionList::with_capacity(consumed.len());
             for (partition, position) in consumed {
@@ -438,8 +454,11 @@ impl Member {
             again("offsets", || {
                 producer.send_offsets_to_transaction(&positions, &group, TIMEOUT)
             })?;
+            pass!(self, "offsets_sent");
         }
-        again("commit", || producer.commit_transaction(TIMEOUT))
+        again("commit", || producer.commit_transaction(TIMEOUT))?;
+        pass!(self, "committed");
+        Ok(())
     }
 }
 

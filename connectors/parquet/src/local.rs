@@ -30,6 +30,16 @@ pub(crate) struct Local {
     root: PathBuf,
 }
 
+/// A fail point of the crash matrix; nothing without the feature.
+macro_rules! pass {
+    ($step:literal, $path:expr) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!(concat!("parquet.", $step), |_| Err(failed("put", $path)(
+            io::Error::other("fail point")
+        )));
+    };
+}
+
 fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
     move |source| Error::Local {
         doing,
@@ -90,6 +100,7 @@ impl Local {
             Put::AlreadyThere
         } else {
             let unfinished = self.write_unfinished(bytes)?;
+            pass!("file_unnamed", &path);
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).map_err(failed("create", parent))?;
             }
@@ -97,6 +108,7 @@ impl Local {
         };
         // Also when it was there already: who put it may have died before this.
         self.sync_directories(&path)?;
+        pass!("file_named", &path);
         Ok(put)
     }
 

@@ -24,6 +24,20 @@ const PROBE: &str = ".chatledger-probe";
 /// wants to know.
 const RETRY_FOR: Duration = Duration::from_secs(20);
 
+/// A fail point of the crash matrix; nothing without the feature.
+macro_rules! pass {
+    ($step:literal, $key:expr) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!(concat!("parquet.", $step), |_| Err(failed(
+            $key,
+            StoreError::Generic {
+                store: "fail point",
+                source: "fail point".into()
+            }
+        )));
+    };
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
     store: Arc<dyn ObjectStore>,
@@ -89,8 +103,9 @@ impl Object {
 
     pub(crate) async fn put(&self, file: File) -> Result<Put, Error> {
         let key = self.key(&file.path)?;
+        pass!("file_unnamed", &key);
         let only_if_absent = PutOptions::from(PutMode::Create);
-        match self
+        let put = match self
             .store
             .put_opts(&key, file.bytes.clone().into(), only_if_absent)
             .await
@@ -101,7 +116,9 @@ impl Object {
                 self.put_if_not_seen(&key, file.bytes).await
             }
             Err(source) => Err(failed(&key, source)),
-        }
+        };
+        pass!("file_named", &key);
+        put
     }
 
     async fn put_if_not_seen(&self, key: &Path, bytes: Bytes) -> Result<Put, Error> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chatledger_clickhouse::ClickHouse;
 use chatledger_engine::batch::Batch;
+use chatledger_engine::failpoint;
 use chatledger_engine::fault::Fault;
 use chatledger_engine::lane::Cut;
 use chatledger_engine::ports::{CutWriter, DirectorySink, DirectorySource, Source};
@@ -26,7 +27,12 @@ pub struct WecomArchive(pub Archive);
 
 impl Source for WecomArchive {
     fn page(&self, after: u64) -> BoxFuture<'_, Result<Vec<SealedRecord>, Fault>> {
-        async move { Ok(self.0.page(after).await.map_err(wecom_fault)?.records) }.boxed()
+        async move {
+            let page = self.0.page(after).await.map_err(wecom_fault)?;
+            failpoint::pass("source", "page_received")?;
+            Ok(page.records)
+        }
+        .boxed()
     }
 }
 

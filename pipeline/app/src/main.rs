@@ -13,6 +13,8 @@ mod cli;
 mod commands;
 mod config;
 mod exit;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod kafka_log;
 mod observe;
 mod progress;
@@ -29,6 +31,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     cli::init_logs(&cli);
+    #[cfg(feature = "failpoints")]
+    match failpoints::arm() {
+        Ok(failpoints::Asked::ToRun) => {}
+        Ok(failpoints::Asked::ForTheList) => return ExitCode::SUCCESS,
+        Err(error) => return exit::report(&exit::Failure::config(error)),
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::batch::Batch;
+use crate::failpoint;
 use crate::fault::{Backoff, Fault};
 use crate::lane::{Checkpoint, Cut, Lane, Offer};
 use crate::metrics::Metrics;
@@ -230,7 +231,7 @@ async fn save(
 ) -> Result<bool, Fault> {
     let mut backoff = Backoff::default();
     loop {
-        let fault = match journal.save(checkpoint).await {
+        let fault = match save_once(sink, journal, checkpoint).await {
             Ok(()) => return Ok(true),
             Err(fault) if fault.class == FaultClass::Stop => return Err(fault),
             Err(fault) => fault,
@@ -242,4 +243,19 @@ async fn save(
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Saves, with the fail points before and after.
+async fn save_once(
+    sink: &'static str,
+    journal: &mut dyn Journal,
+    checkpoint: Checkpoint,
+) -> Result<(), Fault> {
+    let [before, after] = match checkpoint.cut {
+        Some(_) => ["cut_gathered", "cut_written"],
+        None => ["cut_delivered", "position_saved"],
+    };
+    failpoint::pass(sink, before)?;
+    journal.save(checkpoint).await?;
+    Ok(failpoint::pass(sink, after)?)
 }

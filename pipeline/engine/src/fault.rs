@@ -7,6 +7,8 @@ use std::time::Duration;
 use chatledger_schemas::{Classified, FaultClass};
 use tokio_util::sync::CancellationToken;
 
+use crate::failpoint::Injected;
+
 /// A failure of somebody else's system, already classified by the connector it came from.
 #[derive(Debug)]
 pub struct Fault {
@@ -41,6 +43,12 @@ impl Fault {
             retry_after: None,
             source: Box::new(error),
         }
+    }
+}
+
+impl From<Injected> for Fault {
+    fn from(injected: Injected) -> Self {
+        Self::new(injected)
     }
 }
 

@@ -21,6 +21,7 @@ pub mod batch;
 pub mod delivery;
 pub mod direct;
 pub mod directory_sync;
+pub mod failpoint;
 pub mod fault;
 pub mod kafka;
 pub mod lane;

@@ -21,6 +21,7 @@ use super::ledger::Ledger;
 use super::parked::Parked;
 use crate::batch::Batch;
 use crate::delivery::{Delivery, Flushed, Limits};
+use crate::failpoint;
 use crate::fault::{Backoff, Fault};
 use crate::metrics::Metrics;
 use crate::ports::CutWriter;
@@ -303,9 +304,9 @@ impl Processor {
         loop {
             let written;
             (state, processed, written) = tokio::task::spawn_blocking(move || {
-                let written = state
-                    .parked
-                    .append(&processed.batch.dead_letters)
+                let written = failpoint::pass("process", "batch_opened")
+                    .map_err(StateError::from)
+                    .and_then(|()| state.parked.append(&processed.batch.dead_letters))
                     .and_then(|()| state.ledger.append(&processed.fates));
                 (state, processed, written)
             })

@@ -15,6 +15,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::StateError;
+use crate::failpoint;
 use crate::stages::{Fate, Outcome};
 use crate::window::Window;
 
@@ -166,6 +167,7 @@ impl Ledger {
             .write_all(&bytes)
             .map_err(StateError::io(&self.path))?;
         self.file.sync_data().map_err(StateError::io(&self.path))?;
+        failpoint::pass("process", "ledger_written")?;
         self.entries += fates.len() as u64;
         if let Some(fate) = fates.last() {
             self.last = fate.seq;

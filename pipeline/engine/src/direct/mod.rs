@@ -23,6 +23,8 @@ pub mod parked;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::failpoint::Injected;
+
 /// What can be wrong with the state folder.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -78,6 +80,12 @@ impl StateError {
             path: path.to_owned(),
             what: what.into(),
         }
+    }
+}
+
+impl From<Injected> for StateError {
+    fn from(injected: Injected) -> Self {
+        Self::io(Path::new("state"))(io::Error::other(injected))
     }
 }
 

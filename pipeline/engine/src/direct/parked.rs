@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use chatledger_schemas::DeadLetter;
 
 use super::StateError;
+use crate::failpoint;
 
 /// The local dead-letter store of one corp.
 pub struct Parked {
@@ -87,6 +88,7 @@ impl Parked {
         out.flush().map_err(io())?;
         drop(out);
         self.file.sync_data().map_err(io())?;
+        failpoint::pass("process", "dead_letters_written")?;
         self.length = self.file.stream_position().map_err(io())?;
         Ok(())
     }

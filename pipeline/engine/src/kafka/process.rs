@@ -17,6 +17,7 @@ use serde::Serialize;
 use tracing::info;
 
 use super::{Ending, Ends, Event, Group, Join, LogRecord, OutRecord, Topic, supervised};
+use crate::failpoint;
 use crate::fault::Fault;
 use crate::metrics::Metrics;
 use crate::shared::{Current, Totals};
@@ -177,6 +178,7 @@ impl ProcessStage {
         .await
         .map_err(Fault::local)?;
 
+        failpoint::pass("process", "batch_opened")?;
         let mut out = Vec::new();
         let mut processed = Vec::new();
         for done in done {
