@@ -9,6 +9,7 @@
 //! | [`message`] | an opened, joined message | `messages` table, Parquet, `.messages` |
 //! | [`violation`] | a message that broke a rule | `violations` table, Parquet, `.violations` |
 //! | [`dead_letter`] | a record that could not be opened | `dead_letters` table, `.deadletter` |
+//! | [`ledger`] | what was pulled, chained by hash | the ledger's file or topic, Parquet metadata |
 //! | [`directory`] | who is who | the directory tables, `.directory` |
 //! | [`migrations`] | the ClickHouse tables | every deployment, for ever |
 //! | [`columns`] | the Arrow form of the tables | Parquet files |
@@ -23,6 +24,7 @@ pub mod dead_letter;
 pub mod directory;
 pub mod fault;
 pub mod ids;
+pub mod ledger;
 pub mod message;
 pub mod migrations;
 pub mod sealed;

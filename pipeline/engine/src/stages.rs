@@ -9,6 +9,7 @@ use chatledger_crypto::{Opener, Rejected};
 use chatledger_decode::decode;
 use chatledger_directory::{Directory, Unresolved};
 use chatledger_rules::RuleSet;
+use chatledger_schemas::ledger::{Digest128, Outcome, row_digest};
 use chatledger_schemas::{CorpId, DeadLetter, Message, Reason, SealedRecord};
 
 use crate::batch::{Batch, Extent};
@@ -61,17 +62,6 @@ pub struct Pulled {
     pub at: i64,
 }
 
-/// What became of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is a message.
-    Message,
-    /// It is parked.
-    DeadLetter,
-    /// Its message had been there before.
-    Duplicate,
-}
-
 /// What became of one record, for the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fate {
@@ -83,6 +73,8 @@ pub struct Fate {
     pub at: i64,
     /// What became of it.
     pub outcome: Outcome,
+    /// Digest of its row; zeros if it is no message.
+    pub row: Digest128,
 }
 
 /// A batch and what is to be told about it.
@@ -125,6 +117,7 @@ pub fn process(
             hash: msg_hash(&pulled.record.msgid),
             at: pulled.at,
             outcome: Outcome::Message,
+            row: [0; 16],
         })
         .collect();
 
@@ -169,7 +162,10 @@ pub fn process(
             Ok(_) if !record.msgid.is_empty() && !window.opened(fate.hash) => {
                 fate.outcome = Outcome::Duplicate;
             }
-            Ok(message) => messages.push(message),
+            Ok(message) => {
+                fate.row = row_digest(&message);
+                messages.push(message);
+            }
             Err(rejected) => {
                 fate.outcome = Outcome::DeadLetter;
                 dead_letters.push(dead_letter(record, rejected, fate.at));

@@ -12,14 +12,15 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use chatledger_schemas::SealedRecord;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use chatledger_schemas::ledger::digest_of;
+use xxhash_rust::xxh3::xxh3_64;
 
-/// Hash of a msgid, as remembered.
+/// Hash of a msgid, as remembered and as the ledger holds it.
 pub type MsgHash = u128;
 
 /// Hashes a msgid.
 pub fn msg_hash(msgid: &str) -> MsgHash {
-    xxh3_128(msgid.as_bytes())
+    u128::from_le_bytes(digest_of(msgid.as_bytes()))
 }
 
 /// Hashes what is sealed in a record, without its position; 0 if the record is broken.

@@ -20,6 +20,7 @@ use super::journal::JournalFile;
 use super::ledger::Ledger;
 use super::parked::Parked;
 use crate::batch::Batch;
+use crate::chain::Seen;
 use crate::delivery::{Delivery, Flushed, Limits};
 use crate::failpoint;
 use crate::fault::{Backoff, Fault};
@@ -141,7 +142,8 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
         .iter()
         .flat_map(|(_, delivery, _)| delivery.lane().boundaries())
         .collect();
-    let (ledger, recovered) = Ledger::open(&folder.join("ledger"), start, WINDOW)?;
+    let (ledger, recovered) =
+        Ledger::open(&folder.join("ledger"), corp.corp_id.as_str(), start, WINDOW)?;
     let parked = Parked::open(&folder.join("dead_letters.jsonl"), start)?;
     info!(corp = %corp.corp_id, position = start, ledger = ledger.len(), "corp taken up");
 
@@ -261,7 +263,11 @@ impl Processor {
         let (directory, rules) = (self.directory.get(), self.rules.get());
         let (corp_id, opener) = (self.corp_id.clone(), Arc::clone(&self.opener));
         let metrics = Arc::clone(&self.context.metrics);
-        let (state, processed) = tokio::task::spawn_blocking(move || {
+        let (state, seen, processed) = tokio::task::spawn_blocking(move || {
+            let seen: Vec<Seen> = run
+                .iter()
+                .map(|pulled| Seen::of(&pulled.record, pulled.at))
+                .collect();
             let tools = Tools {
                 corp_id: &corp_id,
                 opener: &*opener,
@@ -273,7 +279,7 @@ impl Processor {
                 metrics.stage(stage.as_str(), since.elapsed());
                 since = Instant::now();
             });
-            (state, processed)
+            (state, seen, processed)
         })
         .await?;
         let Some(mut processed) = processed else {
@@ -282,7 +288,7 @@ impl Processor {
         };
         self.wanted
             .add(std::mem::take(&mut processed.unresolved.room_ids));
-        let processed = self.write_ledger(state, processed).await?;
+        let processed = self.write_ledger(state, seen, processed).await?;
         let Some(processed) = processed else {
             return Ok(None);
         };
@@ -298,17 +304,18 @@ impl Processor {
     async fn write_ledger(
         &mut self,
         mut state: State,
+        mut seen: Vec<Seen>,
         mut processed: Processed,
     ) -> Result<Option<Processed>, DriverError> {
         let mut backoff = Backoff::default();
         loop {
             let written;
-            (state, processed, written) = tokio::task::spawn_blocking(move || {
+            (state, seen, processed, written) = tokio::task::spawn_blocking(move || {
                 let written = failpoint::pass("process", "batch_opened")
                     .map_err(StateError::from)
                     .and_then(|()| state.parked.append(&processed.batch.dead_letters))
-                    .and_then(|()| state.ledger.append(&processed.fates));
-                (state, processed, written)
+                    .and_then(|()| state.ledger.append(&seen, &processed.fates));
+                (state, seen, processed, written)
             })
             .await?;
             let Err(error) = written else {

@@ -1,0 +1,111 @@
+//! Extends a corp's hash chain: over each record's `seq`, msgid and sealed form, in pulled order.
+
+use chatledger_schemas::SealedRecord;
+use chatledger_schemas::ledger::{Digest128, Entry, Link, digest_of};
+
+/// What the chain is over, of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Position in the corp's archive.
+    pub seq: u64,
+    /// When it was pulled first, milliseconds since the epoch, UTC.
+    pub at: i64,
+    /// Digest of its msgid.
+    pub msgid: Digest128,
+    /// Digest of its JSON as received.
+    pub sealed: Digest128,
+}
+
+impl Seen {
+    /// Digests a record.
+    pub fn of(record: &SealedRecord, at: i64) -> Self {
+        Self {
+            seq: record.seq,
+            at,
+            msgid: digest_of(record.msgid.as_bytes()),
+            sealed: digest_of(&record.json),
+        }
+    }
+}
+
+/// The end of a corp's chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    /// Number of the last entry; 0 before the first.
+    pub number: u64,
+    /// The link after it.
+    pub link: Link,
+}
+
+impl Chain {
+    /// The chain before a corp's first record.
+    pub fn genesis(corp: &str) -> Self {
+        Self {
+            number: 0,
+            link: Link::genesis(corp),
+        }
+    }
+
+    /// The chain after an entry.
+    pub fn at(entry: &Entry) -> Self {
+        Self {
+            number: entry.number,
+            link: entry.link,
+        }
+    }
+
+    /// Adds a record.
+    pub fn record(&mut self, seen: &Seen) -> Entry {
+        self.step(seen, false)
+    }
+
+    /// Adds a gap: what came behind `seq` after `silent_since` may be missing. Both times are in
+    /// milliseconds since the epoch, UTC.
+    pub fn gap(&mut self, seq: u64, silent_since: i64, at: i64) -> Entry {
+        let mut sealed = [0; 16];
+        sealed[..8].copy_from_slice(&silent_since.to_le_bytes());
+        let msgid = [0; 16];
+        self.step(
+            &Seen {
+                seq,
+                at,
+                msgid,
+                sealed,
+            },
+            true,
+        )
+    }
+
+    fn step(&mut self, seen: &Seen, gap: bool) -> Entry {
+        let Seen {
+            seq,
+            at,
+            msgid,
+            sealed,
+        } = *seen;
+        self.number += 1;
+        self.link = self.link.after(self.number, seq, gap, &msgid, &sealed);
+        Entry {
+            number: self.number,
+            seq,
+            at,
+            msgid,
+            sealed,
+            gap,
+            link: self.link,
+        }
+    }
+
+    /// The same entry at this place of the chain.
+    pub fn again(&mut self, entry: &Entry) -> Entry {
+        self.step(
+            &Seen {
+                seq: entry.seq,
+                at: entry.at,
+                msgid: entry.msgid,
+                sealed: entry.sealed,
+            },
+            entry.gap,
+        )
+    }
+}
