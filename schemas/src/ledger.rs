@@ -63,14 +63,10 @@ impl Link {
 
     /// As hexadecimal digits.
     pub fn hex(&self) -> String {
-        use std::fmt::Write;
-        self.0
-            .iter()
-            .fold(String::with_capacity(64), |mut hex, byte| {
-                // Writing into a String cannot fail.
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            })
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |half: u8| char::from(DIGITS[usize::from(half & 15)]);
+        let pair = |byte: &u8| [digit(byte >> 4), digit(*byte)];
+        self.0.iter().flat_map(pair).collect()
     }
 
     /// Reads hexadecimal digits; `None` if these are not 64 of them.
@@ -178,7 +174,7 @@ pub struct Settled {
     pub msgid: Digest128,
     /// What became of it.
     pub outcome: Outcome,
-    /// Digest of the message's row ([`row_digest`]); zeros unless it is a message.
+    /// Digest of the message's row ([`RowParts::digest`]); zeros unless it is a message.
     pub row: Digest128,
 }
 
@@ -274,29 +270,68 @@ impl Bytes<'_> {
     }
 }
 
-/// Digest over what a message's row holds of the message itself: every field that follows from the
-/// sealed record alone. Names, departments and kinds are left out: they come from the directory,
-/// and a later snapshot may know better.
-pub fn row_digest(message: &Message) -> Digest128 {
-    let mut hasher = Sha256::new();
-    let mut text = |text: &str| {
-        hasher.update((text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
-    text(&message.msgid);
-    text(&message.action);
-    text(&message.msgtype);
-    text(&message.conversation_id);
-    text(&message.room_id);
-    text(&message.from_id);
-    text(&message.content);
-    text(&message.payload);
-    message.to_ids.iter().for_each(|id| text(id));
-    hasher.update((message.to_ids.len() as u64).to_le_bytes());
-    hasher.update(message.seq.to_le_bytes());
-    hasher.update(message.msgtime.to_le_bytes());
-    hasher.update(message.key_version.to_le_bytes());
-    truncated(hasher.finalize().into())
+/// What a message's row holds of the message itself: every field that follows from the sealed
+/// record alone. Names, departments and kinds are left out: they come from the directory, and a
+/// later snapshot may know better.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "the columns of the table `messages`")]
+pub struct RowParts<'a, Id> {
+    pub seq: u64,
+    pub msgid: &'a str,
+    pub action: &'a str,
+    pub msgtype: &'a str,
+    pub msgtime: i64,
+    pub conversation_id: &'a str,
+    pub room_id: &'a str,
+    pub from_id: &'a str,
+    pub to_ids: &'a [Id],
+    pub content: &'a str,
+    pub payload: &'a str,
+    pub key_version: u32,
+}
+
+impl<'a> From<&'a Message> for RowParts<'a, String> {
+    fn from(message: &'a Message) -> Self {
+        Self {
+            seq: message.seq,
+            msgid: &message.msgid,
+            action: &message.action,
+            msgtype: &message.msgtype,
+            msgtime: message.msgtime,
+            conversation_id: &message.conversation_id,
+            room_id: &message.room_id,
+            from_id: &message.from_id,
+            to_ids: &message.to_ids,
+            content: &message.content,
+            payload: &message.payload,
+            key_version: message.key_version,
+        }
+    }
+}
+
+impl<Id: AsRef<str>> RowParts<'_, Id> {
+    /// The digest that the ledger holds of the row.
+    pub fn digest(&self) -> Digest128 {
+        let mut hasher = Sha256::new();
+        let mut text = |text: &str| {
+            hasher.update((text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        };
+        text(self.msgid);
+        text(self.action);
+        text(self.msgtype);
+        text(self.conversation_id);
+        text(self.room_id);
+        text(self.from_id);
+        text(self.content);
+        text(self.payload);
+        self.to_ids.iter().for_each(|id| text(id.as_ref()));
+        hasher.update((self.to_ids.len() as u64).to_le_bytes());
+        hasher.update(self.seq.to_le_bytes());
+        hasher.update(self.msgtime.to_le_bytes());
+        hasher.update(self.key_version.to_le_bytes());
+        truncated(hasher.finalize().into())
+    }
 }
 
 /// The chain at one record, written where the record was delivered: whoever rewrites the ledger has

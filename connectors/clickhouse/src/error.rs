@@ -54,6 +54,14 @@ pub enum Error {
         /// Why.
         source: Fault,
     },
+    /// A table could not be read for an audit.
+    #[error("cannot read {table}")]
+    Audit {
+        /// The table.
+        table: &'static str,
+        /// Why.
+        source: Fault,
+    },
     /// Rows could not be inserted, or it is not known whether they were. Inserting them again under
     /// the same token is right in both cases.
     #[error("cannot insert {rows} rows into {table}")]
@@ -154,6 +162,7 @@ impl Classified for Error {
             | Self::CreateDatabase { source, .. }
             | Self::ReadVersion { source, .. }
             | Self::Migrate { source, .. }
+            | Self::Audit { source, .. }
             | Self::Insert { source, .. } => source.class(),
         }
     }

@@ -20,6 +20,7 @@
 //! Not here: retries (the driver's, by [`Classified::class`](chatledger_schemas::Classified)),
 //! `ON CLUSTER` (tables of a cluster are made by whoever runs it, or in a `Replicated` database).
 
+mod audit;
 pub mod code;
 mod connect;
 mod error;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use chatledger_schemas::Secret;
 use clickhouse::Client;
 
+pub use audit::{Audited, BlockSum, ReconciliationRow, RowDigest, RowKey};
 pub use clickhouse;
 pub use error::{Error, Fault};
 pub use migrate::Migrated;

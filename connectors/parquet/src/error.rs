@@ -56,6 +56,14 @@ pub enum Error {
         /// What the encoder says.
         source: ParquetError,
     },
+    /// What stands under a file's name is no file of this table.
+    #[error("{path} cannot be read as a file of messages")]
+    Read {
+        /// Path within the target.
+        path: String,
+        /// What the reader says.
+        source: ParquetError,
+    },
     /// A file or directory of a local target could not be handled.
     #[error("cannot {doing} {}", path.display())]
     Local {
@@ -66,8 +74,8 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
-    /// An object could not be put.
-    #[error("cannot put {path}")]
+    /// An object could not be put, listed or read.
+    #[error("the object store refused {path}")]
     Object {
         /// Key within the bucket.
         path: String,
@@ -86,6 +94,7 @@ impl Classified for Error {
             | Self::Store { .. }
             | Self::Name { .. }
             | Self::RowTooLarge { .. }
+            | Self::Read { .. }
             | Self::Encode { .. } => FaultClass::Stop,
             Self::Interrupted => FaultClass::Retry,
             Self::Local { source, .. } => match source.kind() {

@@ -17,6 +17,8 @@
 //!   `*.parquet` pattern and no data set reader looks into, and is removed by the next
 //!   [`Target::open`].
 //!
+//! What was put can be read back for an audit ([`Contents`]).
+//!
 //! Encoding is CPU work and synchronous ([`Open`]); putting is I/O and async ([`Target`]).
 
 mod error;
@@ -25,6 +27,7 @@ mod local;
 mod object;
 mod open;
 mod partition;
+mod read;
 mod rows;
 mod target;
 mod writer;
@@ -32,6 +35,7 @@ mod writer;
 pub use error::Error;
 pub use open::{File, Open};
 pub use partition::{DEFAULT_ZONE, Zones};
+pub use read::{Contents, Key, RowDigest};
 pub use target::{Put, Target};
 
 /// A time zone by its IANA name, as [`Zones`] holds it.

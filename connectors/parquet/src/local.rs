@@ -94,6 +94,43 @@ impl Local {
         off_thread(move || this.put_now(&file.path, &file.bytes)).await
     }
 
+    /// Files below a folder of the target, as paths within the target; none if it is not there.
+    pub(crate) async fn list(&self, folder: String) -> Result<Vec<String>, Error> {
+        let root = self.root.clone();
+        off_thread(move || {
+            let mut files = Vec::new();
+            let mut folders = vec![root.join(folder)];
+            while let Some(folder) = folders.pop() {
+                let entries = match fs::read_dir(&folder) {
+                    Ok(entries) => entries,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(failed("list", &folder)(error)),
+                };
+                for entry in entries {
+                    let entry = entry.map_err(failed("list", &folder))?;
+                    let path = entry.path();
+                    let kind = entry.file_type().map_err(failed("look at", &path))?;
+                    if kind.is_dir() {
+                        folders.push(path);
+                    } else if let Ok(relative) = path.strip_prefix(&root) {
+                        files.push(relative.to_string_lossy().into_owned());
+                    }
+                }
+            }
+            Ok(files)
+        })
+        .await
+    }
+
+    pub(crate) async fn read(&self, path: &str) -> Result<Bytes, Error> {
+        let path = self.root.join(path);
+        off_thread(move || {
+            let bytes = fs::read(&path).map_err(failed("read", &path))?;
+            Ok(Bytes::from(bytes))
+        })
+        .await
+    }
+
     fn put_now(&self, relative: &str, bytes: &Bytes) -> Result<Put, Error> {
         let path = self.root.join(relative);
         let put = if path.exists() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use object_store::{
@@ -119,6 +120,30 @@ impl Object {
         };
         pass!("file_named", &key);
         put
+    }
+
+    /// Objects below a folder of the target, as paths within the target.
+    pub(crate) async fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let prefix = self.key(folder)?;
+        let within = self.prefix.len() + usize::from(!self.prefix.is_empty());
+        let listed: Vec<_> = self
+            .store
+            .list(Some(&prefix))
+            .try_collect()
+            .await
+            .map_err(|source| failed(&prefix, source))?;
+        let path = |object: object_store::ObjectMeta| {
+            let key = object.location.to_string();
+            key.get(within..).unwrap_or_default().to_owned()
+        };
+        Ok(listed.into_iter().map(path).collect())
+    }
+
+    pub(crate) async fn read(&self, path: &str) -> Result<Bytes, Error> {
+        let key = self.key(path)?;
+        let got = self.store.get(&key).await;
+        let got = got.map_err(|source| failed(&key, source))?;
+        got.bytes().await.map_err(|source| failed(&key, source))
     }
 
     async fn put_if_not_seen(&self, key: &Path, bytes: Bytes) -> Result<Put, Error> {

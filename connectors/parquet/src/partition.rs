@@ -80,6 +80,12 @@ impl fmt::Display for Key {
     }
 }
 
+/// The directory of a corp's messages.
+pub(crate) fn messages_of(corp: &CorpId) -> String {
+    let table = Table::Messages.as_str();
+    format!("{table}/corp_id={}", Escaped(corp.as_str()))
+}
+
 /// A partition value as it stands in a path: everything but letters, digits, `-`, `_` and `.` as
 /// `%XX` of its UTF-8 bytes, which every reader of Hive's layout undoes; the empty value under
 /// Hive's own name for it.

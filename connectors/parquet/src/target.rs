@@ -5,8 +5,12 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+use chatledger_schemas::CorpId;
+
 use crate::local::Local;
 use crate::object::Object;
+use crate::partition::messages_of;
 use crate::{Error, File};
 
 /// A folder or a bucket that holds the tables. Several processes may share one.
@@ -92,6 +96,31 @@ impl Target {
         match &self.0 {
             Place::Local(local) => local.put(file).await,
             Place::Object(object) => object.put(file).await,
+        }
+    }
+}
+
+impl Target {
+    /// Paths of a corp's message files within the target, in their order.
+    pub async fn messages(&self, corp: &CorpId) -> Result<Vec<String>, Error> {
+        let folder = messages_of(corp);
+        let mut paths = match &self.0 {
+            Place::Local(local) => local.list(folder).await?,
+            Place::Object(object) => object.list(&folder).await?,
+        };
+        paths.retain(|path| {
+            let hidden = path.split('/').any(|part| part.starts_with(['.', '_']));
+            !hidden && path.ends_with(".parquet")
+        });
+        paths.sort_unstable();
+        Ok(paths)
+    }
+
+    /// A file as it was put.
+    pub async fn read(&self, path: &str) -> Result<Bytes, Error> {
+        match &self.0 {
+            Place::Local(local) => local.read(path).await,
+            Place::Object(object) => object.read(path).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The engine's ports, filled in with connectors. Connectors do not know the engine and the engine
 //! does not know them, so each port has a thin shell here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chatledger_clickhouse::ClickHouse;
@@ -12,6 +13,7 @@ use chatledger_engine::ports::{CutWriter, DirectorySink, DirectorySource, Source
 use chatledger_engine::shared::now_ms;
 use chatledger_parquet::{File, Open, Target, Zones};
 use chatledger_schemas::directory::{DirectoryRow, Room, Snapshot};
+use chatledger_schemas::ledger::Anchor;
 use chatledger_schemas::{CorpId, DeadLetter, Message, SealedRecord, Violation};
 use chatledger_wecom::{Archive, DirectoryClient};
 use futures::FutureExt;
@@ -149,6 +151,8 @@ impl CutWriter for TableWriter {
 pub struct FileWriter {
     target: Target,
     zones: Zones,
+    /// The furthest of each corp in the cut.
+    anchors: BTreeMap<CorpId, Anchor>,
     state: Files,
 }
 
@@ -166,6 +170,7 @@ impl FileWriter {
         Self {
             target,
             zones,
+            anchors: BTreeMap::new(),
             state,
         }
     }
@@ -185,6 +190,13 @@ impl CutWriter for FileWriter {
             let Some(mut taken) = open.take() else {
                 return Err(Fault::local(Closed));
             };
+            for anchor in &batch.anchors {
+                let furthest = self.anchors.entry(anchor.corp_id.clone());
+                let furthest = furthest.or_insert_with(|| anchor.clone());
+                if anchor.seq > furthest.seq {
+                    furthest.clone_from(anchor);
+                }
+            }
             let (taken, appended) = tokio::task::spawn_blocking(move || {
                 let appended = taken.append(&batch.messages, &batch.violations);
                 (taken, appended)
@@ -211,12 +223,16 @@ impl CutWriter for FileWriter {
                     return Err(Fault::local(Closed));
                 };
                 let name = cut.name(log);
-                let metadata = [
+                let mut metadata = vec![
                     ("chatledger.log".to_owned(), log.to_owned()),
                     ("chatledger.first".to_owned(), cut.first.to_string()),
                     ("chatledger.last".to_owned(), cut.last.to_string()),
                     ("chatledger.records".to_owned(), cut.records.to_string()),
                 ];
+                let anchors = std::mem::take(&mut self.anchors);
+                let anchors = anchors.values();
+                metadata
+                    .extend(anchors.map(|anchor| (Anchor::key(&anchor.corp_id), anchor.value())));
                 let files = tokio::task::spawn_blocking(move || open.finish(&name, &metadata));
                 let mut files = files.await.map_err(Fault::local)?.map_err(Fault::new)?;
                 // Messages are put first: a violation is never seen before its message.

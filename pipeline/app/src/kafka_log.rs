@@ -9,6 +9,7 @@ use chatledger_engine::kafka::{
 };
 use chatledger_kafka::{From, Member, Membership, Out, TopicSpec};
 use chatledger_schemas::TOPIC_SCHEMA;
+use chatledger_schemas::ledger::Link;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -102,7 +103,7 @@ impl Names {
         Topic::ALL
             .into_iter()
             .map(|topic| {
-                let one = matches!(topic, Topic::Cursor | Topic::Directory);
+                let one = matches!(topic, Topic::Cursor | Topic::Directory | Topic::Ledger);
                 let mut settings = vec![("max.message.bytes", "16777216".to_owned())];
                 match topic {
                     // Longer than the archive itself keeps its records.
@@ -110,7 +111,9 @@ impl Names {
                     Topic::Messages | Topic::Violations => {
                         settings.push(("retention.ms", days(7)));
                     }
-                    Topic::DeadLetter => settings.push(("retention.ms", "-1".into())),
+                    Topic::DeadLetter | Topic::Ledger => {
+                        settings.push(("retention.ms", "-1".into()));
+                    }
                     Topic::Cursor | Topic::Directory => {
                         settings.push(("cleanup.policy", "compact".into()));
                     }
@@ -156,6 +159,7 @@ impl Group for Log {
                         .header("seq")
                         .and_then(|seq| seq.parse().ok())
                         .unwrap_or_default(),
+                    link: record.header("link").and_then(Link::from_hex),
                     partition: record.partition,
                     offset: record.offset,
                     key: record.key,
@@ -203,15 +207,19 @@ impl Group for Log {
         async move {
             let out: Vec<Out> = records
                 .into_iter()
-                .map(|record| Out {
-                    topic: self.names.topic(record.topic),
-                    key: record.key,
-                    value: record.value,
-                    headers: vec![
+                .map(|record| {
+                    let mut headers = vec![
                         ("corp_id", record.corp_id),
                         ("seq", record.seq.to_string()),
                         ("schema", TOPIC_SCHEMA.to_string()),
-                    ],
+                    ];
+                    headers.extend(record.link.map(|link| ("link", link.hex())));
+                    Out {
+                        topic: self.names.topic(record.topic),
+                        key: record.key,
+                        value: record.value,
+                        headers,
+                    }
                 })
                 .collect();
             self.member.transact(&out, consumed).map_err(Fault::new)

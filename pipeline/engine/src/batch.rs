@@ -1,5 +1,6 @@
 //! What the stages made of a run of consecutive records.
 
+use chatledger_schemas::ledger::Anchor;
 use chatledger_schemas::{DeadLetter, Message, Violation};
 
 /// A run of consecutive positions in a log and an order-independent digest of what stood there.
@@ -60,6 +61,8 @@ pub struct Batch {
     pub violations: Vec<Violation>,
     /// Records that could not be opened.
     pub dead_letters: Vec<DeadLetter>,
+    /// The hash chain at records in it.
+    pub anchors: Vec<Anchor>,
 }
 
 impl Batch {

@@ -8,6 +8,7 @@
 //! | [`stages`] | open, decode, join, match over one batch | yes |
 //! | [`window`] | recognises a message that the source gives a second time | yes |
 //! | [`chain`] | extends the hash chain over what was pulled | yes |
+//! | [`audit`] | shows that every record is in exactly one place, and as it was written | yes |
 //! | [`lane`] | decides what to write, what to write down before, and what to repeat | yes |
 //! | [`delivery`] | carries these decisions out against a sink and a journal | no |
 //! | [`pull`] | reads an archive page by page | no |
@@ -18,6 +19,7 @@
 //!
 //! The guarantee, and how each part carries it, is told in [`lane`].
 
+pub mod audit;
 pub mod batch;
 pub mod chain;
 pub mod delivery;

@@ -9,7 +9,7 @@ use chatledger_crypto::{Opener, Rejected};
 use chatledger_decode::decode;
 use chatledger_directory::{Directory, Unresolved};
 use chatledger_rules::RuleSet;
-use chatledger_schemas::ledger::{Digest128, Outcome, row_digest};
+use chatledger_schemas::ledger::{Digest128, Outcome, RowParts};
 use chatledger_schemas::{CorpId, DeadLetter, Message, Reason, SealedRecord};
 
 use crate::batch::{Batch, Extent};
@@ -163,7 +163,7 @@ pub fn process(
                 fate.outcome = Outcome::Duplicate;
             }
             Ok(message) => {
-                fate.row = row_digest(&message);
+                fate.row = RowParts::from(&message).digest();
                 messages.push(message);
             }
             Err(rejected) => {
@@ -196,6 +196,7 @@ pub fn process(
             messages,
             violations,
             dead_letters,
+            anchors: Vec::new(),
         },
         fates,
         unresolved,

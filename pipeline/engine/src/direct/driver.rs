@@ -8,6 +8,7 @@ use std::time::Instant;
 use chatledger_crypto::Opener;
 use chatledger_directory::Directory;
 use chatledger_rules::RuleSet;
+use chatledger_schemas::ledger::Anchor;
 use chatledger_schemas::{CorpId, SealedRecord};
 use futures::FutureExt;
 use tokio::sync::mpsc;
@@ -289,9 +290,16 @@ impl Processor {
         self.wanted
             .add(std::mem::take(&mut processed.unresolved.room_ids));
         let processed = self.write_ledger(state, seen, processed).await?;
-        let Some(processed) = processed else {
+        let Some(mut processed) = processed else {
             return Ok(None);
         };
+        if let Some(state) = &self.state {
+            processed.batch.anchors.push(Anchor {
+                corp_id: self.corp_id.clone(),
+                seq: state.ledger.last(),
+                link: state.ledger.chain().link,
+            });
+        }
         self.context
             .metrics
             .processed(self.corp_id.as_str(), &processed);

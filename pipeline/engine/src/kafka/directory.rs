@@ -11,7 +11,7 @@ use chatledger_schemas::CorpId;
 use chatledger_schemas::directory::{DirectoryRow, RoomKind, Snapshot};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -104,9 +104,15 @@ impl DirectoryStage {
             info!("this process reads the directories");
             let stop = self.ending.stop.child_token();
             let guard = stop.clone().drop_guard();
-            let mut syncs = self.start(&group, &followed, &stop);
+            let (failed, mut failures) = mpsc::channel(1);
+            let mut syncs = self.start(&group, &failed, &followed, &stop);
             while !self.ending.stop.is_cancelled() {
-                match group.next(TICK).await? {
+                let event = tokio::select! {
+                    event = group.next(TICK) => event?,
+                    // A producer whose transaction has failed may not be able to begin another.
+                    Some(fault) = failures.recv() => return Err(fault),
+                };
+                match event {
                     Event::Record(record) => follow(&mut followed, &record)?,
                     Event::Revoked(_) => continue 'lead,
                     Event::Assigned(_) | Event::End(_) | Event::Idle => {}
@@ -121,16 +127,20 @@ impl DirectoryStage {
     fn start(
         &self,
         group: &Arc<dyn Group>,
+        failed: &mpsc::Sender<Fault>,
         followed: &HashMap<String, Followed>,
         stop: &CancellationToken,
     ) -> JoinSet<()> {
         let mut syncs = JoinSet::new();
+        let turn = Arc::new(Mutex::new(()));
         for corp in &self.corps {
             let Some(followed) = followed.get(corp.corp_id.as_str()) else {
                 continue;
             };
             let mut sinks: Vec<Arc<dyn DirectorySink>> = vec![Arc::new(TopicSink {
                 group: Arc::clone(group),
+                turn: Arc::clone(&turn),
+                failed: failed.clone(),
             })];
             sinks.extend(corp.sinks.iter().map(Arc::clone));
             let sync = DirectorySync {
@@ -168,6 +178,27 @@ fn follow(followed: &mut HashMap<String, Followed>, record: &LogRecord) -> Resul
 /// Publishes rows on `[directory]`, with a last row that says they are complete.
 struct TopicSink {
     group: Arc<dyn Group>,
+    /// A producer has one transaction at a time; each corp has a sync of its own.
+    turn: Arc<Mutex<()>>,
+    /// Told of a transaction that failed; the stage then joins anew.
+    failed: mpsc::Sender<Fault>,
+}
+
+/// The rows were not published; the stage begins again.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction on the topic of directories failed")]
+struct NotPublished;
+
+impl TopicSink {
+    async fn publish(&self, records: Vec<OutRecord>) -> Result<(), Fault> {
+        let _turn = self.turn.lock().await;
+        if let Err(fault) = self.group.transact(records, &[]).await {
+            // The first of several is enough.
+            self.failed.try_send(fault).ok();
+            return Err(Fault::local(NotPublished));
+        }
+        Ok(())
+    }
 }
 
 impl DirectorySink for TopicSink {
@@ -185,14 +216,14 @@ impl DirectorySink for TopicSink {
                     value: Bytes::from(serde_json::to_vec(row).map_err(Fault::local)?),
                     corp_id: corp.to_string(),
                     seq: 0,
+                    link: None,
                 })
             };
             for rows in rows.chunks(ROWS) {
                 let records = rows.iter().map(out).collect::<Result<_, _>>()?;
-                self.group.transact(records, &[]).await?;
+                self.publish(records).await?;
             }
-            self.group
-                .transact(vec![out(&DirectoryRow::Complete { taken_at })?], &[])
+            self.publish(vec![out(&DirectoryRow::Complete { taken_at })?])
                 .await
         }
         .boxed()

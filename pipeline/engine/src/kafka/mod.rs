@@ -7,6 +7,9 @@
 //! directory ═▶ [directory] ─▶ process            ═▶ one transaction
 //! ```
 //!
+//! `source` and `process` also write `[ledger]`, in the same transactions: what was pulled, chained by
+//! hash, and what became of it ([`chatledger_schemas::ledger`]).
+//!
 //! Whatever a stage knows is in the log: after a fault its loop is simply begun again, as if the
 //! process had been. `source` and `directory` run in one process at a time, the one to which the
 //! group has given the only partition of `[cursor]` or `[directory]`; a process that has lost it
@@ -27,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chatledger_schemas::ledger::Link;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,17 +53,20 @@ pub enum Topic {
     Cursor,
     /// Who is who; compacted.
     Directory,
+    /// What was pulled and what became of it; for ever.
+    Ledger,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Raw,
         Self::Messages,
         Self::Violations,
         Self::DeadLetter,
         Self::Cursor,
         Self::Directory,
+        Self::Ledger,
     ];
 
     /// Its name behind the prefix.
@@ -71,6 +78,7 @@ impl Topic {
             Self::DeadLetter => "deadletter",
             Self::Cursor => "cursor",
             Self::Directory => "directory",
+            Self::Ledger => "ledger",
         }
     }
 }
@@ -90,6 +98,8 @@ pub struct LogRecord {
     pub corp_id: String,
     /// Header `seq`; 0 if there is none.
     pub seq: u64,
+    /// Header `link`, the corp's chain up to the sealed record this comes from.
+    pub link: Option<Link>,
     /// When it was written, milliseconds since the epoch, UTC.
     pub timestamp: i64,
 }
@@ -107,6 +117,8 @@ pub struct OutRecord {
     pub corp_id: String,
     /// Header `seq`.
     pub seq: u64,
+    /// Header `link`.
+    pub link: Option<Link>,
 }
 
 /// A partition that this process has been given.

@@ -12,6 +12,7 @@ use chatledger_crypto::Opener;
 use chatledger_directory::Directory;
 use chatledger_rules::RuleSet;
 use chatledger_schemas::directory::{DirectoryRow, Room, RoomKind};
+use chatledger_schemas::ledger::{LedgerRecord, Link, Settled};
 use chatledger_schemas::{CorpId, SealedRecord};
 use serde::Serialize;
 use tracing::info;
@@ -240,9 +241,13 @@ fn one(
         metrics.stage(stage.as_str(), since.elapsed());
         since = Instant::now();
     });
+    let link = |seq| {
+        let place = records.binary_search_by_key(&seq, |record| record.seq);
+        place.ok().and_then(|place| records[place].link)
+    };
     let rows = processed
         .as_ref()
-        .map_or_else(|| Ok(Vec::new()), |done| rows(&corp, done))?;
+        .map_or_else(|| Ok(Vec::new()), |done| rows(&corp, done, &link))?;
     Ok((corp, rows, processed))
 }
 
@@ -255,7 +260,11 @@ fn sealed(record: &LogRecord) -> SealedRecord {
     }
 }
 
-fn rows(corp: &str, processed: &Processed) -> Result<Vec<OutRecord>, Fault> {
+fn rows(
+    corp: &str,
+    processed: &Processed,
+    link: &dyn Fn(u64) -> Option<Link>,
+) -> Result<Vec<OutRecord>, Fault> {
     let batch = &processed.batch;
     let mut out = Vec::with_capacity(batch.rows());
     let mut add = |topic, key: &str, seq, row: &dyn erased::Row| {
@@ -267,6 +276,7 @@ fn rows(corp: &str, processed: &Processed) -> Result<Vec<OutRecord>, Fault> {
             value,
             corp_id,
             seq,
+            link: None,
         });
         Ok::<_, Fault>(())
     };
@@ -306,6 +316,24 @@ fn rows(corp: &str, processed: &Processed) -> Result<Vec<OutRecord>, Fault> {
             &room,
         )?;
     }
+    // The last message takes the chain along, as an anchor for where it is delivered.
+    if let Some(last) = batch.messages.len().checked_sub(1) {
+        out[last].link = link(batch.messages[last].seq);
+    }
+    let settled = processed.fates.iter().map(|fate| Settled {
+        seq: fate.seq,
+        msgid: fate.hash.to_le_bytes(),
+        outcome: fate.outcome,
+        row: fate.row,
+    });
+    out.push(OutRecord {
+        topic: Topic::Ledger,
+        key: corp.as_bytes().to_vec(),
+        value: Bytes::from(LedgerRecord::Settled(settled.collect()).encode()),
+        corp_id: corp.to_owned(),
+        seq: batch.extent.last,
+        link: None,
+    });
     Ok(out)
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chatledger_schemas::ledger::Anchor;
 use chatledger_schemas::{CorpId, DeadLetter, Message, Violation};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -285,12 +286,22 @@ fn decode(topic: Topic, records: &[LogRecord]) -> Result<Option<Batch>, Fault> {
         messages: Vec::<Message>::new(),
         violations: Vec::<Violation>::new(),
         dead_letters: Vec::<DeadLetter>::new(),
+        anchors: Vec::new(),
     };
+    for record in records {
+        if let Some(link) = record.link {
+            batch.anchors.push(Anchor {
+                corp_id: CorpId::from(record.corp_id.as_str()),
+                seq: record.seq,
+                link,
+            });
+        }
+    }
     match topic {
         Topic::Messages => batch.messages = rows(records)?,
         Topic::Violations => batch.violations = rows(records)?,
         Topic::DeadLetter => batch.dead_letters = rows(records)?,
-        Topic::Raw | Topic::Cursor | Topic::Directory => {}
+        Topic::Raw | Topic::Cursor | Topic::Directory | Topic::Ledger => {}
     }
     Ok(Some(batch))
 }

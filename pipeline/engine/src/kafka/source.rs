@@ -1,4 +1,5 @@
-//! Archive to `[raw]`: records and cursor in one transaction, cursor recovered from the log alone.
+//! Archive to `[raw]`: records, ledger and cursor in one transaction; the cursor, with the end of the
+//! hash chain, is recovered from the log alone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chatledger_schemas::SealedRecord;
+use chatledger_schemas::ledger::{LedgerRecord, Link};
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -13,10 +15,11 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use super::{Ending, Event, Group, Join, OutRecord, Topic, supervised};
+use crate::chain::{Chain, Seen};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
 use crate::pull::Puller;
-use crate::shared::Totals;
+use crate::shared::{Totals, now_ms};
 
 /// Pages between the pullers and the producer.
 const PAGES: usize = 4;
@@ -24,10 +27,28 @@ const PAGES: usize = 4;
 const TICK: Duration = Duration::from_millis(200);
 
 /// Value of a record on `[cursor]`; its key is the corp.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Cursor {
     /// Everything up to here is on `[raw]`.
     seq: u64,
+    /// Entries of the corp's chain.
+    #[serde(default)]
+    number: u64,
+    /// The chain's last link, as hexadecimal digits.
+    #[serde(default)]
+    link: String,
+}
+
+impl Cursor {
+    fn chain(&self, corp: &str) -> Chain {
+        Link::from_hex(&self.link).map_or_else(
+            || Chain::genesis(corp),
+            |link| Chain {
+                number: self.number,
+                link,
+            },
+        )
+    }
 }
 
 /// How reading came to an end.
@@ -90,7 +111,7 @@ impl SourceStage {
             let Some(cursors) = recover(&*group).await? else {
                 continue;
             };
-            info!(?cursors, "this process reads the archives");
+            info!(corps = cursors.len(), "this process reads the archives");
             match self.pull(&group, &cursors).await? {
                 Pulled::Everything => return Ok(()),
                 Pulled::UntilRevoked => {}
@@ -105,7 +126,7 @@ impl SourceStage {
     async fn pull(
         &self,
         group: &Arc<dyn Group>,
-        cursors: &HashMap<String, u64>,
+        cursors: &HashMap<String, Cursor>,
     ) -> Result<Pulled, Fault> {
         let stop = self.ending.stop.child_token();
         let _ended = stop.clone().drop_guard();
@@ -113,7 +134,7 @@ impl SourceStage {
         let (pages, mut queue) = mpsc::channel(PAGES);
         let mut pullers = JoinSet::new();
         for corp in &self.corps {
-            let after = cursors.get(corp.corp_id.as_str()).copied().unwrap_or(0);
+            let after = cursors.get(corp.corp_id.as_str()).map_or(0, |at| at.seq);
             let (corp, pages, stop) = (Arc::clone(corp), pages.clone(), stop.clone());
             pullers.spawn(async move {
                 let reader = Arc::clone(&corp);
@@ -125,14 +146,29 @@ impl SourceStage {
             });
         }
         drop(pages);
+        let mut chains: HashMap<&str, Chain> = self
+            .corps
+            .iter()
+            .map(|corp| {
+                let corp = corp.corp_id.as_str();
+                let cursor = cursors.get(corp).cloned().unwrap_or_default();
+                (corp, cursor.chain(corp))
+            })
+            .collect();
         let mut last = None;
         loop {
             tokio::select! {
                 biased;
                 page = queue.recv() => match page {
                     Some((corp, records)) => {
-                        let reached = self.publish(&**group, &corp, records).await?;
-                        last = reached.map(|seq| (corp, seq)).or(last);
+                        let Some(chain) = chains.get_mut(corp.corp_id.as_str()) else {
+                            continue;
+                        };
+                        let reached = self.publish(&**group, &corp, records, *chain).await?;
+                        if let Some((seq, after)) = reached {
+                            *chain = after;
+                            last = Some(cursor(corp.corp_id.as_str(), seq, after)?);
+                        }
                     }
                     None => break,
                 },
@@ -141,10 +177,8 @@ impl SourceStage {
                 },
             }
         }
-        if let Some((corp, seq)) = last.filter(|_| drain) {
-            group
-                .transact(vec![cursor(corp.corp_id.as_str(), seq)?], &[])
-                .await?;
+        if let Some(cursor) = last.filter(|_| drain) {
+            group.transact(vec![cursor], &[]).await?;
         }
         while let Some(ended) = pullers.join_next().await {
             if let Err(fault) = ended.map_err(Fault::local)? {
@@ -159,54 +193,77 @@ impl SourceStage {
         group: &dyn Group,
         corp: &Puller,
         records: Vec<SealedRecord>,
-    ) -> Result<Option<u64>, Fault> {
+        mut chain: Chain,
+    ) -> Result<Option<(u64, Chain)>, Fault> {
         let Some(last) = records.last().map(|record| record.seq) else {
             return Ok(None);
         };
-        let count = records.len();
+        let (count, now) = (records.len(), now_ms());
         let corp_id = corp.corp_id.as_str();
+        let (records, entries, chain) = tokio::task::spawn_blocking(move || {
+            let entries: Vec<_> = records
+                .iter()
+                .map(|record| chain.record(&Seen::of(record, now)))
+                .collect();
+            (records, entries, chain)
+        })
+        .await
+        .map_err(Fault::local)?;
         let mut out: Vec<OutRecord> = records
             .into_iter()
-            .map(|record| OutRecord {
+            .zip(&entries)
+            .map(|(record, entry)| OutRecord {
                 topic: Topic::Raw,
                 key: record.msgid.as_bytes().to_vec(),
                 value: record.json,
                 corp_id: corp_id.to_owned(),
                 seq: record.seq,
+                link: Some(entry.link),
             })
             .collect();
-        out.push(cursor(corp_id, last)?);
+        out.push(OutRecord {
+            topic: Topic::Ledger,
+            key: corp_id.as_bytes().to_vec(),
+            value: Bytes::from(LedgerRecord::Pulled(entries).encode()),
+            corp_id: corp_id.to_owned(),
+            seq: last,
+            link: Some(chain.link),
+        });
+        out.push(cursor(corp_id, last, chain)?);
         group.transact(out, &[]).await?;
         self.metrics.pulled(corp_id, count as u64);
         self.totals.pulled(count);
         corp.progress.reached("raw", last, None);
-        Ok(Some(last))
+        Ok(Some((last, chain)))
     }
 }
 
 /// The record that says how far a corp's archive has been read.
-fn cursor(corp_id: &str, seq: u64) -> Result<OutRecord, Fault> {
-    let value = serde_json::to_vec(&Cursor { seq }).map_err(Fault::local)?;
+fn cursor(corp_id: &str, seq: u64, chain: Chain) -> Result<OutRecord, Fault> {
+    let cursor = Cursor {
+        seq,
+        number: chain.number,
+        link: chain.link.hex(),
+    };
+    let value = serde_json::to_vec(&cursor).map_err(Fault::local)?;
     Ok(OutRecord {
         topic: Topic::Cursor,
         key: corp_id.as_bytes().to_vec(),
         value: Bytes::from(value),
         corp_id: corp_id.to_owned(),
         seq,
+        link: None,
     })
 }
 
 /// Reads `[cursor]` to its end; `None` if the partition is taken away meanwhile.
-async fn recover(group: &dyn Group) -> Result<Option<HashMap<String, u64>>, Fault> {
+async fn recover(group: &dyn Group) -> Result<Option<HashMap<String, Cursor>>, Fault> {
     let mut cursors = HashMap::new();
     loop {
         match group.next(TICK).await? {
             Event::Record(record) => {
                 let cursor: Cursor = serde_json::from_slice(&record.value).map_err(Fault::local)?;
-                cursors.insert(
-                    String::from_utf8_lossy(&record.key).into_owned(),
-                    cursor.seq,
-                );
+                cursors.insert(String::from_utf8_lossy(&record.key).into_owned(), cursor);
             }
             Event::End(_) => return Ok(Some(cursors)),
             Event::Revoked(_) => return Ok(None),
