@@ -229,11 +229,15 @@ impl LedgerRecord {
         match self {
             Self::Pulled(entries) => {
                 out.push(b'P');
-                entries.iter().for_each(|entry| entry.encode(&mut out));
+                for entry in entries {
+                    entry.encode(&mut out);
+                }
             }
             Self::Settled(settled) => {
                 out.push(b'S');
-                settled.iter().for_each(|one| one.encode(&mut out));
+                for one in settled {
+                    one.encode(&mut out);
+                }
             }
         }
         out
@@ -325,7 +329,9 @@ impl<Id: AsRef<str>> RowParts<'_, Id> {
         text(self.from_id);
         text(self.content);
         text(self.payload);
-        self.to_ids.iter().for_each(|id| text(id.as_ref()));
+        for id in self.to_ids {
+            text(id.as_ref());
+        }
         hasher.update((self.to_ids.len() as u64).to_le_bytes());
         hasher.update(self.seq.to_le_bytes());
         hasher.update(self.msgtime.to_le_bytes());

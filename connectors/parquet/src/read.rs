@@ -87,14 +87,14 @@ impl Contents {
                 .as_list_opt::<i32>()
                 .ok_or_else(|| other("to_ids"))?;
             let mut ids: Vec<&str> = Vec::new();
-            for row in 0..batch.num_rows() {
+            for (row, seq) in seq.iter().enumerate() {
                 let (first, last) = (to_ids.value_offsets()[row], to_ids.value_offsets()[row + 1]);
                 let items = to_ids.values().as_string_opt::<i32>();
                 let items = items.ok_or_else(|| other("to_ids"))?;
                 ids.clear();
                 ids.extend((first..last).map(|item| items.value(item as usize)));
                 let parts = RowParts {
-                    seq: seq[row],
+                    seq: *seq,
                     msgid: msgid.value(row),
                     action: action.value(row),
                     msgtype: msgtype.value(row),

@@ -225,7 +225,9 @@ mod tests {
             .iter()
             .map(|anchor| (anchor.clone(), "file".to_owned()));
         let mut verifier = Verifier::new("ww1", anchors);
-        entries.iter().for_each(|entry| verifier.entry(entry));
+        for entry in entries {
+            verifier.entry(entry);
+        }
         let findings = verifier.finish().findings;
         let told = |finding: &Finding| (finding.what, finding.number, finding.seq);
         findings.iter().map(told).collect()

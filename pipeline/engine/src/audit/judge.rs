@@ -80,10 +80,22 @@ pub fn missing_in_clickhouse(recorded: &[Recorded], rows: &Rows) -> Vec<Key> {
         .collect()
 }
 
+/// What the ledger says of a record.
+#[derive(Debug, Default, Clone, Copy)]
+enum Recording {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// It was pulled.
+    Unsettled,
+    /// It was pulled, and this became of it.
+    As(Outcome),
+}
+
 /// Where one record stands, and how often.
 #[derive(Debug, Default, Clone, Copy)]
 struct Standing {
-    recorded: Option<Option<Outcome>>,
+    recorded: Recording,
     clickhouse: usize,
     parquet: usize,
     open: usize,
@@ -94,7 +106,8 @@ struct Standing {
 pub fn judge(block: &Block, recorded: &[Recorded], rows: &Rows) -> BlockReport {
     let mut standing: BTreeMap<Key, Standing> = BTreeMap::new();
     for one in recorded {
-        standing.entry(one.key).or_default().recorded = Some(one.outcome);
+        standing.entry(one.key).or_default().recorded =
+            one.outcome.map_or(Recording::Unsettled, Recording::As);
     }
     for key in rows.clickhouse.iter().flatten() {
         standing.entry(*key).or_default().clickhouse += 1;
@@ -118,23 +131,18 @@ pub fn judge(block: &Block, recorded: &[Recorded], rows: &Rows) -> BlockReport {
     };
     for (key, at) in &standing {
         let mut wrong = Vec::new();
-        if at.recorded == Some(None) {
-            report.in_flight += 1;
-        } else {
-            look(key, at, rows, &mut report.duplicates, &mut wrong);
-        }
-        use Wrong as W;
-        let is = |kinds: &[W]| u64::from(wrong.iter().any(|what| kinds.contains(what)));
+        look(key, at, rows, &mut report, &mut wrong);
+        let is = |kinds: &[Wrong]| u64::from(wrong.iter().any(|what| kinds.contains(what)));
         report.missing += is(&[
-            W::MissingInClickhouse,
-            W::MissingInParquet,
-            W::MissingLetter,
+            Wrong::MissingInClickhouse,
+            Wrong::MissingInParquet,
+            Wrong::MissingLetter,
         ]);
-        report.repeated += is(&[W::RepeatedInClickhouse, W::RepeatedInParquet]);
+        report.repeated += is(&[Wrong::RepeatedInClickhouse, Wrong::RepeatedInParquet]);
         report.unexpected += is(&[
-            W::UnexpectedInClickhouse,
-            W::UnexpectedInParquet,
-            W::UnexpectedLetter,
+            Wrong::UnexpectedInClickhouse,
+            Wrong::UnexpectedInParquet,
+            Wrong::UnexpectedLetter,
         ]);
         let room = TOLD.saturating_sub(report.findings.len());
         let told = wrong.into_iter().take(room);
@@ -146,7 +154,7 @@ pub fn judge(block: &Block, recorded: &[Recorded], rows: &Rows) -> BlockReport {
     report
 }
 
-fn look(key: &Key, at: &Standing, rows: &Rows, duplicates: &mut u64, wrong: &mut Vec<Wrong>) {
+fn look(key: &Key, at: &Standing, rows: &Rows, report: &mut BlockReport, wrong: &mut Vec<Wrong>) {
     let sinks = at.clickhouse + at.parquet > 0;
     let unexpected = |wrong: &mut Vec<Wrong>| {
         if at.clickhouse > 0 {
@@ -156,28 +164,29 @@ fn look(key: &Key, at: &Standing, rows: &Rows, duplicates: &mut u64, wrong: &mut
             wrong.push(Wrong::UnexpectedInParquet);
         }
     };
-    match at.recorded.flatten() {
+    match at.recorded {
+        Recording::Unsettled => report.in_flight += 1,
         // Nobody pulled it, or its message is there under an earlier position.
-        None | Some(Outcome::Duplicate) => {
+        Recording::Unknown | Recording::As(Outcome::Duplicate) => {
             unexpected(wrong);
             if at.open > 0 {
                 wrong.push(Wrong::UnexpectedLetter);
             }
         }
         // Parked, and not replayed.
-        Some(Outcome::DeadLetter) if at.open + at.dropped > 0 => unexpected(wrong),
-        Some(Outcome::DeadLetter) if !sinks => {
+        Recording::As(Outcome::DeadLetter) if at.open + at.dropped > 0 => unexpected(wrong),
+        Recording::As(Outcome::DeadLetter) if !sinks => {
             if rows.open.is_some() {
                 wrong.push(Wrong::MissingLetter);
             }
         }
-        Some(Outcome::Message | Outcome::DeadLetter) => {
+        Recording::As(Outcome::Message | Outcome::DeadLetter) => {
             if at.open > 0 {
                 wrong.push(Wrong::UnexpectedLetter);
             }
             if rows.clickhouse.is_some() {
                 match at.clickhouse {
-                    0 if rows.elsewhere.contains(&key.msgid) => *duplicates += 1,
+                    0 if rows.elsewhere.contains(&key.msgid) => report.duplicates += 1,
                     0 => wrong.push(Wrong::MissingInClickhouse),
                     1 => {}
                     _ => wrong.push(Wrong::RepeatedInClickhouse),

@@ -314,7 +314,9 @@ impl Ledger {
         lines: impl Iterator<Item = &'a Line>,
     ) -> Result<(), StateError> {
         let mut bytes = Vec::new();
-        lines.for_each(|line| line.encode(&mut bytes));
+        for line in lines {
+            line.encode(&mut bytes);
+        }
         self.seek(at)?;
         self.file
             .write_all(&bytes)
