@@ -39,7 +39,7 @@ macro_rules! pass {
     ($table:expr, $step:literal) => {
         #[cfg(feature = "failpoints")]
         fail::fail_point!(&format!("clickhouse.{}_{}", $table, $step), |_| Err(
-            clickhouse::error::Error::Custom("fail point".into())
+            clickhouse::error::Error::Network("fail point".into())
         ));
     };
 }

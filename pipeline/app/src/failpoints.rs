@@ -10,7 +10,7 @@
 //! | `kill` | the process sends itself SIGKILL |
 //! | `error` | the step returns a fault, as if it had failed |
 //! | `delay:MS` | the thread stands still for so long |
-//! | `log` | nothing |
+//! | `log` | nothing; every passing is told |
 //!
 //! What is done is told in the log before it is done: `fail point POINT: ACTION`. An error is told by
 //! whoever is given it.
@@ -107,10 +107,10 @@ fn set(point: &'static str, action: Action, passing: u64) -> Result<(), String> 
     }
     let passed = AtomicU64::new(0);
     fail::cfg_callback(point, move || {
-        if passed.fetch_add(1, Ordering::Relaxed) + 1 != passing {
-            return;
-        }
+        let now = passed.fetch_add(1, Ordering::Relaxed) + 1;
         match action {
+            Action::Log | Action::Error => warn!("fail point {point}: passed"),
+            _ if now != passing => {}
             Action::Kill => {
                 warn!("fail point {point}: kill");
                 kill();
@@ -119,7 +119,6 @@ fn set(point: &'static str, action: Action, passing: u64) -> Result<(), String> 
                 warn!("fail point {point}: delay");
                 std::thread::sleep(time);
             }
-            Action::Log | Action::Error => warn!("fail point {point}: passed"),
         }
     })
 }

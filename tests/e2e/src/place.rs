@@ -21,10 +21,11 @@ pub fn repository() -> PathBuf {
 /// It has not been built.
 pub fn program(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe().context("find the running test")?;
-    // target/PROFILE/deps/TEST
+    // target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM
     let folder = test
         .ancestors()
-        .nth(2)
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
         .context("the test lies in no target folder")?;
     let path = folder.join(name);
     ensure!(

@@ -3,6 +3,7 @@
 //! Guarantees: it is the leader of a process group, and the group is killed when this value is
 //! dropped or the test binary ends; no wait without a deadline.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,26 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::janitor::Janitor;
 use crate::waiting::{until, until_true};
+
+thread_local! {
+    /// Id, name and log of the children that this thread has started and still holds. A test runs on
+    /// one thread, so these are the test's own.
+    static STARTED: RefCell<Vec<(u32, String, PathBuf)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The ends of the logs of the children that this thread has started and still holds.
+pub fn ends_of_logs() -> String {
+    let end = |(_, name, log): &(u32, String, PathBuf)| format!("\n{}", end_of(name, log));
+    STARTED.with_borrow(|all| all.iter().map(end).collect())
+}
+
+fn end_of(name: &str, log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let end = lines[lines.len().saturating_sub(20)..].join("\n");
+    format!("{name}, the end of its log:\n{end}")
+}
 
 /// A running or ended child.
 #[derive(Debug)]
@@ -58,6 +79,7 @@ impl Process {
             });
         }
         let (name, log) = (name.to_owned(), log.to_owned());
+        STARTED.with_borrow_mut(|all| all.push((child.id(), name.clone(), log.clone())));
         Ok(Self {
             name,
             child,
@@ -99,10 +121,12 @@ impl Process {
         let line = until(&what, bound, async || match self.stdout.try_recv() {
             Ok(line) => Ok(Some(line)),
             Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => bail!("{} closed its stdout", self.name),
+            Err(TryRecvError::Disconnected) => {
+                bail!("closed its stdout: {}", self.log_end())
+            }
         })
         .await;
-        let line = line.with_context(|| self.log_end())?;
+        let line = line?;
         self.lines.push(line.clone());
         Ok(line)
     }
@@ -113,8 +137,7 @@ impl Process {
     /// It has not ended within `bound`; the log is in the error.
     pub async fn exit(&mut self, bound: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
-        let status = until(&what, bound, async || self.ended()).await;
-        status.with_context(|| self.log_end())
+        until(&what, bound, async || self.ended()).await
     }
 
     /// Waits for its end and gives the exit code and everything it printed.
@@ -185,10 +208,7 @@ impl Process {
     }
 
     fn log_end(&self) -> String {
-        let log = self.log().unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let end = lines[lines.len().saturating_sub(20)..].join("\n");
-        format!("{}, the end of its log:\n{end}", self.name)
+        end_of(&self.name, &self.log)
     }
 }
 
@@ -196,5 +216,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         // Nobody is left to be told; the janitor tries again.
         let _ = self.kill();
+        STARTED.with_borrow_mut(|all| all.retain(|(id, ..)| *id != self.child.id()));
     }
 }

@@ -76,6 +76,21 @@ pub async fn tables_equal(clickhouse: &ClickHouse, expected: &Expected) -> Resul
     Ok(())
 }
 
+/// Lets the tables of what was pulled be merged, or stops that. A merge of equal rows leaves one of
+/// them, and so hides from a look without FINAL that there were two.
+///
+/// # Errors
+/// The tables are not there, or the server refuses.
+pub async fn merge(clickhouse: &ClickHouse, on: bool) -> Result<()> {
+    let word = if on { "START" } else { "STOP" };
+    for table in ["messages", "violations", "dead_letters"] {
+        clickhouse
+            .ask(&format!("SYSTEM {word} MERGES {table}"))
+            .await?;
+    }
+    Ok(())
+}
+
 /// Compares the Parquet files with the truth, read by pyarrow as a Hive-partitioned dataset.
 ///
 /// # Errors
@@ -140,7 +155,10 @@ fn layout_is_hives(folder: &Path, corp_id: &str) -> Result<()> {
 }
 
 /// Files below a folder whose names readers look at; those beginning with `.` or `_` they skip.
-fn visible_files(folder: &Path) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn visible_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -4,13 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::process;
+
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Looks until there is something.
 ///
 /// # Errors
-/// Nothing within `bound`, or looking has failed.
+/// Nothing within `bound`, or looking has failed. The ends of the logs of the processes that this
+/// thread has started are in the error.
 pub async fn until<T>(
     what: &str,
     bound: Duration,
@@ -22,7 +25,10 @@ pub async fn until<T>(
             return Ok(found);
         }
         if Instant::now() >= deadline {
-            bail!("waited {bound:?} in vain: {what}");
+            bail!(
+                "waited {bound:?} in vain: {what}{}",
+                process::ends_of_logs()
+            );
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -31,7 +37,7 @@ pub async fn until<T>(
 /// Looks until it is so.
 ///
 /// # Errors
-/// It is not within `bound`, or looking has failed.
+/// As [`until`].
 pub async fn until_true(
     what: &str,
     bound: Duration,

@@ -27,7 +27,12 @@ const CONNECTORS: [&str; 5] = [
     "chatledger-wecom",
 ];
 const APP: &str = "chatledger";
-const TESTS: [&str; 3] = ["wecom-sim", "chatledger-e2e", "chatledger-perf"];
+const TESTS: [&str; 4] = [
+    "wecom-sim",
+    "chatledger-e2e",
+    "chatledger-crash",
+    "chatledger-perf",
+];
 
 /// What brings an async runtime, a network, a clock or a vendor's protocol.
 const IMPURE: &[&str] = &[
@@ -236,6 +241,8 @@ fn the_simulator_and_these_tests_know_nothing_of_the_product() {
     for package in ["wecom-sim", "chatledger-e2e"] {
         assert_within(package, &workspace.ours(package), &[]);
     }
+    let crash = workspace.ours("chatledger-crash");
+    assert_within("chatledger-crash", &crash, &["chatledger-e2e"]);
 }
 
 #[test]

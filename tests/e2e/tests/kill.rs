@@ -35,6 +35,8 @@ async fn killed_drain_equals_truth(driver: Driver) {
             (messages / 100).clamp(50, 1000)
         ));
     let tenant = Tenant::start(plan).await.unwrap();
+    assert_eq!(tenant.ended("migrate", &[]).await.unwrap().code, 0);
+    stored::merge(&tenant.clickhouse, false).await.unwrap();
 
     let mut hits = 0;
     for moment in moments(seed(), KILLS, messages) {

@@ -1,0 +1,13 @@
+//! The program has fail points when it is asked to have them, and not otherwise.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[test]
+fn fail_points_are_in_the_program_only_with_the_feature() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_chatledger")).unwrap();
+    let variable = b"CHATLEDGER_FAILPOINTS";
+    let found = program
+        .windows(variable.len())
+        .any(|bytes| bytes == variable);
+    assert_eq!(found, cfg!(feature = "failpoints"));
+}
