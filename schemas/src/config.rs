@@ -135,6 +135,10 @@ pub struct Archive {
     #[serde(default = "two_seconds")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
     pub poll_interval: String,
+    /// Longest time one call may take, its answer included.
+    #[serde(default = "fifteen_seconds")]
+    #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
+    pub timeout: String,
     /// The private keys, old ones too: what they sealed stays sealed without them.
     #[serde(default)]
     pub key: Vec<Key>,
@@ -145,6 +149,9 @@ fn http() -> Transport {
 }
 fn thousand() -> u32 {
     1000
+}
+fn fifteen_seconds() -> String {
+    "15s".into()
 }
 fn two_seconds() -> String {
     "2s".into()
@@ -230,6 +237,10 @@ pub struct ClickHouse {
     #[serde(default = "one_second")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
     pub batch_interval: String,
+    /// Longest time one exchange may take.
+    #[serde(default = "one_minute")]
+    #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
+    pub timeout: String,
 }
 
 fn chatledger() -> String {

@@ -9,7 +9,8 @@ use std::fmt;
 pub enum FaultClass {
     /// Passing: try again after a growing, jittered pause.
     Retry,
-    /// Credentials have run out: renew them once, then try again.
+    /// Credentials have run out, or what was held has gone to somebody else: get them anew (a token,
+    /// a place in a group), then try again.
     Refresh,
     /// The peer asks for less: wait for its window, or send smaller requests.
     SlowDown,

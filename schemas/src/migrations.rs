@@ -36,10 +36,15 @@ pub const ALL: &[Migration] = &[
         name: "directory",
         sql: include_str!("../clickhouse/0002_directory.sql"),
     },
+    Migration {
+        version: 3,
+        name: "lanes",
+        sql: include_str!("../clickhouse/0003_lanes.sql"),
+    },
 ];
 
 /// The schema this program writes.
-pub const LATEST: u32 = 2;
+pub const LATEST: u32 = 3;
 
 /// The database has a schema that this program does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -78,6 +78,7 @@ pub const CODES: &[(u32, &str, FaultClass)] = &[
     (499, "S3_ERROR", Retry),
     (516, "AUTHENTICATION_FAILED", Stop),
     (745, "SERVER_OVERLOADED", SlowDown),
+    (774, "TABLE_IS_PERMANENTLY_READ_ONLY", Retry),
     (999, "KEEPER_EXCEPTION", Retry),
 ];
 

@@ -62,6 +62,14 @@ pub enum Error {
         /// Why.
         source: Fault,
     },
+    /// It could not be found out what a table holds.
+    #[error("cannot look into {table}")]
+    Look {
+        /// The table.
+        table: &'static str,
+        /// Why.
+        source: Fault,
+    },
     /// Rows could not be inserted, or it is not known whether they were. Inserting them again under
     /// the same token is right in both cases.
     #[error("cannot insert {rows} rows into {table}")]
@@ -163,6 +171,7 @@ impl Classified for Error {
             | Self::ReadVersion { source, .. }
             | Self::Migrate { source, .. }
             | Self::Audit { source, .. }
+            | Self::Look { source, .. }
             | Self::Insert { source, .. } => source.class(),
         }
     }

@@ -46,7 +46,7 @@ macro_rules! pass {
 
 /// Rows on their way. The type of the iterator is hidden, because a future that holds one made of
 /// borrowing closures is not known to be `Send`.
-type Rows<'a, R> = Box<dyn Iterator<Item = R> + Send + 'a>;
+pub(crate) type Rows<'a, R> = Box<dyn Iterator<Item = R> + Send + 'a>;
 
 impl ClickHouse {
     /// Inserts messages. Nothing is sent for no rows.
@@ -122,7 +122,7 @@ impl ClickHouse {
         Ok(())
     }
 
-    async fn insert<'a, R: RowWrite>(
+    pub(crate) async fn insert<'a, R: RowWrite>(
         &self,
         table: &'static str,
         token: Option<&str>,

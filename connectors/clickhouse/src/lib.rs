@@ -10,6 +10,9 @@
 //!   insert that was cut off, or whose answer was lost, changes nothing, after a restart of the
 //!   server too. The caller keeps the promise that a token stands for the same rows in the same
 //!   order.
+//! - **What a token hides can be found out.** A server killed in the middle of an insert can
+//!   remember its token without its rows; `absent_messages` and its neighbours say which rows of a
+//!   batch are not there.
 //! - **When it returns, the rows can be read.** Nothing waits in the server's asynchronous insert
 //!   queue. On a replicated table the server's profile says how many replicas that means
 //!   (`insert_quorum`).
@@ -25,7 +28,9 @@ pub mod code;
 mod connect;
 mod error;
 mod insert;
+mod lanes;
 mod migrate;
+mod presence;
 mod rows;
 
 use std::time::Duration;
@@ -36,6 +41,7 @@ use clickhouse::Client;
 pub use audit::{Audited, BlockSum, ReconciliationRow, RowDigest, RowKey};
 pub use clickhouse;
 pub use error::{Error, Fault};
+pub use lanes::LaneMark;
 pub use migrate::Migrated;
 
 /// How to reach a ClickHouse.

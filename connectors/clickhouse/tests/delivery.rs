@@ -4,8 +4,8 @@
 
 mod support;
 
-use chatledger_clickhouse::ClickHouse;
-use chatledger_schemas::{Classified, FaultClass, Message};
+use chatledger_clickhouse::{ClickHouse, LaneMark};
+use chatledger_schemas::{Classified, DeadLetter, FaultClass, Message, Reason};
 use support::{Engine, NOON, Proxy, database, message, messages, number, shared, violation};
 
 const COUNT: &str = "SELECT count() FROM messages";
@@ -204,4 +204,143 @@ async fn no_rows_are_no_request() {
             .is_err()
     );
     assert!(shared().clickhouse("archive").ping().await.is_ok());
+}
+
+/// The token stays in the table's memory and its rows are gone, as after a server's death between
+/// the two.
+async fn lose_rows(clickhouse: &ClickHouse, table: &str, condition: &str) {
+    let sql = format!("ALTER TABLE {table} DELETE WHERE {condition} SETTINGS mutations_sync = 2");
+    clickhouse.client().query(&sql).execute().await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_that_a_remembered_token_hides_are_found_missing_and_inserted_under_another() {
+    let clickhouse = database().await;
+    let rows = messages(2500, 3);
+    let violations: Vec<_> = rows.iter().step_by(2).map(violation).collect();
+    clickhouse.insert_messages("cut", &rows).await.unwrap();
+    clickhouse
+        .insert_violations("cut", &violations)
+        .await
+        .unwrap();
+    let all: Vec<&Message> = rows.iter().collect();
+    assert!(clickhouse.absent_messages(&all).await.unwrap().is_empty());
+    let found: Vec<_> = violations.iter().collect();
+    assert!(
+        clickhouse
+            .absent_violations(&found)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+
+    lose_rows(&clickhouse, "messages", "seq % 5 = 0").await;
+    lose_rows(&clickhouse, "violations", "1").await;
+    clickhouse.insert_messages("cut", &rows).await.unwrap();
+    assert_eq!(
+        number(&clickhouse, COUNT).await,
+        2000,
+        "the token alone brings nothing back"
+    );
+    let absent = clickhouse.absent_messages(&all).await.unwrap();
+    let seqs: Vec<u64> = absent.iter().map(|row| row.seq).collect();
+    assert_eq!(seqs, (1..=500).map(|n| n * 5).collect::<Vec<_>>());
+    let lost = clickhouse.absent_violations(&found).await.unwrap();
+    assert_eq!(lost.len(), violations.len());
+
+    clickhouse
+        .insert_messages("cut-again", absent)
+        .await
+        .unwrap();
+    assert_eq!(number(&clickhouse, COUNT).await, 2500);
+    assert_eq!(
+        number(&clickhouse, "SELECT uniqExact(msgid) FROM messages").await,
+        2500
+    );
+    assert!(clickhouse.absent_messages(&all).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn rows_with_wild_times_and_ids_are_found_where_they_are() {
+    let clickhouse = database().await;
+    let mut rows: Vec<Message> = [NOON, i64::MIN, i64::MAX, -1, 4_102_444_800_000]
+        .into_iter()
+        .zip(1..)
+        .map(|(time, seq)| message(seq, time))
+        .collect();
+    rows[0].msgid = "it's a ? \\ \n '); DROP TABLE messages; --".into();
+    rows[1].msgid = "x".repeat(600_000);
+    rows[2].corp_id = "ww2".into();
+    let (there, not) = rows.split_at(3);
+    clickhouse.insert_messages("cut", there).await.unwrap();
+    let all: Vec<&Message> = rows.iter().collect();
+    let absent = clickhouse.absent_messages(&all).await.unwrap();
+    assert_eq!(absent, not.iter().collect::<Vec<_>>());
+    // The same id of another corp is another message.
+    let mut others = there[0].clone();
+    others.corp_id = "ww3".into();
+    assert_eq!(
+        clickhouse.absent_messages(&[&others]).await.unwrap(),
+        [&others]
+    );
+}
+
+#[tokio::test]
+async fn dead_letters_without_an_id_are_told_apart_by_their_position() {
+    let clickhouse = database().await;
+    let letter = |seq, msgid: &str| DeadLetter {
+        corp_id: "ww1".into(),
+        seq,
+        msgid: msgid.into(),
+        reason: Reason::BadEnvelope,
+        error: "no field msgid".into(),
+        key_version: 0,
+        sealed: "{}".into(),
+        first_seen: NOON,
+    };
+    let letters = [
+        letter(7, ""),
+        letter(7, "a"),
+        letter(u64::MAX, ""),
+        letter(8, ""),
+    ];
+    clickhouse
+        .insert_dead_letters("cut", &letters[..3])
+        .await
+        .unwrap();
+    let all: Vec<&DeadLetter> = letters.iter().collect();
+    let absent = clickhouse.absent_dead_letters(&all).await.unwrap();
+    assert_eq!(absent, [&letters[3]]);
+}
+
+#[tokio::test]
+async fn mark_of_a_lane_is_the_last_one_kept() {
+    let clickhouse = database().await;
+    assert_eq!(clickhouse.lane_mark("messages-00000").await.unwrap(), None);
+    let mark = |position, witness| LaneMark { position, witness };
+    for kept in [mark(10, 1), mark(u64::MAX, u64::MAX), mark(5, 2)] {
+        clickhouse
+            .keep_lane_mark("messages-00000", kept)
+            .await
+            .unwrap();
+        clickhouse
+            .keep_lane_mark("messages-00001", mark(1, 1))
+            .await
+            .unwrap();
+        let held = clickhouse.lane_mark("messages-00000").await.unwrap();
+        assert_eq!(held, Some(kept));
+    }
+}
+
+#[tokio::test]
+async fn emptied_table_has_forgotten_its_tokens() {
+    let clickhouse = database().await;
+    let rows = messages(300, 3);
+    for _ in 0..2 {
+        clickhouse.insert_messages("cut", &rows).await.unwrap();
+        assert_eq!(number(&clickhouse, COUNT).await, 300);
+        let empty = clickhouse.client().query("TRUNCATE TABLE messages");
+        empty.execute().await.unwrap();
+        assert_eq!(number(&clickhouse, COUNT).await, 0);
+    }
 }

@@ -38,6 +38,14 @@ pub enum Error {
         #[source]
         source: KafkaError,
     },
+    /// A partition has been taken away from the member.
+    #[error("kafka member of group {group} does not hold partition {partition} any more")]
+    NotHeld {
+        /// The group.
+        group: String,
+        /// The partition.
+        partition: i32,
+    },
     /// A partition cannot be read from another offset.
     #[error("kafka topic {topic} cannot be read from another offset")]
     Seek {
@@ -75,6 +83,7 @@ impl Classified for Error {
         use RDKafkaErrorCode as Code;
         let source = match self {
             Self::ReadOnly { .. } | Self::NotJoined { .. } => return FaultClass::Stop,
+            Self::NotHeld { .. } => return FaultClass::Refresh,
             Self::Create { code, .. } => return class_of(*code),
             Self::Setup(source)
             | Self::Topics(source)
@@ -94,7 +103,7 @@ impl Classified for Error {
 fn class_of(code: RDKafkaErrorCode) -> FaultClass {
     use RDKafkaErrorCode as Code;
     match code {
-        // Somebody else owns what this member believed to own.
+        // Somebody else owns what this member believed to own: it has to join anew.
         Code::IllegalGeneration
         | Code::UnknownMemberId
         | Code::FencedInstanceId
@@ -105,9 +114,9 @@ fn class_of(code: RDKafkaErrorCode) -> FaultClass {
         | Code::InvalidProducerEpoch
         | Code::Fenced
         | Code::Fatal
-        | Code::AssignmentLost
+        | Code::AssignmentLost => FaultClass::Refresh,
         // Somebody has to act.
-        | Code::TopicAuthorizationFailed
+        Code::TopicAuthorizationFailed
         | Code::GroupAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed

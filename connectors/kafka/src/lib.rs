@@ -2,17 +2,19 @@
 //!
 //! It does not know what travels in the records: keys, values and headers are bytes and texts.
 //!
-//! Guarantees: consumers read committed records only; a commit is refused to a member whose
-//! partition has another owner; a transaction is whole or not there, and a producer whose
+//! Guarantees: consumers read committed records only; a commit is refused to a member that has not
+//! held the partition without a break since it was told of it; a transaction is whole or not there, and a producer whose
 //! transactional id has been taken over can no longer write.
 
 mod error;
 mod member;
+mod rebalance;
 mod session;
 mod topics;
 
 pub use error::Error;
-pub use member::{Event, From, Member, Membership, Taken};
+pub use member::{Member, Membership};
+pub use rebalance::{Event, From, Taken};
 pub use session::{Header, Out, Record};
 pub use topics::{TopicSpec, ensure_topics};
 

@@ -1,36 +1,22 @@
 //! A member of a consumer group on one topic, with a transactional producer where it writes.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{debug, error};
 
+use crate::rebalance::{Context, Event, From};
 use crate::{Brokers, Error, Out, Record};
 
 /// Longest wait for the brokers in one call.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest wait for committed positions while a rebalance waits for them.
-const COMMITTED: Duration = Duration::from_secs(10);
 /// After this an open transaction of a dead producer no longer holds readers up.
 const TRANSACTION_TIMEOUT_MS: &str = "30000";
 /// Pause before a step is tried again that the client says may be.
 const RETRY: Duration = Duration::from_millis(50);
-
-/// Where reading an assigned partition starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
-    /// At its first record, whatever was committed.
-    Beginning,
-    /// So many records before the committed position.
-    BeforeCommitted(u64),
-}
 
 /// How to join.
 #[derive(Debug, Clone)]
@@ -48,119 +34,6 @@ pub struct Membership {
     pub from: From,
     /// Transactional id, if the member writes.
     pub transactional_id: Option<String>,
-}
-
-/// A partition that has been assigned.
-#[derive(Debug, Clone)]
-pub struct Taken {
-    /// The partition.
-    pub partition: i32,
-    /// The committed position; 0 if there is none.
-    pub position: u64,
-    /// What was committed with it.
-    pub metadata: String,
-}
-
-/// What a member has to say.
-#[derive(Debug)]
-pub enum Event {
-    /// These partitions are this member's now.
-    Assigned(Vec<Taken>),
-    /// These are no longer.
-    Revoked(Vec<i32>),
-    /// The next record.
-    Record(Record),
-    /// A partition has been read to its end for now.
-    End(i32),
-    /// Nothing within the time asked for.
-    Idle,
-}
-
-/// What the rebalance callback leaves for [`Member::next`].
-enum Notice {
-    Event(Event),
-    Failed(KafkaError),
-}
-
-struct Context {
-    from: From,
-    notices: Mutex<VecDeque<Notice>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Context {
-    /// Looks the committed positions up and assigns the partitions at the offsets where reading is
-    /// to start, so that no record is read from anywhere else first.
-    fn assign(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        partitions: &TopicPartitionList,
-    ) -> Result<Event, KafkaError> {
-        let mut taken = Vec::with_capacity(partitions.count());
-        let mut start = TopicPartitionList::with_capacity(partitions.count());
-        if partitions.count() > 0 {
-            let committed = consumer.committed_offsets(partitions.clone(), COMMITTED)?;
-            for element in committed.elements() {
-                element.error()?;
-                let position = match element.offset() {
-                    Offset::Offset(offset) => u64::try_from(offset).unwrap_or_default(),
-                    _ => 0,
-                };
-                let offset = match self.from {
-                    From::Beginning => Offset::Beginning,
-                    From::BeforeCommitted(records) => {
-                        Offset::Offset(position.saturating_sub(records) as i64)
-                    }
-                };
-                start.add_partition_offset(element.topic(), element.partition(), offset)?;
-                taken.push(Taken {
-                    partition: element.partition(),
-                    position,
-                    metadata: element.metadata().to_owned(),
-                });
-            }
-        }
-        consumer.assign(&start)?;
-        Ok(Event::Assigned(taken))
-    }
-}
-
-impl ClientContext for Context {
-    fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "kafka client");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        err: RespErr,
-        partitions: &mut TopicPartitionList,
-    ) {
-        let notice = if err == RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.assign(consumer, partitions)
-        } else {
-            let revoked = partitions
-                .elements()
-                .iter()
-                .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
-                .collect();
-            consumer.unassign().map(|()| Event::Revoked(revoked))
-        };
-        lock(&self.notices).push_back(match notice {
-            Ok(event) => Notice::Event(event),
-            Err(failure) => {
-                // The group believes that we hold the partitions; leave it rather than hold them
-                // without reading.
-                consumer.unassign().ok();
-                Notice::Failed(failure)
-            }
-        });
-    }
 }
 
 /// A fail point of the crash matrix, named after the group's last word; nothing without the feature.
@@ -183,7 +56,6 @@ pub struct Member {
     group: String,
     consumer: StreamConsumer<Context>,
     producer: Option<ThreadedProducer<DefaultProducerContext>>,
-    stash: Mutex<VecDeque<Event>>,
 }
 
 impl Member {
@@ -213,10 +85,7 @@ impl Member {
             }
             None => own.push(("group.id", "none")),
         }
-        let context = Context {
-            from: membership.from,
-            notices: Mutex::default(),
-        };
+        let context = Context::new(membership.from);
         let consumer: StreamConsumer<Context> = membership
             .brokers
             .client(&own)
@@ -247,7 +116,6 @@ impl Member {
             group: group.unwrap_or_default(),
             consumer,
             producer,
-            stash: Mutex::default(),
         };
         if membership.group.is_some() {
             let joined = member.consumer.subscribe(&[&member.topic]);
@@ -281,11 +149,19 @@ impl Member {
     }
 
     fn notice(&self) -> Result<Option<Event>, Error> {
-        match lock(&self.consumer.context().notices).pop_front() {
-            Some(Notice::Event(event)) => Ok(Some(event)),
-            Some(Notice::Failed(source)) => Err(self.unreadable(source)),
-            None => Ok(None),
+        let notice = self.consumer.context().notice();
+        notice.map_err(|source| self.unreadable(source))
+    }
+
+    /// Refuses what belongs to a partition that this member does not hold any more.
+    fn held(&self, partition: i32) -> Result<(), Error> {
+        if self.consumer.context().holds(partition) {
+            return Ok(());
         }
+        Err(Error::NotHeld {
+            group: self.group.clone(),
+            partition,
+        })
     }
 
     /// The next event, waiting at most `wait`. Assignments are told before their first record.
@@ -296,7 +172,7 @@ impl Member {
         if let Some(event) = self.notice()? {
             return Ok(event);
         }
-        if let Some(event) = lock(&self.stash).pop_front() {
+        if let Some(event) = self.consumer.context().stashed() {
             return Ok(event);
         }
         let received = tokio::time::timeout(wait, self.consumer.recv()).await;
@@ -315,7 +191,7 @@ impl Member {
             return Ok(event);
         };
         if !matches!(event, Event::Idle) {
-            lock(&self.stash).push_back(event);
+            self.consumer.context().stash(event);
         }
         Ok(notice)
     }
@@ -323,8 +199,10 @@ impl Member {
     /// Commits a position with metadata and waits for the broker's word.
     ///
     /// # Errors
-    /// The partition has another owner (class stop), or the broker does not answer.
+    /// The partition has another owner (class refresh: join anew), also where it has been given
+    /// back to this member meanwhile; or the broker does not answer.
     pub fn commit(&self, partition: i32, position: u64, metadata: &str) -> Result<(), Error> {
+        self.held(partition)?;
         let result = tokio::task::block_in_place(|| {
             let mut list = TopicPartitionList::with_capacity(1);
             {
@@ -347,11 +225,7 @@ impl Member {
     pub fn seek(&self, partition: i32, offset: u64) -> Result<(), Error> {
         let offset = Offset::Offset(offset as i64);
         // What has been read ahead will be read again.
-        lock(&self.stash).retain(|event| match event {
-            Event::Record(record) => record.partition != partition,
-            Event::End(ended) => *ended != partition,
-            _ => true,
-        });
+        self.consumer.context().forget(partition);
         let result = tokio::task::block_in_place(|| {
             self.consumer.seek(&self.topic, partition, offset, TIMEOUT)
         });
@@ -362,18 +236,24 @@ impl Member {
     }
 
     /// Stays in the group without reading, for as long as it is polled; reading goes on when the
-    /// future is dropped.
-    pub async fn keep_alive(&self) {
+    /// future is dropped. Ends only if the client has failed in a way it does not mend by itself.
+    pub async fn keep_alive(&self) -> Error {
         let _paused = Paused::all(&self.consumer);
         loop {
-            // Records that were on their way are kept for later; the pause bounds their number.
-            if let Ok(message) = self.consumer.recv().await {
-                let record = Record::read(&message);
-                lock(&self.stash).push_back(Event::Record(record));
-                // It came from a partition assigned meanwhile: hold that one up too.
-                if let Some(paused) = Paused::all(&self.consumer) {
-                    std::mem::forget(paused);
+            let event = match self.consumer.recv().await {
+                Ok(message) => Event::Record(Record::read(&message)),
+                Err(KafkaError::PartitionEOF(partition)) => Event::End(partition),
+                Err(source) if passing(&source) => {
+                    debug!(topic = self.topic, error = %source, "kafka client");
+                    continue;
                 }
+                Err(source) => return self.unreadable(source),
+            };
+            // What was on its way is kept for later; the pause bounds its number.
+            self.consumer.context().stash(event);
+            // It came from a partition assigned meanwhile: hold that one up too.
+            if let Some(paused) = Paused::all(&self.consumer) {
+                std::mem::forget(paused);
             }
         }
     }
@@ -405,6 +285,9 @@ impl Member {
     /// from the committed positions.
     pub fn transact(&self, records: &[Out], consumed: &[(i32, u64)]) -> Result<(), Error> {
         let producer = self.producer()?;
+        for (partition, _) in consumed {
+            self.held(*partition)?;
+        }
         tokio::task::block_in_place(|| {
             let result = self.transaction(producer, records, consumed);
             if result.is_err()

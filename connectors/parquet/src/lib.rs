@@ -5,6 +5,7 @@
 //! ```text
 //! <url>/messages/corp_id=<id>/dt=<YYYY-MM-DD in the corp's timezone>/<cut>.parquet
 //! <url>/violations/corp_id=<id>/dt=<YYYY-MM-DD in the corp's timezone>/<cut>.parquet
+//! <url>/_<note>    what a writer keeps beside them for itself; readers skip it
 //! ```
 //!
 //! What it guarantees

@@ -131,6 +131,31 @@ impl Local {
         .await
     }
 
+    pub(crate) async fn note(&self, relative: &str) -> Result<Option<Bytes>, Error> {
+        let path = self.root.join(relative);
+        off_thread(move || match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        })
+        .await
+    }
+
+    pub(crate) async fn keep_note(&self, relative: &str, bytes: Bytes) -> Result<(), Error> {
+        let (this, path) = (self.clone(), self.root.join(relative));
+        off_thread(move || {
+            let unfinished = this.write_unfinished(&bytes)?;
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(failed("create", parent))?;
+            }
+            unfinished
+                .persist(&path)
+                .map_err(|error| failed("publish", &path)(error.error))?;
+            this.sync_directories(&path)
+        })
+        .await
+    }
+
     fn put_now(&self, relative: &str, bytes: &Bytes) -> Result<Put, Error> {
         let path = self.root.join(relative);
         let put = if path.exists() {

@@ -102,6 +102,25 @@ impl Object {
         Ok(())
     }
 
+    pub(crate) async fn note(&self, path: &str) -> Result<Option<Bytes>, Error> {
+        let key = self.key(path)?;
+        let answer = match self.store.get(&key).await {
+            Ok(answer) => answer,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(source) => return Err(failed(&key, source)),
+        };
+        let bytes = answer.bytes().await;
+        bytes.map(Some).map_err(|source| failed(&key, source))
+    }
+
+    pub(crate) async fn keep_note(&self, path: &str, bytes: Bytes) -> Result<(), Error> {
+        let key = self.key(path)?;
+        match self.store.put(&key, bytes.into()).await {
+            Ok(_) => Ok(()),
+            Err(source) => Err(failed(&key, source)),
+        }
+    }
+
     pub(crate) async fn put(&self, file: File) -> Result<Put, Error> {
         let key = self.key(&file.path)?;
         pass!("file_unnamed", &key);
@@ -214,6 +233,16 @@ mod tests {
                 ("last-modified", "Thu, 29 Feb 2024 12:00:00 GMT"),
             ]
             .into_response(),
+            Method::GET => match objects.get(&key) {
+                Some(content) => {
+                    let headers = [
+                        ("etag", "\"1\""),
+                        ("last-modified", "Thu, 29 Feb 2024 12:00:00 GMT"),
+                    ];
+                    (headers, content.clone()).into_response()
+                }
+                None => StatusCode::NOT_FOUND.into_response(),
+            },
             // Deleting is by list, also a single object.
             Method::POST if head.uri.query() == Some("delete") => {
                 let list = String::from_utf8(body.to_vec()).unwrap();
@@ -273,6 +302,17 @@ mod tests {
                 "/archive/some/prefix/messages/corp_id%3Da%252Fb/dt%3D2024-02-29/cut-1.parquet";
             assert_eq!(key, expected);
             assert_eq!((objects.len(), content.as_ref()), (1, b"first".as_slice()));
+        }
+    }
+
+    #[tokio::test]
+    async fn note_is_the_last_one_kept() {
+        let (object, _bucket) = object("prefix", S3ConditionalPut::ETagMatch).await;
+        let path = "_chatledger/lanes/chatledger.messages-00000.json";
+        assert_eq!(object.note(path).await.unwrap(), None);
+        for note in ["first", "second"] {
+            object.keep_note(path, note.into()).await.unwrap();
+            assert_eq!(object.note(path).await.unwrap(), Some(note.into()));
         }
     }
 

@@ -81,18 +81,31 @@ impl Target {
         }
     }
 
+    /// What is noted under a path; `None` if nothing is.
+    pub async fn note(&self, path: &str) -> Result<Option<Bytes>, Error> {
+        in_order(path)?;
+        match &self.0 {
+            Place::Local(local) => local.note(path).await,
+            Place::Object(object) => object.note(path).await,
+        }
+    }
+
+    /// Notes something under a path, whole, in place of what was noted there. Notes are a writer's
+    /// own and no part of the tables: their names begin with `_`, which readers of data sets skip.
+    /// When it returns, the note survives a crash of the machine.
+    pub async fn keep_note(&self, path: &str, bytes: Bytes) -> Result<(), Error> {
+        in_order(path)?;
+        match &self.0 {
+            Place::Local(local) => local.keep_note(path, bytes).await,
+            Place::Object(object) => object.keep_note(path, bytes).await,
+        }
+    }
+
     /// Puts a file under its final name, whole, unless something has that name already. When it
     /// returns, the file survives a crash of the machine. A call that fails or is dropped may be
     /// repeated.
     pub async fn put(&self, file: File) -> Result<Put, Error> {
-        let in_order = !file.path.is_empty()
-            && file
-                .path
-                .split('/')
-                .all(|part| !matches!(part, "" | "." | ".."));
-        if !in_order {
-            return Err(Error::Name { name: file.path });
-        }
+        in_order(&file.path)?;
         match &self.0 {
             Place::Local(local) => local.put(file).await,
             Place::Object(object) => object.put(file).await,
@@ -123,6 +136,17 @@ impl Target {
             Place::Object(object) => object.read(path).await,
         }
     }
+}
+
+/// Refuses a path that leaves the target.
+fn in_order(path: &str) -> Result<(), Error> {
+    let stays = |part| !matches!(part, "" | "." | "..");
+    if !path.is_empty() && path.split('/').all(stays) {
+        return Ok(());
+    }
+    Err(Error::Name {
+        name: path.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -180,6 +204,9 @@ mod tests {
             };
             let refused = target.put(file).await;
             assert!(matches!(refused, Err(Error::Name { .. })), "{path:?}");
+            let refused = target.keep_note(path, Bytes::new()).await;
+            assert!(matches!(refused, Err(Error::Name { .. })), "{path:?}");
+            assert!(target.note(path).await.is_err(), "{path:?}");
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -144,3 +144,19 @@ async fn target_that_cannot_be_written_is_told_and_serves_again_when_it_can() {
     target.check().await.unwrap();
     assert_eq!(target.put(file(path, "whole")).await.unwrap(), Put::Written);
 }
+
+#[tokio::test]
+async fn note_is_the_last_one_kept_and_stands_there_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = Target::open("file:archive", dir.path()).unwrap();
+    let path = "_chatledger/lanes/chatledger.messages-00000.json";
+    assert_eq!(target.note(path).await.unwrap(), None);
+    for note in ["first", "second", ""] {
+        target.keep_note(path, note.into()).await.unwrap();
+        assert_eq!(target.note(path).await.unwrap(), Some(note.into()));
+    }
+    assert_eq!(
+        all_files(dir.path()),
+        [dir.path().join("archive").join(path)]
+    );
+}

@@ -36,6 +36,8 @@ pub enum Role {
     Directory,
     /// A follower of `[directory]`, outside any group.
     Follower,
+    /// A reader of `[marks]`, outside any group.
+    Marks,
 }
 
 impl Names {
@@ -77,6 +79,7 @@ impl Names {
                 (*topic, Some(group), From::BeforeCommitted(0), None)
             }
             Role::Follower => (Topic::Directory, None, From::Beginning, None),
+            Role::Marks => (Topic::Marks, None, From::Beginning, None),
         };
         let membership = Arc::new(Membership {
             brokers: self.brokers.clone(),
@@ -103,7 +106,10 @@ impl Names {
         Topic::ALL
             .into_iter()
             .map(|topic| {
-                let one = matches!(topic, Topic::Cursor | Topic::Directory | Topic::Ledger);
+                let one = matches!(
+                    topic,
+                    Topic::Cursor | Topic::Directory | Topic::Ledger | Topic::Marks
+                );
                 let mut settings = vec![("max.message.bytes", "16777216".to_owned())];
                 match topic {
                     // Longer than the archive itself keeps its records.
@@ -116,6 +122,12 @@ impl Names {
                     }
                     Topic::Cursor | Topic::Directory => {
                         settings.push(("cleanup.policy", "compact".into()));
+                    }
+                    Topic::Marks => {
+                        settings.push(("cleanup.policy", "compact".into()));
+                        // Written with every batch and read at every rebalance: kept short.
+                        settings.push(("segment.ms", "600000".into()));
+                        settings.push(("min.cleanable.dirty.ratio", "0.1".into()));
                     }
                 }
                 if kafka.replication >= 3 {
@@ -191,8 +203,8 @@ impl Group for Log {
         async move { self.member.seek(partition, offset).map_err(Fault::new) }.boxed()
     }
 
-    fn keep_alive(&self) -> BoxFuture<'_, ()> {
-        self.member.keep_alive().boxed()
+    fn keep_alive(&self) -> BoxFuture<'_, Fault> {
+        self.member.keep_alive().map(Fault::new).boxed()
     }
 
     fn begin(&self) -> BoxFuture<'_, Result<(), Fault>> {

@@ -2,7 +2,10 @@
 //!
 //! One [`Delivery`] is one lane into one sink. It never gives up on a write and never drops a row:
 //! a failing sink is asked again with growing pauses until it answers or the process is told to
-//! stop. What has not been confirmed by then is repeated at the next start.
+//! stop. What has not been confirmed by then is repeated at the next start. Whatever is sent to the
+//! sink later than a moment after the cut was written down is sent only when it has been written
+//! down once more: a journal that refuses tells that the lane has gone to somebody else while this
+//! process waited or was stopped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +19,12 @@ use crate::batch::Batch;
 use crate::failpoint;
 use crate::fault::{Backoff, Fault};
 use crate::lane::{Checkpoint, Cut, Lane, Offer};
+use crate::mark::Mark;
 use crate::metrics::Metrics;
-use crate::ports::{CutWriter, Journal};
+use crate::ports::{Attempt, CutWriter, Journal, Marks};
+
+/// A cut written down within this time is the lane's still: no group gives a partition away sooner.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// When a cut is complete.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +55,9 @@ pub struct Delivery {
     lane: Lane,
     limits: Limits,
     writer: Box<dyn CutWriter>,
+    marks: Option<Arc<dyn Marks>>,
+    /// Digest of the last record taken, for the mark.
+    witness: u64,
     metrics: Arc<Metrics>,
     rows: usize,
     newest: i64,
@@ -65,27 +75,37 @@ impl Delivery {
         writer: Box<dyn CutWriter>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        if let Some(cut) = checkpoint.cut {
-            info!(
-                sink,
-                log,
-                first = cut.first,
-                last = cut.last,
-                "repeating the last cut"
-            );
-        }
         Self {
             sink,
             log,
             lane: Lane::resume(checkpoint),
             limits,
             writer,
+            marks: None,
+            witness: 0,
             metrics,
             rows: 0,
             newest: i64::MIN,
             opened: None,
             close_now: false,
         }
+    }
+
+    /// Keeps a mark beside the rows with each cut.
+    #[must_use]
+    pub fn marked(mut self, marks: Arc<dyn Marks>) -> Self {
+        self.marks = Some(marks);
+        self
+    }
+
+    /// Says what the last record of the last batch taken was: the mark will name it.
+    pub fn ends_with(&mut self, witness: u64) {
+        self.witness = witness;
+    }
+
+    /// Bytes the open cut holds in memory.
+    pub fn bytes(&self) -> usize {
+        self.writer.bytes()
     }
 
     /// The lane's state.
@@ -146,7 +166,7 @@ impl Delivery {
                     .is_some_and(|deadline| Instant::now() >= deadline))
     }
 
-    /// Writes the open cut down, writes it, and moves the position.
+    /// Writes the open cut down, writes it, keeps the mark, and moves the position.
     ///
     /// # Errors
     /// The journal refuses: somebody else has taken the lane over, so nothing may be written.
@@ -168,7 +188,19 @@ impl Delivery {
                 "the log does not give the records of the last cut again; writing what it gives"
             );
         }
+        let mut attempt = Attempt::First;
+        if let Some(Cut { first, last, .. }) = repeated {
+            info!(
+                sink = self.sink,
+                log = self.log,
+                first,
+                last,
+                "repeating the last cut"
+            );
+            attempt = Attempt::Again;
+        }
         let started = Instant::now();
+        let mut saved = None;
         if write_down {
             let checkpoint = Checkpoint {
                 position: self.lane.position(),
@@ -177,8 +209,9 @@ impl Delivery {
             if !save(self.sink, journal, checkpoint, cancel).await? {
                 return Ok(Flushed::Cancelled);
             }
+            saved = Some(Instant::now());
         }
-        if !self.write(&cut, cancel).await {
+        if !self.write(&cut, attempt, saved, journal, cancel).await? {
             return Ok(Flushed::Cancelled);
         }
         let checkpoint = self.lane.delivered(cut);
@@ -196,19 +229,54 @@ impl Delivery {
     }
 
     /// Asks the sink until it has answered; false if the process is stopping before that.
-    async fn write(&mut self, cut: &Cut, cancel: &CancellationToken) -> bool {
+    async fn write(
+        &mut self,
+        cut: &Cut,
+        mut attempt: Attempt,
+        mut saved: Option<Instant>,
+        journal: &mut dyn Journal,
+        cancel: &CancellationToken,
+    ) -> Result<bool, Fault> {
         let sink = self.sink;
+        let checkpoint = Checkpoint {
+            position: self.lane.position(),
+            cut: Some(*cut),
+        };
+        let mark = Mark {
+            position: cut.last,
+            witness: self.witness,
+        };
         let mut backoff = Backoff::default();
+        let mut rows_are_in = false;
         loop {
-            let Err(fault) = self.writer.write(&self.log, cut).await else {
-                return true;
+            if saved.is_none_or(|saved| saved.elapsed() >= FRESH) {
+                if !save(sink, journal, checkpoint, cancel).await? {
+                    return Ok(false);
+                }
+                saved = Some(Instant::now());
+            }
+            let written = if !rows_are_in {
+                self.writer.write(&self.log, cut, attempt).await
+            } else if let Some(marks) = &self.marks {
+                marks.keep(&self.log, mark).await
+            } else {
+                return Ok(true);
             };
+            let Err(fault) = written else {
+                if rows_are_in {
+                    return Ok(true);
+                }
+                rows_are_in = true;
+                continue;
+            };
+            saved = None;
+            attempt = Attempt::Again;
             self.metrics.sink_failed(sink, fault.class);
             let pause = backoff.pause(&fault, rand::random());
             let class = fault.class.as_str();
             warn!(sink, class, error = %fault, ?pause, "write failed; the rows are kept");
             tokio::select! {
-                () = cancel.cancelled() => return false,
+                () = cancel.cancelled() => return Ok(false),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -233,7 +301,9 @@ async fn save(
     loop {
         let fault = match save_once(sink, journal, checkpoint).await {
             Ok(()) => return Ok(true),
-            Err(fault) if fault.class == FaultClass::Stop => return Err(fault),
+            Err(fault) if matches!(fault.class, FaultClass::Stop | FaultClass::Refresh) => {
+                return Err(fault);
+            }
             Err(fault) => fault,
         };
         let pause = backoff.pause(&fault, rand::random());

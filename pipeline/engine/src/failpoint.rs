@@ -79,6 +79,9 @@ pub const ALL: &[Point] = &[
     both("clickhouse.violations_answered"),
     both("clickhouse.dead_letters_sent"),
     both("clickhouse.dead_letters_answered"),
+    // The lane's mark, kept beside the rows: on its way; the server has answered.
+    kafka("clickhouse.lanes_sent"),
+    kafka("clickhouse.lanes_answered"),
     // Every table has answered; then the journal holds the new position in place of the cut.
     both("clickhouse.cut_delivered"),
     both("clickhouse.position_saved"),

@@ -10,6 +10,7 @@
 //! | [`chain`] | extends the hash chain over what was pulled | yes |
 //! | [`audit`] | shows that every record is in exactly one place, and as it was written | yes |
 //! | [`lane`] | decides what to write, what to write down before, and what to repeat | yes |
+//! | [`mark`] | decides whether to believe what a sink itself says of a lane's position | yes |
 //! | [`delivery`] | carries these decisions out against a sink and a journal | no |
 //! | [`pull`] | reads an archive page by page | no |
 //! | [`direct`] | the driver for one process: the archive itself is the log | no |
@@ -29,6 +30,7 @@ pub mod failpoint;
 pub mod fault;
 pub mod kafka;
 pub mod lane;
+pub mod mark;
 pub mod metrics;
 pub mod ports;
 pub mod pull;

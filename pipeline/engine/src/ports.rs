@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use crate::batch::Batch;
 use crate::fault::Fault;
 use crate::lane::{Checkpoint, Cut};
+use crate::mark::Mark;
 
 /// The archive of one corp.
 pub trait Source: Send + Sync {
@@ -47,7 +48,31 @@ pub trait CutWriter: Send {
     /// Writes the gathered rows under the cut's name; `log` names the lane. May be called again
     /// after a fault with the same cut, and must then be as if it had been called once. After
     /// success the rows are forgotten.
-    fn write<'a>(&'a mut self, log: &'a str, cut: &'a Cut) -> BoxFuture<'a, Result<(), Fault>>;
+    fn write<'a>(
+        &'a mut self,
+        log: &'a str,
+        cut: &'a Cut,
+        attempt: Attempt,
+    ) -> BoxFuture<'a, Result<(), Fault>>;
+}
+
+/// Whether a cut may be there already, whole or in part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// It has never been sent.
+    First,
+    /// It may have been, by a process that died or in a call that failed: the sink may remember its
+    /// name without having its rows.
+    Again,
+}
+
+/// Where a sink keeps, beside the rows, how far each lane has been written. The last mark kept is
+/// the one that is held.
+pub trait Marks: Send + Sync {
+    /// The lane's mark; `None` if it has none.
+    fn held<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<Mark>, Fault>>;
+    /// Replaces the lane's mark.
+    fn keep<'a>(&'a self, log: &'a str, mark: Mark) -> BoxFuture<'a, Result<(), Fault>>;
 }
 
 /// Where a lane writes down what it is about to write.

@@ -68,6 +68,8 @@ pub struct Corp {
     pub batch_limit: u32,
     /// Pause after an empty answer.
     pub poll_interval: Duration,
+    /// Longest time a call of the archive may take.
+    pub timeout: Duration,
     /// Its private keys.
     pub keys: Arc<KeyRing>,
     /// Its directory.
@@ -113,8 +115,6 @@ struct Checker<'a> {
 
 /// Said of the transport whose child process is still to come.
 const SDK_IS_MISSING: &str = "transport \"sdk\" is not built yet; accepted: \"http\"";
-/// Longest time one exchange with ClickHouse may take.
-const CLICKHOUSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Checks a configuration whose shape is right.
 pub fn check(config: raw::Config, folder: &Path) -> Result<Settings, Vec<Problem>> {
@@ -230,6 +230,7 @@ impl Checker<'_> {
             &format!("{at}.archive.poll_interval"),
             &archive.poll_interval,
         );
+        let timeout = self.duration(&format!("{at}.archive.timeout"), &archive.timeout);
         let mut keys = KeyRing::new();
         for (index, key) in archive.key.iter().enumerate() {
             let at = format!("{at}.archive.key[{index}]");
@@ -265,6 +266,7 @@ impl Checker<'_> {
             secret: secret?,
             batch_limit: archive.batch_limit,
             poll_interval: poll_interval?,
+            timeout: timeout?,
             keys: Arc::new(keys),
             directory: match directory {
                 Some(directory) => Some(directory?),
@@ -275,6 +277,7 @@ impl Checker<'_> {
 
     fn clickhouse(&mut self, sink: raw::ClickHouse) -> Option<ClickHouse> {
         let interval = self.duration("sink.clickhouse.batch_interval", &sink.batch_interval);
+        let timeout = self.duration("sink.clickhouse.timeout", &sink.timeout);
         let password = match &sink.password_file {
             Some(file) => Some(self.secret("sink.clickhouse.password_file", file)?),
             None => None,
@@ -285,7 +288,7 @@ impl Checker<'_> {
                 database: sink.database,
                 user: sink.user,
                 password,
-                timeout: CLICKHOUSE_TIMEOUT,
+                timeout: timeout?,
             },
             batch_rows: sink.batch_rows as usize,
             batch_interval: interval?,

@@ -58,10 +58,10 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
             rules: Arc::clone(&parts.rules),
             state_dir,
             lanes: lanes
-                .map(|(sink, limits, make)| LaneSetup {
-                    sink,
-                    limits,
-                    writer: make(),
+                .map(|parts| LaneSetup {
+                    sink: parts.sink,
+                    limits: parts.limits,
+                    writer: (parts.writer)(),
                 })
                 .collect(),
         });

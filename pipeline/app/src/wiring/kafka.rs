@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use chatledger_engine::kafka::directory::{CorpDirectory, DirectoryFollower, DirectoryStage};
+use chatledger_engine::kafka::marks::MarkReader;
 use chatledger_engine::kafka::process::{CorpTools, ProcessStage};
 use chatledger_engine::kafka::sink::SinkStage;
 use chatledger_engine::kafka::source::SourceStage;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{PARQUET, Parts, RunOptions, await_directories, nobody};
+use super::{PARQUET, Parts, RunOptions, SinkParts, await_directories, nobody};
 use crate::cli::StageName;
 use crate::exit::Failure;
 use crate::kafka_log::{Names, Role};
@@ -127,6 +128,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         background.spawn(names_task.run());
         let stage = ProcessStage {
             join: names.join(&Role::Process),
+            marks: MarkReader(names.join(&Role::Marks)),
             corps: Arc::new(tools),
             rules: Arc::clone(&parts.rules),
             metrics: Arc::clone(&parts.metrics),
@@ -143,7 +145,13 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
     }
     if runs(StageName::Sink) {
         for topic in [Topic::Messages, Topic::Violations, Topic::DeadLetter] {
-            for (sink, limits, writer) in parts.sinks() {
+            for SinkParts {
+                sink,
+                limits,
+                writer,
+                marks,
+            } in parts.sinks()
+            {
                 if sink == PARQUET && topic == Topic::DeadLetter {
                     continue;
                 }
@@ -153,6 +161,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
                     join: names.join(&Role::Sink(sink, topic)),
                     limits,
                     writer,
+                    marks,
                     progress: Arc::clone(&parts.progress),
                     metrics: Arc::clone(&parts.metrics),
                     ending: ending(&process_ended),

@@ -15,7 +15,7 @@ use chatledger_engine::delivery::Limits;
 use chatledger_engine::direct::{StateError, StateLock};
 use chatledger_engine::directory_sync::await_first;
 use chatledger_engine::metrics::Metrics;
-use chatledger_engine::ports::{CutWriter, DirectorySink};
+use chatledger_engine::ports::{CutWriter, DirectorySink, Marks};
 use chatledger_engine::pull::Puller;
 use chatledger_engine::shared::{Current, Progress, Totals};
 use chatledger_parquet::Zones;
@@ -30,7 +30,9 @@ use tracing::warn;
 
 use self::reach::{Needs, reach};
 pub use self::reach::{archive, migrate};
-use crate::adapters::{DirectoryTables, FileWriter, TableWriter, WecomArchive, WecomDirectory};
+use crate::adapters::{
+    DirectoryTables, FileMarks, FileWriter, TableMarks, TableWriter, WecomArchive, WecomDirectory,
+};
 use crate::cli::StageName;
 use crate::config::{Corp, Settings};
 use crate::exit::{Failure, chain};
@@ -42,8 +44,8 @@ const PARQUET: &str = "parquet";
 
 /// Bytes in memory after which a lane writes though it has not enough rows.
 const LANE_BYTES: usize = 48 << 20;
-/// Longest exchange with WeCom; the SDK's own default is 5 s, gateways may be slower.
-const WECOM_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest exchange with the directory APIs.
+const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the first directory is waited for before records are opened without names.
 const FIRST_DIRECTORY: Duration = Duration::from_secs(60);
 
@@ -200,7 +202,7 @@ impl Parts {
             corp_id: corp.id.clone(),
             base_url: directory.base_url.clone(),
             secret: directory.secret.clone(),
-            timeout: WECOM_TIMEOUT,
+            timeout: DIRECTORY_TIMEOUT,
             on_call: self.on_call(),
         })
         .map_err(|error| Failure::config(format!("corp {}: {}", corp.id, chain(&error))))?;
@@ -214,18 +216,25 @@ impl Parts {
             .collect()
     }
 
-    /// The sinks there are: name, limits, and how a lane's writing end is made.
-    fn sinks(&self) -> Vec<(&'static str, Limits, WriterFactory)> {
-        let mut sinks: Vec<(&'static str, Limits, WriterFactory)> = Vec::new();
+    /// The sinks there are.
+    fn sinks(&self) -> Vec<SinkParts> {
+        let mut sinks = Vec::new();
+        let prefix = &self.settings.kafka.prefix;
         if let (Some(setting), Some(clickhouse)) = (&self.settings.clickhouse, &self.clickhouse) {
             let limits = Limits {
                 rows: setting.batch_rows,
                 bytes: LANE_BYTES,
                 interval: setting.batch_interval,
             };
+            let marks = Arc::new(TableMarks::new(Arc::clone(clickhouse), prefix.clone()));
             let clickhouse = Arc::clone(clickhouse);
             let make = move || Box::new(TableWriter::new(Arc::clone(&clickhouse))) as Writer;
-            sinks.push((CLICKHOUSE, limits, Box::new(make)));
+            sinks.push(SinkParts {
+                sink: CLICKHOUSE,
+                limits,
+                writer: Box::new(make),
+                marks,
+            });
         }
         if let Some(setting) = &self.settings.parquet {
             let limits = Limits {
@@ -233,12 +242,28 @@ impl Parts {
                 bytes: LANE_BYTES,
                 interval: setting.roll_interval,
             };
+            let marks = Arc::new(FileMarks::new(setting.target.clone(), prefix.clone()));
             let (target, zones) = (setting.target.clone(), self.zones.clone());
             let make = move || Box::new(FileWriter::new(target.clone(), zones.clone())) as Writer;
-            sinks.push((PARQUET, limits, Box::new(make)));
+            sinks.push(SinkParts {
+                sink: PARQUET,
+                limits,
+                writer: Box::new(make),
+                marks,
+            });
         }
         sinks
     }
+}
+
+/// A sink and how it is written to.
+struct SinkParts {
+    sink: &'static str,
+    limits: Limits,
+    /// Makes a lane's writing end.
+    writer: WriterFactory,
+    /// Where it keeps how far each lane of the log is; the direct driver has no need of it.
+    marks: Arc<dyn Marks>,
 }
 
 type Writer = Box<dyn CutWriter>;

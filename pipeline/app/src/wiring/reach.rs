@@ -10,7 +10,6 @@ use chatledger_schemas::{Classified, FaultClass};
 use chatledger_wecom::{Archive, ArchiveOptions, OnCall};
 use tracing::{info, warn};
 
-use super::WECOM_TIMEOUT;
 use crate::cli::StageName;
 use crate::config::{Corp, Settings};
 use crate::exit::{Failure, chain};
@@ -136,7 +135,7 @@ pub fn archive(corp: &Corp, on_call: OnCall) -> Result<Archive, Failure> {
         base_url: corp.base_url.clone(),
         secret: corp.secret.clone(),
         limit: corp.batch_limit,
-        timeout: WECOM_TIMEOUT,
+        timeout: corp.timeout,
         on_call,
     })
     .map_err(|error| Failure::config(format!("corp {}: {}", corp.id, chain(&error))))

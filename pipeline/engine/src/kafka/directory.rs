@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Ending, Event, Group, Join, LogRecord, OutRecord, Topic, supervised};
+use super::{Ending, Event, Group, Join, LogRecord, OutRecord, Topic, still_ours, supervised};
 use crate::directory_sync::DirectorySync;
 use crate::fault::Fault;
 use crate::ports::{DirectorySink, DirectorySource};
@@ -72,56 +72,54 @@ impl DirectoryStage {
     }
 
     async fn lead(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
-        'lead: loop {
-            loop {
-                if self.ending.stop.is_cancelled() {
-                    return Ok(());
-                }
-                if let Event::Assigned(partitions) = group.next(TICK).await?
-                    && !partitions.is_empty()
-                {
-                    break;
-                }
+        loop {
+            if self.ending.stop.is_cancelled() {
+                return Ok(());
             }
-            group.begin().await?;
-            let mut followed: HashMap<String, Followed> = self
-                .corps
-                .iter()
-                .map(|corp| {
-                    let assembler = Assembler::new(corp.corp_id.clone());
-                    let wanted = Arc::new(WantedRooms::default());
-                    (corp.corp_id.to_string(), Followed { assembler, wanted })
-                })
-                .collect();
-            loop {
-                match group.next(TICK).await? {
-                    Event::Record(record) => follow(&mut followed, &record)?,
-                    Event::End(_) => break,
-                    Event::Revoked(_) => continue 'lead,
-                    Event::Assigned(_) | Event::Idle => {}
-                }
+            if let Event::Assigned(partitions) = group.next(TICK).await?
+                && !partitions.is_empty()
+            {
+                break;
             }
-            info!("this process reads the directories");
-            let stop = self.ending.stop.child_token();
-            let guard = stop.clone().drop_guard();
-            let (failed, mut failures) = mpsc::channel(1);
-            let mut syncs = self.start(&group, &failed, &followed, &stop);
-            while !self.ending.stop.is_cancelled() {
-                let event = tokio::select! {
-                    event = group.next(TICK) => event?,
-                    // A producer whose transaction has failed may not be able to begin another.
-                    Some(fault) = failures.recv() => return Err(fault),
-                };
-                match event {
-                    Event::Record(record) => follow(&mut followed, &record)?,
-                    Event::Revoked(_) => continue 'lead,
-                    Event::Assigned(_) | Event::End(_) | Event::Idle => {}
-                }
-            }
-            drop(guard);
-            while syncs.join_next().await.is_some() {}
-            return Ok(());
         }
+        group.begin().await?;
+        let mut followed: HashMap<String, Followed> = self
+            .corps
+            .iter()
+            .map(|corp| {
+                let assembler = Assembler::new(corp.corp_id.clone());
+                let wanted = Arc::new(WantedRooms::default());
+                (corp.corp_id.to_string(), Followed { assembler, wanted })
+            })
+            .collect();
+        loop {
+            match group.next(TICK).await? {
+                Event::Record(record) => follow(&mut followed, &record)?,
+                Event::End(_) => break,
+                event @ Event::Revoked(_) => still_ours(&event)?,
+                Event::Assigned(_) | Event::Idle => {}
+            }
+        }
+        info!("this process reads the directories");
+        let stop = self.ending.stop.child_token();
+        let guard = stop.clone().drop_guard();
+        let (failed, mut failures) = mpsc::channel(1);
+        let mut syncs = self.start(&group, &failed, &followed, &stop);
+        while !self.ending.stop.is_cancelled() {
+            let event = tokio::select! {
+                event = group.next(TICK) => event?,
+                // A producer whose transaction has failed may not be able to begin another.
+                Some(fault) = failures.recv() => return Err(fault),
+            };
+            match event {
+                Event::Record(record) => follow(&mut followed, &record)?,
+                event @ Event::Revoked(_) => still_ours(&event)?,
+                Event::Assigned(_) | Event::End(_) | Event::Idle => {}
+            }
+        }
+        drop(guard);
+        while syncs.join_next().await.is_some() {}
+        Ok(())
     }
 
     fn start(

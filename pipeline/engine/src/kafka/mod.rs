@@ -3,7 +3,8 @@
 //! ```text
 //! archive ─▶ source ═▶ [raw] ─▶ process ═▶ [messages]   ─▶ clickhouse, parquet (a group each)
 //!              ╚═▶ [cursor]        ╠═▶ [violations] ─▶ clickhouse, parquet
-//!                                  ╚═▶ [deadletter] ─▶ clickhouse
+//!                                  ╠═▶ [deadletter] ─▶ clickhouse
+//!                                  ╚═▶ [marks]
 //! directory ═▶ [directory] ─▶ process            ═▶ one transaction
 //! ```
 //!
@@ -21,22 +22,25 @@
 //! which cannot begin before the last one is seen.
 
 pub mod directory;
+pub mod marks;
 pub mod process;
 pub mod sink;
 pub mod source;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chatledger_schemas::ledger::Link;
+use chatledger_schemas::{Classified, FaultClass};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::fault::{Backoff, Fault};
+use crate::mark::witness;
 
 /// The topics, without the deployment's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,11 +59,14 @@ pub enum Topic {
     Directory,
     /// What was pulled and what became of it; for ever.
     Ledger,
+    /// How far each partition of `[raw]` has been processed; compacted. Not on `[cursor]`: a
+    /// transaction that `process` leaves open would keep `source` from reading its own end there.
+    Marks,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Raw,
         Self::Messages,
         Self::Violations,
@@ -67,6 +74,7 @@ impl Topic {
         Self::Cursor,
         Self::Directory,
         Self::Ledger,
+        Self::Marks,
     ];
 
     /// Its name behind the prefix.
@@ -79,6 +87,7 @@ impl Topic {
             Self::Cursor => "cursor",
             Self::Directory => "directory",
             Self::Ledger => "ledger",
+            Self::Marks => "marks",
         }
     }
 }
@@ -102,6 +111,13 @@ pub struct LogRecord {
     pub link: Option<Link>,
     /// When it was written, milliseconds since the epoch, UTC.
     pub timestamp: i64,
+}
+
+impl LogRecord {
+    /// What a mark that ends with this record says of it.
+    pub fn witness(&self) -> u64 {
+        witness(self.offset + 1, &self.value, self.timestamp)
+    }
 }
 
 /// A record to be written to a topic.
@@ -152,7 +168,8 @@ pub enum Event {
 pub trait Group: Send + Sync {
     /// The next event, waiting at most `wait`.
     fn next(&self, wait: Duration) -> BoxFuture<'_, Result<Event, Fault>>;
-    /// Commits a position with metadata. Refused (class stop) if the partition has another owner.
+    /// Commits a position with metadata. Refused (class refresh) if the partition has another owner,
+    /// or has had one since it was assigned.
     fn save(
         &self,
         partition: i32,
@@ -161,8 +178,8 @@ pub trait Group: Send + Sync {
     ) -> BoxFuture<'_, Result<(), Fault>>;
     /// Goes on reading a partition at an offset; its end will be told again.
     fn seek(&self, partition: i32, offset: u64) -> BoxFuture<'_, Result<(), Fault>>;
-    /// Stays in the group without reading, for as long as it is polled.
-    fn keep_alive(&self) -> BoxFuture<'_, ()>;
+    /// Stays in the group without reading, for as long as it is polled; ends only with a fault.
+    fn keep_alive(&self) -> BoxFuture<'_, Fault>;
     /// Fences every older holder of this group's transactional id; needed before [`Group::transact`].
     fn begin(&self) -> BoxFuture<'_, Result<(), Fault>>;
     /// Writes records and commits positions of this group, all or nothing.
@@ -196,6 +213,9 @@ impl Ending {
     }
 }
 
+/// A stage that has run for so long has got over what went wrong before.
+const STEADY: Duration = Duration::from_secs(60);
+
 /// Runs a stage's loop, and again after each fault, until it ends by itself or is stopped.
 async fn supervised<F>(
     stage: &'static str,
@@ -207,6 +227,7 @@ async fn supervised<F>(
 {
     let mut backoff = Backoff::default();
     while !ending.stop.is_cancelled() {
+        let began = Instant::now();
         let fault = match join().await {
             Ok(group) => match run(group).await {
                 Ok(()) => return,
@@ -214,12 +235,35 @@ async fn supervised<F>(
             },
             Err(fault) => fault,
         };
+        if began.elapsed() >= STEADY {
+            backoff.reset();
+        }
         let pause = backoff.pause(&fault, rand::random());
         warn!(stage, class = fault.class.as_str(), error = %fault, ?pause, "stage begins again");
         tokio::select! {
             () = ending.stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+/// Another process has been given what only one may hold. A producer can take its transactional id
+/// over once, so the stage joins anew.
+#[derive(Debug, thiserror::Error)]
+#[error("another process takes over")]
+struct TakenOver;
+
+impl Classified for TakenOver {
+    fn class(&self) -> FaultClass {
+        FaultClass::Refresh
+    }
+}
+
+/// Ends a stage that only one process may run when its partition is taken away.
+fn still_ours(event: &Event) -> Result<(), Fault> {
+    match event {
+        Event::Revoked(_) => Err(Fault::new(TakenOver)),
+        _ => Ok(()),
     }
 }
 

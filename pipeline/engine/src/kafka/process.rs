@@ -2,6 +2,9 @@
 //!
 //! The time at which the broker took a record is the time it was pulled, so a batch that is
 //! processed again gives the same rows.
+//!
+//! Each transaction also says on `[marks]` how far its partitions are, so a group that is set back
+//! processes nothing a second time: what lies before the mark only fills the window of repeats.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,11 +18,13 @@ use chatledger_schemas::directory::{DirectoryRow, Room, RoomKind};
 use chatledger_schemas::ledger::{LedgerRecord, Link, Settled};
 use chatledger_schemas::{CorpId, SealedRecord};
 use serde::Serialize;
-use tracing::info;
+use tracing::{info, warn};
 
+use super::marks::{MarkReader, mark_record};
 use super::{Ending, Ends, Event, Group, Join, LogRecord, OutRecord, Topic, supervised};
 use crate::failpoint;
 use crate::fault::Fault;
+use crate::mark::{Claim, Mark, Step};
 use crate::metrics::Metrics;
 use crate::shared::{Current, Totals};
 use crate::stages::{Processed, Pulled, Tools, process};
@@ -47,6 +52,8 @@ pub struct CorpTools {
 pub struct ProcessStage {
     /// Membership in the group on `[raw]`.
     pub join: Join,
+    /// Reads `[marks]` from its beginning, outside any group.
+    pub marks: MarkReader,
     /// The corps by id.
     pub corps: Arc<HashMap<String, CorpTools>>,
     /// What is looked for.
@@ -64,6 +71,30 @@ struct Partition {
     /// Records before this offset only fill the window.
     position: u64,
     window: Window,
+    /// A mark that is further, as long as it has not been looked into.
+    claim: Option<Claim>,
+}
+
+impl Partition {
+    fn new(position: u64, mark: Option<Mark>) -> Self {
+        Self {
+            position,
+            window: Window::new(WINDOW * 2),
+            claim: Claim::new(mark, position, WINDOW as u64),
+        }
+    }
+
+    /// Only tells the window of a record.
+    fn remember(&mut self, record: &LogRecord) {
+        let sealed = sealed(record);
+        let hash = msg_hash(&sealed.msgid);
+        self.window.logged(hash, body_hash(&sealed));
+    }
+
+    /// Where reading starts, so that the window is filled before the position.
+    fn start(&self) -> u64 {
+        self.position.saturating_sub(WINDOW as u64)
+    }
 }
 
 /// Records of one corp in one partition, in order.
@@ -90,15 +121,16 @@ impl ProcessStage {
                 Event::Assigned(list) => {
                     info!(partitions = list.len(), "raw partitions taken up");
                     ends.joined = true;
+                    let marks = if list.is_empty() {
+                        HashMap::new()
+                    } else {
+                        self.marks.read(&self.ending).await?
+                    };
                     for assigned in list {
-                        // Where reading starts: a probe for the end must not skip the window.
-                        let from = assigned.position.saturating_sub(WINDOW as u64);
-                        ends.assigned(assigned.partition, from);
-                        let window = Window::new(WINDOW * 2);
-                        let partition = Partition {
-                            position: assigned.position,
-                            window,
-                        };
+                        let mark = marks.get(&assigned.partition).copied();
+                        let partition = Partition::new(assigned.position, mark);
+                        // A probe for the end must not skip the window.
+                        ends.assigned(assigned.partition, partition.start());
                         partitions.insert(assigned.partition, partition);
                     }
                 }
@@ -112,10 +144,17 @@ impl ProcessStage {
                     let Some(partition) = partitions.get_mut(&record.partition) else {
                         continue;
                     };
-                    if record.offset < partition.position {
-                        let sealed = sealed(&record);
-                        let hash = msg_hash(&sealed.msgid);
-                        partition.window.logged(hash, body_hash(&sealed));
+                    if partition.claim.is_some() {
+                        meet(
+                            partition,
+                            record.partition,
+                            Some(&record),
+                            &*group,
+                            &mut ends,
+                        )
+                        .await?;
+                    } else if record.offset < partition.position {
+                        partition.remember(&record);
                     } else {
                         if pending.is_empty() {
                             since = Instant::now();
@@ -123,7 +162,12 @@ impl ProcessStage {
                         pending.push(record);
                     }
                 }
-                Event::End(partition) => ends.reached(partition),
+                Event::End(number) => {
+                    ends.reached(number);
+                    if let Some(partition) = partitions.get_mut(&number) {
+                        meet(partition, number, None, &*group, &mut ends).await?;
+                    }
+                }
                 Event::Idle => {}
             }
             let stopping = self.ending.stop.is_cancelled();
@@ -161,6 +205,7 @@ impl ProcessStage {
                 .or_default()
                 .push(record);
         }
+        let marks = marks(runs.values());
         let runs: Vec<Run> = runs
             .into_iter()
             .map(|((partition, corp), records)| (partition, corp, records))
@@ -187,6 +232,9 @@ impl ProcessStage {
             out.extend(rows);
             processed.push((corp, what));
         }
+        for (partition, mark) in marks {
+            out.push(mark_record(partition, mark)?);
+        }
         let consumed: Vec<(i32, u64)> = consumed.into_iter().collect();
         group.transact(out, &consumed).await?;
         for (corp, processed) in processed.iter().filter_map(|(c, p)| Some((c, p.as_ref()?))) {
@@ -195,6 +243,75 @@ impl ProcessStage {
         }
         Ok((back, consumed))
     }
+}
+
+/// How far a batch brings each of its partitions.
+fn marks<'a>(runs: impl Iterator<Item = &'a Vec<LogRecord>>) -> BTreeMap<i32, Mark> {
+    let mut last: BTreeMap<i32, &LogRecord> = BTreeMap::new();
+    for record in runs.filter_map(|records| records.last()) {
+        let known = last.entry(record.partition).or_insert(record);
+        if record.offset > known.offset {
+            *known = record;
+        }
+    }
+    let mark = |record: &LogRecord| Mark {
+        position: record.offset + 1,
+        witness: record.witness(),
+    };
+    last.into_iter()
+        .map(|(partition, record)| (partition, mark(record)))
+        .collect()
+}
+
+/// Holds a partition's mark against the next record of the log, or against its end.
+async fn meet(
+    partition: &mut Partition,
+    number: i32,
+    record: Option<&LogRecord>,
+    group: &dyn Group,
+    ends: &mut Ends,
+) -> Result<(), Fault> {
+    let Some(claim) = &mut partition.claim else {
+        return Ok(());
+    };
+    let (at, marked) = (partition.position, claim.mark().position);
+    let step = record.map_or(Step::Refuted, |record| {
+        claim.meet(record.offset + 1, || record.witness())
+    });
+    let from = match (step, record) {
+        (Step::Pass, Some(record)) => {
+            partition.remember(record);
+            return Ok(());
+        }
+        (Step::Confirmed, Some(record)) => {
+            warn!(
+                partition = number,
+                at, marked, "the group stands before what has been processed; going on behind that"
+            );
+            partition.claim = None;
+            partition.position = marked;
+            partition.remember(record);
+            return group.transact(Vec::new(), &[(number, marked)]).await;
+        }
+        (Step::Seek(offset), Some(record)) => {
+            // What was read so far is too far back to be of use.
+            if record.offset < offset {
+                partition.window = Window::new(WINDOW * 2);
+            }
+            offset
+        }
+        _ => {
+            warn!(
+                partition = number,
+                at, marked, "the mark is not of this log; going on where the group stands"
+            );
+            *partition = Partition::new(at, None);
+            partition.start()
+        }
+    };
+    group.seek(number, from).await?;
+    ends.assigned(number, from);
+    Ok(())
 }
 
 type Done = Result<(String, Vec<OutRecord>, Option<Processed>), Fault>;

@@ -3,8 +3,13 @@
 //! The committed offset is the lane's position, and what is about to be written stands in the
 //! commit's metadata (design decision 4), so whoever is given the partition next repeats exactly
 //! that. A commit is refused to a process that no longer owns the partition: it then writes nothing.
+//!
+//! The sink keeps a mark for each lane beside the rows. Where it is further than the group (set back
+//! by hand, or lost), the lane goes on behind it: setting a group back adds no row. To have a sink
+//! written again, its marks are removed with its rows.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +23,11 @@ use tracing::{info, warn};
 use super::{Assigned, Ending, Ends, Event, Group, Join, LogRecord, Topic, supervised};
 use crate::batch::{Batch, Extent};
 use crate::delivery::{Delivery, Flushed, Limits};
-use crate::fault::Fault;
+use crate::fault::{Fault, until_done};
 use crate::lane::{Checkpoint, Cut};
+use crate::mark::{Claim, Mark, Step};
 use crate::metrics::Metrics;
-use crate::ports::{CutWriter, Journal};
+use crate::ports::{CutWriter, Journal, Marks};
 use crate::shared::Progress;
 
 /// Records decoded together.
@@ -43,6 +49,8 @@ pub struct SinkStage {
     pub limits: Limits,
     /// Makes the writing end for a lane.
     pub writer: Box<dyn Fn() -> Box<dyn CutWriter> + Send + Sync>,
+    /// Where the sink keeps how far it has been written.
+    pub marks: Arc<dyn Marks>,
     /// How far each corp is.
     pub progress: Arc<BTreeMap<CorpId, Arc<Progress>>>,
     /// The metrics.
@@ -53,8 +61,11 @@ pub struct SinkStage {
 
 /// Positions of a lane count records, so offset + 1: position `p` is also the next offset.
 struct PartitionLane {
+    log: String,
     delivery: Delivery,
     journal: GroupJournal,
+    /// What the group has committed, as long as a mark that says more has not been looked into.
+    claim: Option<(Claim, Checkpoint)>,
     gathered: Vec<LogRecord>,
     newest: BTreeMap<CorpId, (u64, i64)>,
 }
@@ -96,8 +107,13 @@ impl SinkStage {
                 Event::Assigned(list) => {
                     ends.joined = true;
                     for assigned in list {
+                        let log = format!("{}-{:05}", self.topic.name(), assigned.partition);
+                        let Some(mark) = self.held(&log, &group).await? else {
+                            return Ok(());
+                        };
                         ends.assigned(assigned.partition, assigned.position);
-                        lanes.insert(assigned.partition, self.lane(&group, &assigned));
+                        let lane = self.lane(log, &group, &assigned, mark);
+                        lanes.insert(assigned.partition, lane);
                     }
                     info!(
                         sink = self.sink,
@@ -114,12 +130,19 @@ impl SinkStage {
                 Event::Record(record) => {
                     ends.read(record.partition, record.offset);
                     if let Some(lane) = lanes.get_mut(&record.partition) {
-                        self.gather(lane, record, &group).await?;
+                        if lane.claim.is_some() {
+                            self.meet(lane, Some(&record), &group, &mut ends).await?;
+                        } else {
+                            self.gather(lane, record, &group).await?;
+                        }
                     }
                 }
                 Event::End(partition) => {
                     ends.reached(partition);
                     if let Some(lane) = lanes.get_mut(&partition) {
+                        if lane.claim.is_some() {
+                            self.meet(lane, None, &group, &mut ends).await?;
+                        }
                         self.push(lane, &group).await?;
                     }
                 }
@@ -131,6 +154,12 @@ impl SinkStage {
             }
             for lane in lanes.values_mut() {
                 if lane.delivery.is_due() && !self.flush(lane, &group).await? {
+                    return Ok(());
+                }
+            }
+            // The bound holds for the lanes together, however many partitions there are.
+            while let Some(lane) = heaviest(&mut lanes, self.limits.bytes) {
+                if !self.flush(lane, &group).await? {
                     return Ok(());
                 }
             }
@@ -150,7 +179,36 @@ impl SinkStage {
         }
     }
 
-    fn lane(&self, group: &Arc<dyn Group>, assigned: &Assigned) -> PartitionLane {
+    /// The lane's mark, asked for until the sink answers; `None` if the process is stopping before.
+    async fn held(&self, log: &str, group: &Arc<dyn Group>) -> Result<Option<Option<Mark>>, Fault> {
+        let sink = self.sink;
+        let report = |fault: &Fault, pause: Duration| {
+            self.metrics.sink_failed(sink, fault.class);
+            warn!(sink, log, error = %fault, ?pause, "the sink does not say how far it is");
+        };
+        let held = until_done(&self.ending.stop, report, || self.marks.held(log));
+        alive(held, group).await
+    }
+
+    fn delivery(&self, log: &str, checkpoint: Checkpoint) -> Delivery {
+        Delivery::resume(
+            self.sink,
+            log.to_owned(),
+            checkpoint,
+            self.limits,
+            (self.writer)(),
+            Arc::clone(&self.metrics),
+        )
+        .marked(Arc::clone(&self.marks))
+    }
+
+    fn lane(
+        &self,
+        log: String,
+        group: &Arc<dyn Group>,
+        assigned: &Assigned,
+        mark: Option<Mark>,
+    ) -> PartitionLane {
         let cut = match assigned.metadata.as_str() {
             "" => None,
             metadata => serde_json::from_str::<Cut>(metadata)
@@ -167,23 +225,78 @@ impl SinkStage {
             position: assigned.position,
             cut,
         };
-        let log = format!("{}-{:05}", self.topic.name(), assigned.partition);
+        // A mark in the middle of a cut is another history's.
+        let mark = mark.filter(|mark| cut.is_none_or(|cut| mark.position >= cut.last));
+        let claim = Claim::new(mark, assigned.position, 1);
         PartitionLane {
-            delivery: Delivery::resume(
-                self.sink,
-                log,
-                checkpoint,
-                self.limits,
-                (self.writer)(),
-                Arc::clone(&self.metrics),
-            ),
+            delivery: self.delivery(&log, checkpoint),
+            log,
             journal: GroupJournal {
                 group: Arc::clone(group),
                 partition: assigned.partition,
             },
+            claim: claim.map(|claim| (claim, checkpoint)),
             gathered: Vec::new(),
             newest: BTreeMap::new(),
         }
+    }
+
+    /// Holds a lane's mark against the next record of the log, or against its end.
+    async fn meet(
+        &self,
+        lane: &mut PartitionLane,
+        record: Option<&LogRecord>,
+        group: &Arc<dyn Group>,
+        ends: &mut Ends,
+    ) -> Result<(), Fault> {
+        let Some((claim, committed)) = &mut lane.claim else {
+            return Ok(());
+        };
+        let (mark, committed, partition) = (claim.mark(), *committed, lane.journal.partition);
+        let (sink, log) = (self.sink, lane.log.as_str());
+        let step = record.map_or(Step::Refuted, |record| {
+            claim.meet(record.offset + 1, || record.witness())
+        });
+        let (at, held) = (committed.position, mark.position);
+        let from = match step {
+            Step::Pass => return Ok(()),
+            Step::Seek(offset) => offset,
+            Step::Confirmed => {
+                if committed.cut.is_some_and(|cut| cut.last == held) {
+                    info!(sink, log, at, held, "the last cut is in the sink already");
+                } else {
+                    warn!(
+                        sink,
+                        log,
+                        at,
+                        held,
+                        "the group stands before what the sink holds: nothing is written twice; to \
+                         have it written again, remove the lane's mark with its rows"
+                    );
+                }
+                let checkpoint = Checkpoint {
+                    position: held,
+                    cut: None,
+                };
+                lane.claim = None;
+                lane.delivery = self.delivery(log, checkpoint);
+                return lane.journal.save(checkpoint).await;
+            }
+            Step::Refuted => {
+                warn!(
+                    sink,
+                    log,
+                    at,
+                    held,
+                    "the sink's mark is not of this log; going on where the group stands"
+                );
+                lane.claim = None;
+                at
+            }
+        };
+        group.seek(partition, from).await?;
+        ends.assigned(partition, from);
+        Ok(())
     }
 
     async fn gather(
@@ -215,6 +328,7 @@ impl SinkStage {
             return Ok(());
         }
         let topic = self.topic;
+        let witness = records.last().map_or(0, LogRecord::witness);
         let batch = tokio::task::spawn_blocking(move || decode(topic, &records))
             .await
             .map_err(Fault::local)??;
@@ -232,6 +346,7 @@ impl SinkStage {
                 return Ok(());
             }
         }
+        lane.delivery.ends_with(witness);
         Ok(())
     }
 
@@ -239,14 +354,7 @@ impl SinkStage {
     /// process is stopping without waiting for the sink.
     async fn flush(&self, lane: &mut PartitionLane, group: &Arc<dyn Group>) -> Result<bool, Fault> {
         let flush = lane.delivery.flush(&mut lane.journal, &self.ending.abandon);
-        let beside = async {
-            tokio::time::sleep(PATIENCE).await;
-            group.keep_alive().await;
-        };
-        let flushed = tokio::select! {
-            flushed = flush => flushed?,
-            () = beside => return Ok(false),
-        };
+        let flushed = alive(flush, group).await??;
         if let Flushed::Delivered(_) = flushed {
             for (corp, (seq, newest)) in &lane.newest {
                 if let Some(progress) = self.progress.get(corp) {
@@ -256,6 +364,34 @@ impl SinkStage {
         }
         Ok(flushed != Flushed::Cancelled)
     }
+}
+
+/// Awaits what a sink has to do; if that takes long, the group is kept alive beside it.
+async fn alive<T>(work: impl Future<Output = T>, group: &Arc<dyn Group>) -> Result<T, Fault> {
+    let beside = async {
+        tokio::time::sleep(PATIENCE).await;
+        group.keep_alive().await
+    };
+    tokio::select! {
+        done = work => Ok(done),
+        fault = beside => Err(fault),
+    }
+}
+
+/// The lane that holds most, if together they hold more than `bytes`. Not one that repeats a cut,
+/// which ends where it ended.
+fn heaviest(lanes: &mut BTreeMap<i32, PartitionLane>, bytes: usize) -> Option<&mut PartitionLane> {
+    let held = |lane: &PartitionLane| lane.delivery.bytes();
+    if lanes.values().map(held).sum::<usize>() < bytes {
+        return None;
+    }
+    lanes
+        .values_mut()
+        .filter(|lane| {
+            let state = lane.delivery.lane();
+            state.open().is_some() && state.repeating().is_none()
+        })
+        .max_by_key(|lane| held(lane))
 }
 
 fn decode(topic: Topic, records: &[LogRecord]) -> Result<Option<Batch>, Fault> {
@@ -301,7 +437,7 @@ fn decode(topic: Topic, records: &[LogRecord]) -> Result<Option<Batch>, Fault> {
         Topic::Messages => batch.messages = rows(records)?,
         Topic::Violations => batch.violations = rows(records)?,
         Topic::DeadLetter => batch.dead_letters = rows(records)?,
-        Topic::Raw | Topic::Cursor | Topic::Directory | Topic::Ledger => {}
+        Topic::Raw | Topic::Cursor | Topic::Directory | Topic::Ledger | Topic::Marks => {}
     }
     Ok(Some(batch))
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use super::{Ending, Event, Group, Join, OutRecord, Topic, supervised};
+use super::{Ending, Event, Group, Join, OutRecord, Topic, still_ours, supervised};
 use crate::chain::{Chain, Seen};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
@@ -55,8 +55,6 @@ impl Cursor {
 enum Pulled {
     /// There is nothing more, or the process is stopping.
     Everything,
-    /// Another process reads from now on.
-    UntilRevoked,
     /// An archive has not answered for too long.
     GaveUp(Fault),
 }
@@ -95,32 +93,24 @@ impl SourceStage {
         group: Arc<dyn Group>,
         given_up: &Mutex<&mut Option<Fault>>,
     ) -> Result<(), Fault> {
+        // Wait to be the one process that reads.
         loop {
-            // Wait to be the one process that reads.
-            loop {
-                if self.ending.stop.is_cancelled() {
-                    return Ok(());
-                }
-                if let Event::Assigned(partitions) = group.next(TICK).await?
-                    && !partitions.is_empty()
-                {
-                    break;
-                }
+            if self.ending.stop.is_cancelled() {
+                return Ok(());
             }
-            group.begin().await?;
-            let Some(cursors) = recover(&*group).await? else {
-                continue;
-            };
-            info!(corps = cursors.len(), "this process reads the archives");
-            match self.pull(&group, &cursors).await? {
-                Pulled::Everything => return Ok(()),
-                Pulled::UntilRevoked => {}
-                Pulled::GaveUp(fault) => {
-                    **given_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
-                    return Ok(());
-                }
+            if let Event::Assigned(partitions) = group.next(TICK).await?
+                && !partitions.is_empty()
+            {
+                break;
             }
         }
+        group.begin().await?;
+        let cursors = recover(&*group).await?;
+        info!(corps = cursors.len(), "this process reads the archives");
+        if let Pulled::GaveUp(fault) = self.pull(&group, &cursors).await? {
+            **given_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        }
+        Ok(())
     }
 
     async fn pull(
@@ -172,10 +162,13 @@ impl SourceStage {
                     }
                     None => break,
                 },
-                event = group.next(TICK) => if let Event::Revoked(_) = event? {
-                    return Ok(Pulled::UntilRevoked);
-                },
+                event = group.next(TICK) => {
+                    still_ours(&event?)?;
+                    continue;
+                }
             }
+            // Also while one page follows the other: who is not heard of loses its place.
+            still_ours(&group.next(Duration::ZERO).await?)?;
         }
         if let Some(cursor) = last.filter(|_| drain) {
             group.transact(vec![cursor], &[]).await?;
@@ -256,8 +249,8 @@ fn cursor(corp_id: &str, seq: u64, chain: Chain) -> Result<OutRecord, Fault> {
     })
 }
 
-/// Reads `[cursor]` to its end; `None` if the partition is taken away meanwhile.
-async fn recover(group: &dyn Group) -> Result<Option<HashMap<String, Cursor>>, Fault> {
+/// Reads `[cursor]` to its end.
+async fn recover(group: &dyn Group) -> Result<HashMap<String, Cursor>, Fault> {
     let mut cursors = HashMap::new();
     loop {
         match group.next(TICK).await? {
@@ -265,8 +258,8 @@ async fn recover(group: &dyn Group) -> Result<Option<HashMap<String, Cursor>>, F
                 let cursor: Cursor = serde_json::from_slice(&record.value).map_err(Fault::local)?;
                 cursors.insert(String::from_utf8_lossy(&record.key).into_owned(), cursor);
             }
-            Event::End(_) => return Ok(Some(cursors)),
-            Event::Revoked(_) => return Ok(None),
+            Event::End(_) => return Ok(cursors),
+            event @ Event::Revoked(_) => still_ours(&event)?,
             Event::Assigned(_) | Event::Idle => {}
         }
     }
