@@ -2,7 +2,8 @@
 //!
 //! A shell in a process group of its own reads from a pipe whose other end is ours. When we end
 //! (even by SIGKILL) the pipe closes, and it kills the process groups still standing, stops the
-//! brokers and removes the folder. `CHATLEDGER_E2E_KEEP=1` keeps the folder and names it.
+//! brokers, unmounts what is mounted in the folder and removes it. `CHATLEDGER_E2E_KEEP=1` keeps
+//! the folder and names it.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -26,6 +27,7 @@ while read -r word value; do
 done
 for group in "${!groups[@]}"; do kill -KILL -- "-$group" 2>/dev/null; done
 for broker in "${!brokers[@]}"; do "$1" stop --data-dir "$broker" 2>/dev/null; done
+while read -r _ at _; do [[ $at != "$2"/* ]] || umount --lazy "$at"; done </proc/mounts
 if [[ ${CHATLEDGER_E2E_KEEP:-} ]]; then echo "kept: $2" >&2; else rm -rf -- "$2"; fi
 "#;
 

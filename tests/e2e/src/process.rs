@@ -167,6 +167,10 @@ impl Process {
     /// # Errors
     /// It has ended already.
     pub fn terminate(&mut self) -> Result<()> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
         if let Some(status) = self.ended()? {
             bail!(
                 "{} has ended before: {status}; {}",
@@ -174,7 +178,36 @@ impl Process {
                 self.log_end()
             );
         }
-        kill(self.pid(), Signal::SIGTERM).context("send SIGTERM")
+        kill(self.pid(), signal).with_context(|| format!("send {signal}"))
+    }
+
+    /// Stops the process where it stands (SIGSTOP), as a machine that is paused does.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a stopped process go on.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// The most memory it has held so far (`VmHWM`), in bytes.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(&status).context(status)?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kilobytes = kilobytes.context("the system does not tell of memory")?;
+        Ok(kilobytes.parse::<u64>().context("read VmHWM")? << 10)
     }
 
     /// Sends SIGKILL to the process and its children and waits for the end; false if the process

@@ -2,13 +2,15 @@
 //!
 //! One of each serves all tests of a binary, started when first asked for. Tests do not meet: each
 //! has its own database and topic prefix. A test that needs a service of its own starts an
-//! [`Engine`].
+//! [`Engine`] or a [`Broker`].
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::sync::OnceCell;
 
 use crate::janitor::Janitor;
@@ -91,28 +93,68 @@ pub async fn engine() -> Result<&'static str> {
     Ok(ENGINE.get_or_try_init(start).await?.url.as_str())
 }
 
+/// Apache Kafka on a data directory of its own.
+#[derive(Debug)]
+pub struct Broker {
+    /// Its address, `host:port`.
+    pub address: String,
+    data: PathBuf,
+}
+
+impl Broker {
+    /// Starts it and waits until it serves.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub async fn start() -> Result<Self> {
+        let janitor = Janitor::get()?;
+        let data = janitor.folder("kafka")?;
+        janitor.broker(&data);
+        let address = Self::launch(data.clone(), "0".to_owned()).await?;
+        Ok(Self { address, data })
+    }
+
+    async fn launch(data: PathBuf, port: String) -> Result<String> {
+        let start = move || {
+            let data = data
+                .to_str()
+                .context("the temporary folder's name is not UTF-8")?;
+            let words = ["start", "--data-dir", data, "--port", &port];
+            place::script("deploy/local/kafka", &words)
+        };
+        tokio::task::spawn_blocking(start)
+            .await
+            .context("start Kafka")?
+    }
+
+    /// Kills it as a crash would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&self) -> Result<()> {
+        let pid = std::fs::read_to_string(self.data.join("pid")).context("read Kafka's pid")?;
+        let pid = pid.split_whitespace().next().unwrap_or_default();
+        let pid = pid.parse().context("read Kafka's pid")?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill Kafka")
+    }
+
+    /// Starts it again on the same data and port, and waits until it serves.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub async fn restart(&self) -> Result<()> {
+        let port = self.address.rsplit(':').next().unwrap_or_default();
+        Self::launch(self.data.clone(), port.to_owned()).await?;
+        Ok(())
+    }
+}
+
 /// The broker of this test binary, as `host:port`.
 ///
 /// # Errors
 /// It cannot be started.
 pub async fn broker() -> Result<&'static str> {
-    static BROKER: OnceCell<String> = OnceCell::const_new();
-    let start = || async {
-        let janitor = Janitor::get()?;
-        let data = janitor.folder("kafka")?;
-        janitor.broker(&data);
-        let start = move || {
-            let data = data
-                .to_str()
-                .context("the temporary folder's name is not UTF-8")?;
-            place::script(
-                "deploy/local/kafka",
-                &["start", "--data-dir", data, "--port", "0"],
-            )
-        };
-        tokio::task::spawn_blocking(start)
-            .await
-            .context("start Kafka")?
-    };
-    Ok(BROKER.get_or_try_init(start).await?.as_str())
+    static BROKER: OnceCell<Broker> = OnceCell::const_new();
+    let broker = BROKER.get_or_try_init(Broker::start).await?;
+    Ok(broker.address.as_str())
 }

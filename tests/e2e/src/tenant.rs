@@ -62,6 +62,8 @@ pub struct Plan {
     pub further: Vec<String>,
     /// ClickHouse's address, where it is not the one that all tests share.
     pub clickhouse: Option<String>,
+    /// Kafka's address, where it is not the one that all tests share.
+    pub brokers: Option<String>,
 }
 
 impl Plan {
@@ -75,6 +77,7 @@ impl Plan {
             faults: String::new(),
             further: Vec::new(),
             clickhouse: None,
+            brokers: None,
         }
     }
 
@@ -177,7 +180,11 @@ impl Tenant {
         ]);
         command.args(["--poll-interval", "50ms"]);
         if plan.driver == Driver::Kafka {
-            command.args(["--brokers", services::broker().await?]);
+            let brokers = match plan.brokers {
+                Some(brokers) => brokers,
+                None => services::broker().await?.to_owned(),
+            };
+            command.args(["--brokers", &brokers]);
         }
         if let Some(corpus) = std::env::var_os("CHATLEDGER_CORPUS") {
             command.arg("--corpus").arg(corpus);
@@ -226,6 +233,32 @@ impl Tenant {
         fs::write(&self.config, text).context("write the configuration")
     }
 
+    /// Adds a text to the end of the configuration.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn configure_also(&self, text: &str) -> Result<()> {
+        let config = fs::read_to_string(&self.config).context("read the configuration")?;
+        fs::write(&self.config, format!("{config}\n{text}\n")).context("write the configuration")
+    }
+
+    /// Starts `chatledger run` as one of several processes of the same deployment: the same
+    /// configuration, a state folder of its own.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn member(&self, number: u32, further: &[&str]) -> Result<Process> {
+        let text = fs::read_to_string(&self.config).context("read the configuration")?;
+        let (folder, own) = (
+            "state_dir = \"state\"",
+            format!("state_dir = \"state-{number}\""),
+        );
+        ensure!(text.contains(folder), "the configuration names no {folder}");
+        let config = self.dir.join(format!("member-{number}.toml"));
+        fs::write(&config, text.replacen(folder, &own, 1)).context("write the configuration")?;
+        self.spawn(&config, "info", "run", further)
+    }
+
     /// Starts `chatledger COMMAND --config …` and further words of the command.
     ///
     /// # Errors
@@ -244,14 +277,14 @@ impl Tenant {
         word: &str,
         further: &[&str],
     ) -> Result<Process> {
+        self.spawn(&self.config, detail, word, further)
+    }
+
+    fn spawn(&self, config: &Path, detail: &str, word: &str, further: &[&str]) -> Result<Process> {
         self.runs.set(self.runs.get() + 1);
         let log = self.dir.with_extension(format!("{}.log", self.runs.get()));
         let mut command = Command::new(place::program("chatledger")?);
-        command
-            .arg(word)
-            .arg("--config")
-            .arg(&self.config)
-            .args(further);
+        command.arg(word).arg("--config").arg(config).args(further);
         command.env("CHATLEDGER_LOG", detail);
         Process::start(&format!("chatledger {word}"), command, &log)
     }

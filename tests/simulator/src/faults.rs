@@ -31,6 +31,8 @@ pub struct FaultSpec {
     pub empty: f64,
     /// Milliseconds every archive call takes at least.
     pub slow_ms: u64,
+    /// How far `seq` jumps in the middle of the backlog.
+    pub jump: u64,
 }
 
 impl FromStr for FaultSpec {
@@ -59,6 +61,7 @@ impl FromStr for FaultSpec {
                 "envelope" => spec.envelope = whole()?,
                 "duplicates" => spec.duplicates = whole()?,
                 "slow" => spec.slow_ms = whole()?,
+                "jump" => spec.jump = whole()?,
                 "empty" => spec.empty = share(value)?,
                 "api" => {
                     let (number, kinds) = value.split_once('@').unwrap_or((value, ""));
@@ -70,7 +73,7 @@ impl FromStr for FaultSpec {
                         .collect::<Result<_>>()?;
                 }
                 _ => bail!(
-                    "`{key}` is none of broken, unknown_key, envelope, duplicates, api, empty, slow"
+                    "`{key}` is none of broken, unknown_key, envelope, duplicates, api, empty, slow, jump"
                 ),
             }
         }

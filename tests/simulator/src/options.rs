@@ -58,7 +58,8 @@ pub struct TenantOptions {
     /// `envelope=N` (bad_envelope), `duplicates=N` (again under a later seq). Archive calls:
     /// `api=SHARE` fail, in all ways or in some, as in `api=0.1@busy+cut` (busy, rate, concurrency,
     /// expired, invalid, e500, e502, cut, truncated, error, slow); `empty=SHARE` get an empty page
-    /// though more follows; `slow=MS`, the least time each takes.
+    /// though more follows; `slow=MS`, the least time each takes. `jump=N`: in the middle of the
+    /// backlog `seq` goes on N further.
     #[arg(long, default_value = "", value_name = "SPEC")]
     pub faults: FaultSpec,
 }

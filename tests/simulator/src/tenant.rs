@@ -84,7 +84,17 @@ impl Tenant {
     /// The `seq` of the record at a position.
     pub fn seq(&self, record: u64) -> u64 {
         let chance = number(self.options.seed, Purpose::Sequence, record) % STRIDE;
-        self.first_seq + record * STRIDE + chance
+        let jump = if record < self.middle() {
+            0
+        } else {
+            self.options.faults.jump
+        };
+        self.first_seq + jump + record * STRIDE + chance
+    }
+
+    /// The record before which `seq` jumps.
+    fn middle(&self) -> u64 {
+        self.backlog_records() / 2
     }
 
     /// The first position whose `seq` is greater.
@@ -92,7 +102,13 @@ impl Tenant {
         let Some(offset) = seq.checked_sub(self.first_seq) else {
             return 0;
         };
-        let record = offset / STRIDE;
+        let (middle, jump) = (self.middle(), self.options.faults.jump);
+        let record = match offset.checked_sub(jump) {
+            Some(offset) if offset / STRIDE >= middle => offset / STRIDE,
+            // In the gap: the next is the first behind it.
+            _ if offset / STRIDE >= middle => return middle,
+            _ => offset / STRIDE,
+        };
         if self.seq(record) > seq {
             record
         } else {

@@ -299,12 +299,14 @@ fn secrets_and_keys_are_for_their_owner_alone() {
 
 #[test]
 fn seq_and_position_agree_for_every_seq() {
-    let dir = tempfile::tempdir().unwrap();
-    let tenant = make(dir.path(), "--messages 300");
-    let all: Vec<u64> = (0..300).map(|record| tenant.seq(record)).collect();
-    for seq in 0..all[299] + 10 {
-        let expected = all.partition_point(|&known| known <= seq) as u64;
-        assert_eq!(tenant.after(seq).min(300), expected, "after {seq}");
+    for arguments in ["--messages 300", "--messages 300 --faults jump=1000"] {
+        let dir = tempfile::tempdir().unwrap();
+        let tenant = make(dir.path(), arguments);
+        let all: Vec<u64> = (0..300).map(|record| tenant.seq(record)).collect();
+        for seq in 0..all[299] + 10 {
+            let expected = all.partition_point(|&known| known <= seq) as u64;
+            assert_eq!(tenant.after(seq).min(300), expected, "after {seq}");
+        }
+        assert!(tenant.after(u64::MAX) >= 300);
     }
-    assert!(tenant.after(u64::MAX) >= 300);
 }

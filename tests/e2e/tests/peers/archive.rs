@@ -1,0 +1,50 @@
+//! The archive fails in every way, one call in ten.
+
+use chatledger_e2e::tenant::{self, Plan, Tenant};
+use chatledger_e2e::{Driver, stored};
+
+/// Empty answers after which a drain believes that there is nothing more.
+const EMPTY_ANSWERS: u64 = 3;
+
+/// Drains as many messages as the larger tests take. The share of failing calls is that of the
+/// acceptance; pages are small, so that every kind of failure comes.
+async fn failing_archive(driver: Driver) {
+    let messages = tenant::messages().unwrap();
+    let page = (messages / 200).clamp(20, 1000);
+    // Besides: an empty page though more follows, records that come again under a later seq, a seq
+    // that jumps. The answer that is two seconds late comes after the timeout.
+    let faults = "broken=14,unknown_key=5,envelope=4,duplicates=20,api=0.1,empty=0.02,jump=70000";
+    let plan = Plan::new("failing", driver, messages)
+        .seed(7)
+        .faults(faults)
+        .with(format!("--batch-limit={page}"));
+    let tenant = Tenant::start(plan).await.unwrap();
+    tenant
+        .configure(&[("batch_limit = ", "timeout = \"1s\"\nbatch_limit = ")])
+        .unwrap();
+    let drained = tenant.drain().await.unwrap();
+    let expected = stored::equals_truth(&tenant).await.unwrap();
+    assert_eq!(drained.messages, expected.drained().messages);
+
+    let calls = tenant.calls().await.unwrap();
+    let count = |api: &str, what: &str| calls["calls"][api][what].as_u64().unwrap_or_default();
+    let made = count("getchatdata", "ok") + count("getchatdata", "refused");
+    let failed = count("getchatdata faults", "refused");
+    let without = expected.drained().pulled.div_ceil(page) + EMPTY_ANSWERS;
+    eprintln!("{driver}: {messages} messages, {made} archive calls, {without} without faults");
+    assert!(failed >= 7, "the archive has hardly failed: {calls}");
+    assert!(
+        made <= 2 * without,
+        "{made} calls, {without} without faults"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archive_that_fails_one_call_in_ten_is_drained_whole_by_the_direct_driver() {
+    failing_archive(Driver::Direct).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archive_that_fails_one_call_in_ten_is_drained_whole_by_the_kafka_driver() {
+    failing_archive(Driver::Kafka).await;
+}
