@@ -53,11 +53,14 @@ pub enum Reason {
     BadJson,
     /// The plaintext is JSON but no message: not an object, or a field of it has an unusable type.
     BadMessage,
+    /// The record or what it opens to is larger than anything WeCom sends. Of such a record only
+    /// its size and SHA-256 are kept; of such a message the sealed record as always.
+    TooLarge,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::BadEnvelope,
         Self::UnknownKeyVersion,
         Self::WrongKey,
@@ -67,6 +70,7 @@ impl Reason {
         Self::BadUtf8,
         Self::BadJson,
         Self::BadMessage,
+        Self::TooLarge,
     ];
 
     /// The value in the column and the metric label `reason`.
@@ -81,6 +85,7 @@ impl Reason {
             Self::BadUtf8 => "bad_utf8",
             Self::BadJson => "bad_json",
             Self::BadMessage => "bad_message",
+            Self::TooLarge => "too_large",
         }
     }
 }

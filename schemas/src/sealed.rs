@@ -10,8 +10,34 @@ use std::fmt;
 use bytes::Bytes;
 use serde::de::{self, Deserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::CorpId;
+
+/// Bytes of a record's JSON at most; some 200 times what WeCom sends. Whatever a record becomes
+/// then fits where it has to go: a row, a dead letter, a value on a topic.
+pub const MAX_RECORD_BYTES: usize = 4 << 20;
+
+/// Bytes of a `msgid` at most; WeCom's have some 60.
+pub const MAX_MSGID_BYTES: usize = 1 << 10;
+
+/// What is kept of a record beyond [`MAX_RECORD_BYTES`], so that whoever has the record can tell
+/// that it is the one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Oversize {
+    /// Bytes of its JSON.
+    pub bytes: u64,
+    /// SHA-256 of its JSON, in hexadecimal digits.
+    pub sha256: String,
+}
+
+/// The JSON that stands for a record beyond [`MAX_RECORD_BYTES`].
+#[derive(Deserialize, Serialize)]
+struct Stub {
+    seq: u64,
+    msgid: String,
+    too_large: Oversize,
+}
 
 /// One element of the envelope's `chatdata`, with the corp it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,10 +81,51 @@ impl SealedRecord {
         serde_json::from_slice(&self.json)
     }
 
+    /// The record, or what stands for it if it is too large to be taken: its size and hash. The
+    /// `msgid` is then kept unless that is what is too large.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let id_fits = self.msgid.len() <= MAX_MSGID_BYTES;
+        if id_fits && self.json.len() <= MAX_RECORD_BYTES {
+            return self;
+        }
+        let msgid = if id_fits { self.msgid } else { Box::default() };
+        let stub = Stub {
+            seq: self.seq,
+            msgid: msgid.to_string(),
+            too_large: Oversize {
+                bytes: self.json.len() as u64,
+                sha256: hex(&Sha256::digest(&self.json)),
+            },
+        };
+        Self {
+            corp_id: self.corp_id,
+            seq: self.seq,
+            msgid,
+            // Texts and numbers alone: there is nothing that could not be written.
+            json: serde_json::to_vec(&stub).unwrap_or_default().into(),
+        }
+    }
+
+    /// What was too large, if this stands for such a record.
+    pub fn too_large(&self) -> Option<Oversize> {
+        let stub: Stub = serde_json::from_slice(&self.json).ok()?;
+        Some(stub.too_large)
+    }
+
     /// The record's JSON as text, for the dead-letter store.
     pub fn json_text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.json)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing into a text cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Reads a `u64` that a gateway may have re-serialised as a string (`wecom-api` §4.3).
@@ -116,6 +183,46 @@ mod tests {
         assert_eq!((fields.seq, fields.publickey_ver), (u64::MAX, 3));
         assert_eq!(fields.msgid, "a/b");
         assert!(matches!(fields.encrypt_random_key, Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn record_of_the_largest_size_stays_and_of_a_larger_one_size_and_hash_are_kept() {
+        let of = |bytes: usize, msgid: &str| SealedRecord {
+            json: Bytes::from(vec![b' '; bytes]),
+            msgid: msgid.into(),
+            ..record("")
+        };
+        let largest = of(MAX_RECORD_BYTES, "m");
+        assert_eq!(largest.clone().bounded(), largest);
+
+        let larger = of(MAX_RECORD_BYTES + 1, "m\"").bounded();
+        assert_eq!((larger.seq, &*larger.msgid), (1, "m\""));
+        let kept = larger.too_large().unwrap();
+        assert_eq!(kept.bytes, MAX_RECORD_BYTES as u64 + 1);
+        assert_eq!(
+            kept.sha256,
+            hex(&Sha256::digest(vec![b' '; MAX_RECORD_BYTES + 1]))
+        );
+        assert!(larger.fields().is_err() && larger.json.len() < 200);
+        assert_eq!(larger.clone().bounded(), larger);
+
+        let named = of(10, &"i".repeat(MAX_MSGID_BYTES + 1)).bounded();
+        assert_eq!(&*named.msgid, "");
+        assert_eq!(named.too_large().unwrap().bytes, 10);
+        assert!(record(r#"{"seq":1}"#).too_large().is_none());
+    }
+
+    #[test]
+    fn ten_thousand_levels_in_a_field_that_nobody_reads_do_no_harm() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        let json = format!(
+            r#"{{"x":{deep},"seq":1,"msgid":"a","publickey_ver":1,"encrypt_random_key":"",
+                "encrypt_chat_msg":""}}"#
+        );
+        let mut sealed = record("");
+        sealed.json = json.into();
+        assert_eq!(sealed.fields().unwrap().seq, 1);
+        assert!(sealed.too_large().is_none());
     }
 
     #[test]

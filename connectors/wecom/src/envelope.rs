@@ -1,10 +1,13 @@
 //! The archive's answer, read into sealed records (`wecom-api` §2).
 //!
 //! Guarantees: no record the API gave beyond the asked `seq` is left out, however odd it is; each
-//! record keeps its JSON byte for byte, as a slice of the one page; the records ascend by `seq`.
+//! record keeps its JSON byte for byte, as a slice of the one page; the records ascend by `seq`. The
+//! one exception: of a record that is larger than [`sealed::MAX_RECORD_BYTES`] only its size and
+//! hash are kept, and its page is not held for the sake of the others.
 //! What is wrong inside a record is not decided here: opening it will tell, and park it.
 
 use bytes::Bytes;
+use chatledger_schemas::sealed::{MAX_MSGID_BYTES, MAX_RECORD_BYTES};
 use chatledger_schemas::{CorpId, SealedRecord, sealed};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -35,6 +38,18 @@ struct Placed<'a> {
     raw: &'a RawValue,
     seq: Option<u64>,
     msgid: Box<str>,
+}
+
+impl Placed<'_> {
+    fn is_oversize(&self) -> bool {
+        self.raw.get().len() > MAX_RECORD_BYTES || self.msgid.len() > MAX_MSGID_BYTES
+    }
+}
+
+/// Reads an archive's answer as [`Archive::page`](crate::Archive::page) does, from bytes of one's own;
+/// `None` if it is a refusal or no page.
+pub fn read_page(body: &Bytes, corp_id: &CorpId, after_seq: u64) -> Option<Vec<SealedRecord>> {
+    read(body, corp_id, after_seq).ok()
 }
 
 /// Reads a page that was asked for with `after_seq`.
@@ -88,15 +103,28 @@ fn read_strictly(
     .ok_or(Unread::NoReadableSeq {
         records: records.len(),
     })?;
+    let crowded = records.iter().any(Placed::is_oversize);
     let mut sealed: Vec<SealedRecord> = records
         .into_iter()
         .zip(seqs)
         .filter(|(_, seq)| *seq > after_seq)
-        .map(|(record, seq)| SealedRecord {
-            corp_id: corp_id.clone(),
-            seq,
-            msgid: record.msgid,
-            json: body.slice_ref(record.raw.get().as_bytes()),
+        .map(|(record, seq)| {
+            let json = body.slice_ref(record.raw.get().as_bytes());
+            let sealed = SealedRecord {
+                corp_id: corp_id.clone(),
+                seq,
+                msgid: record.msgid,
+                json,
+            }
+            .bounded();
+            SealedRecord {
+                json: if crowded {
+                    Bytes::copy_from_slice(&sealed.json)
+                } else {
+                    sealed.json
+                },
+                ..sealed
+            }
         })
         .collect();
     if !sealed.is_sorted_by_key(|record| record.seq) {
@@ -291,6 +319,38 @@ mod tests {
             "]".repeat(10_000)
         );
         assert_eq!(seqs(deep, 0), [1]);
+    }
+
+    #[test]
+    fn record_that_is_too_large_leaves_its_size_and_hash_and_its_neighbours_whole() {
+        let field = "x".repeat(MAX_RECORD_BYTES);
+        let large = format!(r#"{{"seq":2,"msgid":"b","encrypt_chat_msg":"{field}"}}"#);
+        let id = "i".repeat(MAX_MSGID_BYTES + 1);
+        let json = format!(
+            r#"{{"chatdata":[{{"seq":1,"msgid":"a"}},{large},{{"seq":3,"msgid":"{id}"}}]}}"#
+        );
+        let body = Bytes::from(json);
+        let records = read(&body, &"ww1".into(), 0).unwrap();
+        let ids: Vec<_> = records.iter().map(|r| (r.seq, &*r.msgid)).collect();
+        assert_eq!(ids, [(1, "a"), (2, "b"), (3, "")]);
+        assert_eq!(records[0].json, br#"{"seq":1,"msgid":"a"}"#.as_slice());
+        assert!(!body.as_ptr_range().contains(&records[0].json.as_ptr()));
+        assert!(records[1].json.len() < 300);
+        let kept = records[1].too_large().unwrap();
+        assert_eq!(kept.bytes, large.len() as u64);
+        assert!(records[2].too_large().is_some());
+    }
+
+    #[test]
+    fn record_of_the_largest_size_is_taken_as_it_is() {
+        let frame = r#"{"seq":2,"x":""}"#.len();
+        let record = format!(
+            r#"{{"seq":2,"x":"{}"}}"#,
+            "x".repeat(MAX_RECORD_BYTES - frame)
+        );
+        let records = page(format!(r#"{{"chatdata":[{record}]}}"#), 0).unwrap();
+        assert_eq!(records[0].json, record.as_bytes());
+        assert!(records[0].too_large().is_none());
     }
 
     fn value() -> impl Strategy<Value = String> {

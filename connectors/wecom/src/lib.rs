@@ -31,6 +31,7 @@ mod token;
 pub use api::Api;
 pub use archive::{Archive, ArchiveOptions, Page};
 pub use directory::{DirectoryClient, DirectoryOptions, Skipped};
+pub use envelope::read_page;
 pub use error::Error;
 
 /// Told of every call: the API's name (one of [`Api::ALL`]) and how it went: `ok`, or the

@@ -331,3 +331,52 @@ async fn no_error_shows_the_secret_or_the_token_in_any_form() {
         }
     }
 }
+
+#[tokio::test]
+async fn field_of_a_hundred_megabytes_is_known_by_its_hash_and_hides_no_neighbour() {
+    let server = Server::start(|call| match call.api.as_str() {
+        "gettoken" => Answer::Json(json!({})),
+        _ => {
+            let field = "x".repeat(100 << 20);
+            Answer::Raw(
+                200,
+                format!(
+                    r#"{{"errcode":0,"chatdata":[{{"seq":7,"msgid":"a"}},
+                        {{"seq":8,"msgid":"b","encrypt_chat_msg":"{field}"}},
+                        {{"seq":9,"msgid":"c"}}]}}"#
+                ),
+            )
+        }
+    })
+    .await;
+    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    let records = archive.page(6).await.unwrap().records;
+    let seqs: Vec<_> = records.iter().map(|record| record.seq).collect();
+    assert_eq!(seqs, [7, 8, 9]);
+    let kept = records[1].too_large().unwrap();
+    assert!(kept.bytes > 100 << 20, "{kept:?}");
+    assert!(records.iter().all(|record| record.json.len() < 300));
+}
+
+#[tokio::test]
+async fn answer_nested_ten_thousand_levels_deep_is_malformed_or_a_record() {
+    let deep = || format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let server = Server::start(move |call| match (call.api.as_str(), call.earlier) {
+        ("gettoken", _) => Answer::Json(json!({})),
+        (_, 0) => Answer::Raw(200, deep()),
+        (_, 1) => Answer::Raw(200, format!(r#"{{"errcode":{}}}"#, deep())),
+        (_, 2) => Answer::Raw(200, format!(r#"{{"errmsg":{}}}"#, deep())),
+        _ => Answer::Raw(
+            200,
+            format!(r#"{{"chatdata":[{{"seq":7,"x":{}}}]}}"#, deep()),
+        ),
+    })
+    .await;
+    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    for _ in 0..2 {
+        let error = archive.page(6).await.unwrap_err();
+        assert!(matches!(error, Error::Malformed { .. }), "{error:?}");
+    }
+    let _ = archive.page(6).await;
+    assert_eq!(archive.page(6).await.unwrap().records[0].seq, 7);
+}

@@ -9,6 +9,7 @@
 )]
 
 mod adapters;
+mod bounded_file;
 mod cli;
 mod commands;
 mod config;

@@ -12,8 +12,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::bounded_file;
 use crate::exit::chain;
 
+/// Bytes of a rule file or words file at most.
+const MOST_BYTES: u64 = 32 << 20;
 /// Files are written in several steps; wait until they have been quiet for so long.
 const QUIET: Duration = Duration::from_millis(300);
 /// Watching can miss changes (network file systems); look again after so long anyway.
@@ -39,7 +42,7 @@ pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
     let mut texts = Vec::new();
     let mut errors = Vec::new();
     for file in &files {
-        match std::fs::read_to_string(file) {
+        match bounded_file::text(file, MOST_BYTES) {
             Ok(text) => texts.push((file.file_name().unwrap_or_default().to_string_lossy(), text)),
             Err(error) => errors.extend(unreadable(file, error)),
         }
@@ -48,7 +51,7 @@ pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
         .iter()
         .map(|(file, text)| Source { file, text })
         .collect();
-    let words = |_: &str, name: &str| std::fs::read_to_string(dir.join(name));
+    let words = |_: &str, name: &str| bounded_file::text(&dir.join(name), MOST_BYTES);
     match compile(&sources, words) {
         Ok(rules) if errors.is_empty() => Ok(rules),
         Ok(_) => Err(errors),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use aws_lc_rs::rsa::{Pkcs1PrivateDecryptingKey, PrivateDecryptingKey};
+use chatledger_schemas::sealed::MAX_RECORD_BYTES;
 use chatledger_schemas::{Reason, SealedRecord, Secret};
 use rayon::prelude::*;
 use rsa::RsaPrivateKey;
@@ -131,14 +132,20 @@ impl KeyRing {
     }
 
     fn open_one(&self, record: &SealedRecord) -> Result<Opened, Rejected> {
-        let fields = record.fields().map_err(|error| Rejected {
-            reason: Reason::BadEnvelope,
-            error: format!(
-                "the record is not of the envelope's form ({:?} at column {})",
-                error.classify(),
-                error.column()
-            ),
-            key_version: 0,
+        if record.json.len() > MAX_RECORD_BYTES {
+            return Err(too_large(record.json.len() as u64));
+        }
+        let fields = record.fields().map_err(|error| match record.too_large() {
+            Some(what) => too_large(what.bytes),
+            None => Rejected {
+                reason: Reason::BadEnvelope,
+                error: format!(
+                    "the record is not of the envelope's form ({:?} at column {})",
+                    error.classify(),
+                    error.column()
+                ),
+                key_version: 0,
+            },
         })?;
         let version = fields.publickey_ver;
         let reject = |(reason, error)| Rejected {
@@ -163,6 +170,14 @@ impl KeyRing {
             key_version: version,
             plaintext: body,
         })
+    }
+}
+
+fn too_large(bytes: u64) -> Rejected {
+    Rejected {
+        reason: Reason::TooLarge,
+        error: format!("the record has {bytes} bytes, {MAX_RECORD_BYTES} are taken at most"),
+        key_version: 0,
     }
 }
 

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use chatledger_crypto::{KeyError, KeyRing, Opener};
 use chatledger_schemas::{Reason, SealedRecord, Secret};
+use proptest::prelude::*;
 use rsa::pkcs1::EncodeRsaPrivateKey;
 use rsa::pkcs8::{EncodePrivateKey, LineEnding};
 use rsa::{Pkcs1v15Encrypt, RsaPrivateKey};
@@ -170,4 +171,48 @@ fn keys_that_cannot_be_used_are_refused_and_never_shown() {
     ring.insert_pem(1, &sealer.pkcs8()).unwrap();
     assert_eq!(ring.insert_pem(1, &sealer.pkcs1()), Err(KeyError::Twice(1)));
     assert_eq!(format!("{ring:?}"), "KeyRing { versions: [1] }");
+}
+
+/// What a field of a record may hold: anything, and what the field is for.
+fn field(good: String) -> impl Strategy<Value = serde_json::Value> {
+    prop_oneof![
+        any::<String>().prop_map(serde_json::Value::from),
+        proptest::collection::vec(any::<u8>(), 0..600)
+            .prop_map(|bytes| STANDARD.encode(bytes).into()),
+        any::<i64>().prop_map(serde_json::Value::from),
+        Just(serde_json::json!([{}])),
+        Just(serde_json::Value::Null),
+        Just(serde_json::Value::from(good)),
+    ]
+}
+
+#[test]
+fn any_record_is_opened_or_rejected_with_a_short_reason() {
+    let sealer = Sealer::new(1);
+    let mut keys = KeyRing::new();
+    keys.insert_pem(1, &sealer.pkcs8()).unwrap();
+    let (key, body) = sealer.parts(b"{}");
+    let opened = |json: Vec<u8>| {
+        let record = SealedRecord {
+            corp_id: "ww1".into(),
+            seq: 1,
+            msgid: "m".into(),
+            json: json.into(),
+        };
+        keys.open(&[record]).remove(0)
+    };
+    let bytes = any::<Vec<u8>>();
+    let fields = (field(key), field(body), field("1".into()));
+    proptest!(|(bytes in bytes, (key, body, version) in fields)| {
+        prop_assert!(opened(bytes).is_err());
+        let record = serde_json::json!({
+            "seq": 1, "msgid": "m", "publickey_ver": version, "encrypt_random_key": key,
+            "encrypt_chat_msg": body,
+        });
+        // By chance another body may open to something with valid padding.
+        if let Err(rejected) = opened(serde_json::to_vec(&record).unwrap()) {
+            prop_assert!(Reason::ALL.contains(&rejected.reason));
+            prop_assert!(rejected.error.len() < 200, "{}", rejected.error);
+        }
+    });
 }

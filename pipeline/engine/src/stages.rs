@@ -15,6 +15,13 @@ use chatledger_schemas::{CorpId, DeadLetter, Message, Reason, SealedRecord};
 use crate::batch::{Batch, Extent};
 use crate::window::{MsgHash, Window, body_hash, msg_hash};
 
+/// Bytes of a message at most, as JSON with its key: sealed it is a third longer, and with names and
+/// headers it still fits into the 16 MiB of a value on a topic.
+const MAX_ROW_BYTES: usize = 11 << 20;
+/// A payload up to here cannot give a row beyond that: each of the seven texts taken from it is no
+/// longer than it, and six times as long as JSON at the very worst.
+const SURELY_SMALL: usize = MAX_ROW_BYTES / (7 * 6) - 1024;
+
 /// The stages, in their order; the metric label `stage`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -156,6 +163,7 @@ pub fn process(
                 error: rejected.error,
                 key_version: version,
             })
+            .and_then(|message| bounded(message, version))
         });
         match decoded {
             // Within one batch a message may stand twice; the first is kept.
@@ -203,15 +211,51 @@ pub fn process(
     })
 }
 
+/// Refuses a message whose row would not fit where it has to go.
+fn bounded(message: Message, key_version: u32) -> Result<Message, Rejected> {
+    if message.payload.len() <= SURELY_SMALL {
+        return Ok(message);
+    }
+    let mut bytes = Counted(message.conversation_id.len());
+    let written = serde_json::to_writer(&mut bytes, &message);
+    if written.is_ok() && bytes.0 <= MAX_ROW_BYTES {
+        return Ok(message);
+    }
+    Err(Rejected {
+        reason: Reason::TooLarge,
+        error: format!(
+            "the message has {} bytes as a row, {MAX_ROW_BYTES} are taken at most",
+            bytes.0
+        ),
+        key_version,
+    })
+}
+
+/// Counts what is written to it.
+struct Counted(usize);
+
+impl std::io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn dead_letter(record: &SealedRecord, rejected: Rejected, first_seen: i64) -> DeadLetter {
+    // What lies on a log from before there was a bound may be beyond it.
+    let record = record.clone().bounded();
     DeadLetter {
-        corp_id: record.corp_id.clone(),
+        sealed: record.json_text().into_owned(),
+        corp_id: record.corp_id,
         seq: record.seq,
-        msgid: record.msgid.to_string(),
+        msgid: record.msgid.into(),
         reason: rejected.reason,
         error: rejected.error,
         key_version: rejected.key_version,
-        sealed: record.json_text().into_owned(),
         first_seen,
     }
 }
@@ -226,4 +270,49 @@ pub fn reasons(batch: &Batch) -> impl Iterator<Item = (Reason, u64)> {
             .count();
         (count > 0).then_some((reason, count as u64))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn decoded(json: String) -> Message {
+        decode(&"ww1".into(), 1, "m", 3, json.into_bytes()).unwrap()
+    }
+
+    #[test]
+    fn million_receivers_are_too_large_and_ten_thousand_are_not() {
+        let to = |count: usize| {
+            let ids: Vec<String> = (0..count).map(|n| format!("member-{n}")).collect();
+            decoded(serde_json::json!({"from": "a", "tolist": ids, "msgtype": "text"}).to_string())
+        };
+        let refused = bounded(to(1_000_000), 3).unwrap_err();
+        assert_eq!((refused.reason, refused.key_version), (Reason::TooLarge, 3));
+        assert_eq!(bounded(to(10_000), 3).unwrap().to_ids.len(), 10_000);
+    }
+
+    #[test]
+    fn largest_message_that_is_sure_to_be_small_is_small_at_its_worst() {
+        // Stray control bytes are the longest there is as JSON: six bytes for each.
+        let frame = r#"{"from":"a","msgtype":"text","text":{"content":""}}"#.len();
+        let content = "\u{1}".repeat(SURELY_SMALL - frame);
+        let json = format!(r#"{{"from":"a","msgtype":"text","text":{{"content":"{content}"}}}}"#);
+        let message = decoded(json);
+        assert_eq!(message.payload.len(), SURELY_SMALL);
+        assert!(serde_json::to_vec(&message).unwrap().len() < MAX_ROW_BYTES);
+    }
+
+    #[test]
+    fn message_that_is_far_longer_as_json_counts_as_long_as_it_is_written() {
+        let of = |filling: &str, bytes: usize| {
+            let filling = filling.repeat(bytes / filling.len());
+            decoded(format!(r#"{{"from":"a","msgtype":"x","x":"{filling}"}}"#))
+        };
+        // A quote and its backslash take four bytes in a row, a stray control byte takes six.
+        assert!(bounded(of("\\\"", 3 << 20), 3).is_ok());
+        let refused = bounded(of("\u{1}", 3 << 20), 3).unwrap_err();
+        assert_eq!(refused.reason, Reason::TooLarge);
+        assert!(refused.error.contains("18"), "{}", refused.error);
+    }
 }

@@ -80,6 +80,26 @@ pub enum RuleError {
         /// What the caller's reader says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A line of a words file is too long for a word.
+    #[error("{at}: {words_file:?}, line {line}: a word has at most {most} characters")]
+    LongWord {
+        /// The key that names the file.
+        at: Place,
+        /// Its name as written.
+        words_file: String,
+        /// Line in it, from 1.
+        line: usize,
+        /// Characters a word may have.
+        most: usize,
+    },
+    /// There are too many words.
+    #[error("{found} words and allowed phrases in all rules together, accepted: at most {most}")]
+    TooManyWords {
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// The words together are more than one automaton can hold.
     #[error("cannot build an automaton of {patterns} words and allow phrases: {message}")]
     Automaton {

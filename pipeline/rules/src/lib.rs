@@ -34,5 +34,5 @@ mod source;
 
 pub use error::{Place, RuleError};
 pub use rule::{Inactive, Rule, State};
-pub use set::{Hit, RuleSet, compile};
+pub use set::{Hit, MOST_HITS, RuleSet, compile};
 pub use source::Source;

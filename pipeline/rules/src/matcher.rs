@@ -19,6 +19,10 @@ use crate::fold::{Folded, Origin};
 use crate::openings::Openings;
 use crate::rule::Phrases;
 
+/// Occurrences looked at in one text at most: more than a text of the largest size has of one word
+/// of one Chinese character. What stands behind them in a text of nothing but words is not searched.
+const MOST_OCCURRENCES: usize = 4 << 20;
+
 /// The compiled words of all active rules.
 #[derive(Default)]
 pub(crate) struct Matcher {
@@ -147,7 +151,7 @@ impl Matcher {
         let mut at = 0;
         let mut rest = text.chars();
         let mut opening = [(); 3].map(|()| rest.next().unwrap_or('\0'));
-        while at < text.len() {
+        while at < text.len() && occurrences.len() < MOST_OCCURRENCES {
             if self.openings.may_begin(opening) {
                 at = self.run(automaton, text, at, occurrences);
                 rest = text[at..].chars();
@@ -184,6 +188,9 @@ impl Matcher {
                         end: (from + hit.end()) as u32,
                     });
                 }
+            }
+            if occurrences.len() >= MOST_OCCURRENCES {
+                return text.len();
             }
             last = [last[1], from + offset];
             if taken >= 2 {

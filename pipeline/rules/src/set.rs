@@ -14,6 +14,10 @@ use crate::matcher::{Found, Matcher, Scratch};
 use crate::rule::put;
 use crate::{Rule, RuleError, Source, source};
 
+/// Hits of a rule in one message that a violation shows: the first ones. Whoever wrote so many has
+/// been found out, and a row has its bounds.
+pub const MOST_HITS: usize = 1_000;
+
 /// Every rule there is, with the automaton of the active ones.
 ///
 /// The default is a set without rules.
@@ -94,7 +98,8 @@ impl RuleSet {
     }
 
     /// The violations of a batch: in the order of the messages, those of one message in the order
-    /// of the rules, one for each rule a message breaks, with all its spans.
+    /// of the rules, one for each rule a message breaks, with its spans, the first
+    /// [`MOST_HITS`].
     ///
     /// `departments_above` says to which departments a userid belongs, with all their ancestors;
     /// nothing for ids that are no members. It is asked only about parties of messages that a rule
@@ -154,9 +159,10 @@ impl RuleSet {
             severity: rule.severity,
             matched: hits
                 .iter()
+                .take(MOST_HITS)
                 .map(|hit| message.content[hit.span.start.byte..hit.span.end.byte].to_owned())
                 .collect(),
-            spans: hits.iter().map(span).collect(),
+            spans: hits.iter().take(MOST_HITS).map(span).collect(),
             detected_at,
         }
     }

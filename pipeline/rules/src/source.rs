@@ -37,8 +37,14 @@ const RULE_KEYS: &[&str] = &[
 ];
 const SCOPE_KEYS: &[&str] = &["all", "members", "departments", "direction"];
 
+/// Characters of a word or an allowed phrase at most.
+const MOST_CHARACTERS: usize = 1_000;
+/// Words and allowed phrases of all rules together at most.
+const MOST_WORDS: usize = 1_000_000;
+
 const ID: &str = "1 to 64 characters, none of them white space or control";
 const TEXT: &str = "a string that is not blank";
+const WORDS: &str = "an array of strings of at most 1000 characters";
 const SEVERITY: &str = "low, medium, high, critical";
 const DIRECTION: &str = "either, sent, received";
 const DEPARTMENTS: &str = "an array of department ids, 1 to 4294967295";
@@ -80,6 +86,14 @@ where
         }
     }
     refuse_repeated_ids(&definitions, &mut errors);
+    let words = |rule: &Definition| rule.words.len() + rule.allow.len();
+    let found = definitions.iter().map(|(_, rule)| words(rule)).sum();
+    if found > MOST_WORDS {
+        errors.push(RuleError::TooManyWords {
+            found,
+            most: MOST_WORDS,
+        });
+    }
     if errors.is_empty() {
         Ok(definitions.into_iter().map(|(_, rule)| rule).collect())
     } else {
@@ -98,10 +112,22 @@ fn definition(
     rule.require("id", ID, errors);
     rule.require("name", TEXT, errors);
     rule.require("severity", SEVERITY, errors);
-    let mut words = rule.values("words", "an array of strings", text, errors);
+    let mut words = rule.values("words", WORDS, word, errors);
     if let Some(name) = rule.value("words_file", TEXT, not_blank, errors) {
         match words_file(rule.place_of("words_file"), &name) {
-            Ok(text) => words.extend(words_of_file(&text)),
+            Ok(text) => {
+                let long = |(_, line): &(usize, &str)| word_is_long(line);
+                if let Some((line, _)) = text.lines().enumerate().find(long) {
+                    errors.push(RuleError::LongWord {
+                        at: rule.place_of("words_file"),
+                        words_file: name,
+                        line: line + 1,
+                        most: MOST_CHARACTERS,
+                    });
+                } else {
+                    words.extend(words_of_file(&text));
+                }
+            }
             Err(error) => errors.push(error),
         }
     }
@@ -117,7 +143,7 @@ fn definition(
             .value("severity", SEVERITY, severity, errors)
             .unwrap_or(Severity::Low),
         words,
-        allow: rule.values("allow", "an array of strings", text, errors),
+        allow: rule.values("allow", WORDS, word, errors),
         scope: rule
             .table("scope", "a table", errors)
             .map(|section| scope(&section, errors))
@@ -165,6 +191,14 @@ fn words_of_file(text: &str) -> impl Iterator<Item = String> {
         .lines()
         .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
         .map(str::to_owned)
+}
+
+fn word(value: &DeValue<'_>) -> Option<String> {
+    text(value).filter(|word| !word_is_long(word))
+}
+
+fn word_is_long(word: &str) -> bool {
+    word.len() > MOST_CHARACTERS && word.chars().count() > MOST_CHARACTERS
 }
 
 fn text(value: &DeValue<'_>) -> Option<String> {

@@ -134,8 +134,8 @@ scope = []
             r#"a.toml:4: rule[0].id: found "a b", accepted: 1 to 64 characters, none of them white space or control"#,
             "a.toml:3: rule[0].name: is missing, accepted: a string that is not blank",
             r#"a.toml:5: rule[0].severity: found "hihg", accepted: low, medium, high, critical"#,
-            "a.toml:6: rule[0].words[1]: found 7, accepted: an array of strings",
-            "a.toml:6: rule[0].words[3]: found an array, accepted: an array of strings",
+            "a.toml:6: rule[0].words[1]: found 7, accepted: an array of strings of at most 1000 characters",
+            "a.toml:6: rule[0].words[3]: found an array, accepted: an array of strings of at most 1000 characters",
             "a.toml:7: rule[0].word: unknown key, accepted here: id, name, category, severity, \
              words, words_file, allow, scope",
             r#"a.toml:8: rule[0].words_file: found "", accepted: a string that is not blank"#,
@@ -156,7 +156,7 @@ scope = []
             r#"a.toml:16: rule[1].name: found " ", accepted: a string that is not blank"#,
             r#"a.toml:17: rule[1].category: found "", accepted: a string that is not blank"#,
             "a.toml:15: rule[1].severity: is missing, accepted: low, medium, high, critical",
-            "a.toml:18: rule[1].allow: found 3, accepted: an array of strings",
+            "a.toml:18: rule[1].allow: found 3, accepted: an array of strings of at most 1000 characters",
             "a.toml:19: rule[1].scope: found an array, accepted: a table",
             "b.toml:2: not TOML: string values must be quoted, expected literal string",
             "b.toml:3: not TOML: unclosed array table, expected `]`",
@@ -262,4 +262,46 @@ fn a_set_s_version_does_not_depend_on_the_order_of_its_rules() {
     assert_eq!(set(&["a", "b"]), set(&["b", "a"]));
     assert_ne!(set(&["a", "b"]), set(&["a"]));
     assert_ne!(set(&["a"]), set(&[]));
+}
+
+#[test]
+fn words_beyond_their_bounds_are_refused_by_place() {
+    let long = "长".repeat(1_001);
+    let fine = "长".repeat(1_000);
+    let rule = |id: &str, words: &str| {
+        format!("[[rule]]\nid = '{id}'\nname = 'n'\nseverity = 'low'\n{words}\nscope.all = true\n")
+    };
+    rules(&rule("a", &format!("words = ['{fine}']")));
+    let shown = "长".repeat(40);
+    refused(
+        &[("a.toml", &rule("a", &format!("words = ['x', '{long}']")))],
+        &[&format!(
+            "a.toml:5: rule[0].words[1]: found \"{shown}…\", accepted: an array of strings of at \
+             most 1000 characters"
+        )],
+    );
+    let text = rule("a", "words_file = 'w.txt'");
+    let source = Source {
+        file: "a.toml",
+        text: &text,
+    };
+    let of_file = |words: String| compile(&[source], move |_, _| Ok::<_, io::Error>(words.clone()));
+    let errors = of_file(format!("x\n{long}\n")).unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(
+        errors[0].to_string(),
+        "a.toml:5: rule[0].words_file: \"w.txt\", line 2: a word has at most 1000 characters"
+    );
+    let many: String = (0..1_000_001).map(|n| format!("{n}\n")).collect();
+    let errors = of_file(many).unwrap_err();
+    assert!(
+        matches!(
+            errors[..],
+            [RuleError::TooManyWords {
+                found: 1_000_001,
+                ..
+            }]
+        ),
+        "{errors:?}"
+    );
 }

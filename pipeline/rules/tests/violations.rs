@@ -8,7 +8,7 @@
 
 mod support;
 
-use chatledger_rules::{Inactive, State};
+use chatledger_rules::{Inactive, MOST_HITS, State};
 use chatledger_schemas::Severity;
 use support::{list, message, no_departments, rules, try_rules};
 
@@ -305,4 +305,29 @@ fn rules_without_words_or_scope_are_kept_and_find_nothing() {
     assert_eq!(set.check(&[message("微信")], |_| &[1], 0), []);
     assert!(!rules(&rule("active", &format!("words = ['微信']\n{all}"))).is_empty());
     assert!(try_rules(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn violation_shows_the_first_hits_of_a_message_that_has_very_many() {
+    let set =
+        rules("[[rule]]\nid='r'\nname='r'\nseverity='low'\nscope.all=true\nwords=['酒', '白酒']\n");
+    let text = "白酒".repeat(MOST_HITS + 500);
+    assert_eq!(set.find(&text).len(), MOST_HITS + 500);
+    let violations = set.check(&[message(&text)], no_departments, 7);
+    assert_eq!(violations.len(), 1);
+    assert_eq!(violations[0].matched.len(), MOST_HITS);
+    assert_eq!(violations[0].spans.last(), Some(&(1998, 2000)));
+}
+
+#[test]
+fn text_of_nothing_but_nested_words_is_checked_in_bounded_memory() {
+    // Every position ends a thousand words: 300 million occurrences, were all of them kept.
+    let words: Vec<String> = (1..=1_000).map(|length| "a".repeat(length)).collect();
+    let set = rules(&format!(
+        "[[rule]]\nid='r'\nname='r'\nseverity='low'\nscope.all=true\nwords={}\n",
+        list(&words)
+    ));
+    let violations = set.check(&[message(&"a".repeat(300_000))], no_departments, 7);
+    assert_eq!(violations.len(), 1);
+    assert_eq!(violations[0].spans[0], (0, 1_000));
 }

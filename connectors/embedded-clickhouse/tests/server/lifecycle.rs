@@ -201,3 +201,29 @@ async fn no_log_tables_appear_and_memory_is_bounded() {
     );
     assert_eq!(server.sql("SELECT 1").await, "1\n");
 }
+
+#[tokio::test]
+async fn requests_beyond_any_bound_are_refused_and_the_server_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let status = |head: String| {
+        let answer = server.send_raw(head.as_bytes());
+        let line = answer.split(|byte| *byte == b'\r').next().unwrap();
+        String::from_utf8_lossy(line).into_owned()
+    };
+    let long = format!(
+        "GET /?query={} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "x".repeat(66_000)
+    );
+    assert!(status(long).contains(" 414 "));
+    let many: String = (0..150).map(|n| format!("X-Header-{n}: x\r\n")).collect();
+    assert!(status(format!("GET / HTTP/1.1\r\n{many}\r\n")).contains(" 431 "));
+    let promised = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999\r\n\r\n";
+    let answer = server.send_raw(promised.as_bytes());
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("QUERY_IS_TOO_LARGE"), "{answer}");
+    let text = vec![b'('; 20 << 20];
+    let answer = server.post("", text).await;
+    assert_eq!(answer.code(), 229, "{}", answer.text());
+    assert_eq!(server.sql("SELECT 1").await, "1\n");
+}
