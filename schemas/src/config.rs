@@ -30,6 +30,9 @@ pub struct Config {
     /// How the process is observed.
     #[serde(default)]
     pub metrics: Metrics,
+    /// How files with secrets are treated.
+    #[serde(default)]
+    pub secrets: Secrets,
 }
 
 /// `[driver]`
@@ -77,6 +80,16 @@ pub struct Kafka {
     /// Replication factor of topics that have to be created.
     #[schemars(range(min = 1, max = 15))]
     pub replication: u16,
+    /// Keys under which the values of `.messages` and `.violations` are sealed; without one they
+    /// rest on the brokers as they are. The highest version seals, every one opens.
+    pub seal_key: Vec<SealKey>,
+    /// Whether values are read that are not sealed although there is a seal key: those that were
+    /// written before there was one.
+    pub accept_unsealed: bool,
+    /// File holding the password of `sasl.username`, librdkafka's `sasl.password`.
+    pub sasl_password_file: Option<String>,
+    /// File holding the passphrase of the client's private key, librdkafka's `ssl.key.password`.
+    pub ssl_key_password_file: Option<String>,
     /// Passed to librdkafka as they are.
     pub properties: BTreeMap<String, String>,
 }
@@ -88,9 +101,23 @@ impl Default for Kafka {
             topic_prefix: "chatledger".into(),
             partitions: 8,
             replication: 1,
+            seal_key: Vec::new(),
+            accept_unsealed: false,
+            sasl_password_file: None,
+            ssl_key_password_file: None,
             properties: BTreeMap::new(),
         }
     }
+}
+
+/// `[[kafka.seal_key]]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SealKey {
+    /// Which key it is; sealed values name it.
+    pub version: u32,
+    /// File with 32 random bytes, as they are or in base64.
+    pub file: String,
 }
 
 /// `[[corp]]`
@@ -229,6 +256,9 @@ pub struct ClickHouse {
     pub user: Option<String>,
     /// File holding the user's password.
     pub password_file: Option<String>,
+    /// PEM file with the certificates of the authorities that may vouch for the server, instead of
+    /// the system's.
+    pub ca_file: Option<String>,
     /// Rows after which a batch is written.
     #[serde(default = "fifty_thousand")]
     #[schemars(range(min = 1, max = 100_000))]
@@ -291,4 +321,12 @@ impl Default for Metrics {
             listen: "127.0.0.1:9790".into(),
         }
     }
+}
+
+/// `[secrets]`
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Secrets {
+    /// Whether secrets and keys are taken from files that others than their owner can read.
+    pub allow_open_files: bool,
 }

@@ -13,6 +13,7 @@
 //! | [`directory`] | who is who | the directory tables, `.directory` |
 //! | [`migrations`] | the ClickHouse tables | every deployment, for ever |
 //! | [`columns`] | the Arrow form of the tables | Parquet files |
+//! | [`sealed_value`] | a value under the deployment's seal key | `.messages`, `.violations` |
 //! | [`config`] | the configuration file | operators |
 //!
 //! JSON Schemas of the topics and of the configuration are generated from these types into
@@ -28,6 +29,7 @@ pub mod ledger;
 pub mod message;
 pub mod migrations;
 pub mod sealed;
+pub mod sealed_value;
 pub mod secret;
 pub mod violation;
 
@@ -36,6 +38,7 @@ pub use fault::{Classified, FaultClass};
 pub use ids::CorpId;
 pub use message::{ConversationKind, Message, PartyKind};
 pub use sealed::SealedRecord;
+pub use sealed_value::SealedValue;
 pub use secret::Secret;
 pub use violation::{Severity, Violation};
 

@@ -76,6 +76,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         database: "insert_cost".into(),
         user: None,
         password: None,
+        roots: None,
         timeout: Duration::from_secs(60),
     })?;
     clickhouse.migrate().await?;

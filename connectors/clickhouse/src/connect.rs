@@ -30,10 +30,14 @@ pub(crate) fn client(options: &Options) -> Result<Client, Error> {
     connector.enforce_http(false);
 
     let client = if url.scheme() == "https" {
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(provider)
-            .map_err(Error::Certificates)?
+        let builder = HttpsConnectorBuilder::new();
+        let builder = match &options.roots {
+            Some(roots) => builder.with_tls_config(roots.client_config()?),
+            None => builder
+                .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())
+                .map_err(Error::Certificates)?,
+        };
+        let connector = builder
             .https_only()
             .enable_http1()
             .wrap_connector(connector);
@@ -124,6 +128,7 @@ mod tests {
             database: "chatledger".into(),
             user: Some("writer".into()),
             password: Some(chatledger_schemas::Secret::new("hunter2".into())),
+            roots: None,
             timeout: Duration::from_secs(1),
         };
         let client = client(&options).unwrap();

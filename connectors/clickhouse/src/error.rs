@@ -17,6 +17,9 @@ pub enum Error {
     /// An `https` address needs root certificates, and the system has none that can be read.
     #[error("cannot load the system's root certificates")]
     Certificates(#[source] io::Error),
+    /// What was given as authorities' certificates is none, or rustls refuses it.
+    #[error("no certificate of an authority: {0}")]
+    Roots(&'static str),
     /// The server gave no good answer to a question without consequences.
     #[error("ClickHouse does not answer as it should")]
     Ping(#[source] Fault),
@@ -165,7 +168,9 @@ impl Fault {
 impl Classified for Error {
     fn class(&self) -> FaultClass {
         match self {
-            Self::Url(_) | Self::Certificates(_) | Self::SchemaTooNew { .. } => FaultClass::Stop,
+            Self::Url(_) | Self::Certificates(_) | Self::Roots(_) | Self::SchemaTooNew { .. } => {
+                FaultClass::Stop
+            }
             Self::Ping(source)
             | Self::CreateDatabase { source, .. }
             | Self::ReadVersion { source, .. }

@@ -32,6 +32,7 @@ mod lanes;
 mod migrate;
 mod presence;
 mod rows;
+mod tls;
 
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub use clickhouse;
 pub use error::{Error, Fault};
 pub use lanes::LaneMark;
 pub use migrate::Migrated;
+pub use tls::Roots;
 
 /// How to reach a ClickHouse.
 #[derive(Clone, Debug)]
@@ -55,6 +57,8 @@ pub struct Options {
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
+    /// Who may vouch for the server of an `https` address; without it the system's authorities.
+    pub roots: Option<Roots>,
     /// How long one call of [`ClickHouse`] may take, all its requests together.
     pub timeout: Duration,
 }

@@ -55,7 +55,10 @@ async fn main() -> anyhow::Result<()> {
         credentials: arguments
             .user
             .zip(arguments.password)
-            .map(|(user, password)| Credentials { user, password }),
+            .map(|(user, password)| Credentials {
+                user,
+                password: password.into(),
+            }),
         max_memory_bytes: arguments.max_memory_bytes,
         connections: arguments.connections,
     };

@@ -25,6 +25,7 @@ mod answer;
 mod datadir;
 mod engine;
 mod error;
+mod examine;
 mod exception;
 mod execute;
 mod ffi;
@@ -43,6 +44,7 @@ mod statement;
 mod tokens;
 
 pub use error::Error;
+pub use examine::{Examined, examine, rewrite};
 pub use options::{
     Credentials, DEFAULT_CONNECTIONS, DEFAULT_MAX_MEMORY_BYTES, LIBCHDB_VERSION, LIBRARY_VARIABLE,
     Options, find_library,

@@ -6,6 +6,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use zeroize::Zeroizing;
+
 use crate::error::Error;
 
 /// The libchdb release this crate was written and tested against; the version of the npm packages
@@ -26,8 +28,8 @@ pub const DEFAULT_CONNECTIONS: usize = 8;
 pub struct Credentials {
     /// The user's name.
     pub user: String,
-    /// The password, in the clear.
-    pub password: String,
+    /// The password, in the clear; wiped when dropped.
+    pub password: Zeroizing<String>,
 }
 
 impl fmt::Debug for Credentials {
@@ -121,7 +123,7 @@ mod tests {
     fn passwords_are_not_printed() {
         let credentials = Credentials {
             user: "reader".to_owned(),
-            password: "hunter2".to_owned(),
+            password: "hunter2".to_owned().into(),
         };
         let mut options = Options::new("data", "0.0.0.0:0".parse().unwrap());
         options.credentials = Some(credentials);

@@ -330,7 +330,7 @@ mod tests {
     fn credentials() -> Credentials {
         Credentials {
             user: "reader".to_owned(),
-            password: "pass".to_owned(),
+            password: "pass".to_owned().into(),
         }
     }
 

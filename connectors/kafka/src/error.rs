@@ -9,6 +9,12 @@ pub enum Error {
     /// The client cannot be made from its properties.
     #[error("kafka client cannot be set up")]
     Setup(#[source] KafkaError),
+    /// The brokers turn this client away: certificates do not fit, or the login is refused.
+    #[error("the kafka brokers turn this client away: {reason}")]
+    Refused {
+        /// What the client says of it; it names addresses, no password.
+        reason: String,
+    },
     /// The brokers cannot be asked about topics, or refuse to create them.
     #[error("kafka topics cannot be looked up or created")]
     Topics(#[source] KafkaError),
@@ -82,7 +88,9 @@ impl Classified for Error {
     fn class(&self) -> FaultClass {
         use RDKafkaErrorCode as Code;
         let source = match self {
-            Self::ReadOnly { .. } | Self::NotJoined { .. } => return FaultClass::Stop,
+            Self::ReadOnly { .. } | Self::NotJoined { .. } | Self::Refused { .. } => {
+                return FaultClass::Stop;
+            }
             Self::NotHeld { .. } => return FaultClass::Refresh,
             Self::Create { code, .. } => return class_of(*code),
             Self::Setup(source)

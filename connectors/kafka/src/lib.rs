@@ -20,6 +20,7 @@ pub use topics::{TopicSpec, ensure_topics};
 
 use std::collections::BTreeMap;
 
+use chatledger_schemas::Secret;
 use rdkafka::ClientConfig;
 
 /// Where the brokers are.
@@ -29,6 +30,8 @@ pub struct Brokers {
     pub bootstrap: String,
     /// Passed to librdkafka as they are; they win over what this crate sets.
     pub properties: BTreeMap<String, String>,
+    /// Further ones that are secrets: passwords, passphrases.
+    pub secrets: BTreeMap<String, Secret>,
 }
 
 impl Brokers {
@@ -41,6 +44,9 @@ impl Brokers {
         }
         for (key, value) in &self.properties {
             config.set(key, value);
+        }
+        for (key, value) in &self.secrets {
+            config.set(key, value.expose());
         }
         config
     }

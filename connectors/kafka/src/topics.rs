@@ -1,15 +1,23 @@
-//! Creates the topics a deployment needs; what is there already is left as it is.
+//! Creates the topics a deployment needs; what is there already is left as it is. As the first to
+//! ask the brokers anything, it also tells why they turn this client away.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::error::RDKafkaErrorCode;
-use tracing::info;
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tracing::{debug, info};
 
 use crate::{Brokers, Error};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one question about the topics may take before it is looked at why.
+const ASK: Duration = Duration::from_secs(1);
+/// How long to wait for the client to say why.
+const LISTEN: Duration = Duration::from_millis(50);
 
 /// A topic and its settings.
 #[derive(Debug, Clone)]
@@ -29,23 +37,13 @@ pub struct TopicSpec {
 /// # Errors
 /// See [`Error`].
 pub async fn ensure_topics(brokers: &Brokers, topics: &[TopicSpec]) -> Result<(), Error> {
-    let admin: AdminClient<DefaultClientContext> =
-        brokers.client(&[]).create().map_err(Error::Setup)?;
-    let (admin, known) = tokio::task::spawn_blocking(move || {
-        let known = admin.inner().fetch_metadata(None, TIMEOUT);
-        (admin, known)
-    })
-    .await
-    .map_err(|_| Error::Topics(rdkafka::error::KafkaError::Canceled))?;
-    let known = known.map_err(Error::Topics)?;
+    let asking = brokers.clone();
+    let known = tokio::task::spawn_blocking(move || known_topics(&asking))
+        .await
+        .map_err(|_| Error::Topics(KafkaError::Canceled))??;
     let missing: Vec<NewTopic<'_>> = topics
         .iter()
-        .filter(|topic| {
-            !known
-                .topics()
-                .iter()
-                .any(|there| there.name() == topic.name)
-        })
+        .filter(|topic| !known.contains(&topic.name))
         .map(|topic| {
             let new = NewTopic::new(
                 &topic.name,
@@ -61,6 +59,8 @@ pub async fn ensure_topics(brokers: &Brokers, topics: &[TopicSpec]) -> Result<()
     if missing.is_empty() {
         return Ok(());
     }
+    let admin: AdminClient<DefaultClientContext> =
+        brokers.client(&[]).create().map_err(Error::Setup)?;
     let options = AdminOptions::new()
         .operation_timeout(Some(TIMEOUT))
         .request_timeout(Some(TIMEOUT));
@@ -77,3 +77,53 @@ pub async fn ensure_topics(brokers: &Brokers, topics: &[TopicSpec]) -> Result<()
     }
     Ok(())
 }
+
+/// Names of the topics there are.
+fn known_topics(brokers: &Brokers) -> Result<HashSet<String>, Error> {
+    let client: BaseConsumer<Ear> = brokers
+        .client(&[])
+        .create_with_context(Ear::default())
+        .map_err(Error::Setup)?;
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match client.fetch_metadata(None, ASK) {
+            Ok(metadata) => {
+                let topics = metadata.topics().iter();
+                return Ok(topics.map(|topic| topic.name().to_owned()).collect());
+            }
+            Err(source) => {
+                // Only a client that is polled says why a broker turns it away.
+                client.poll(LISTEN);
+                if let Some(reason) = client.context().refusal() {
+                    return Err(Error::Refused { reason });
+                }
+                if Instant::now() >= deadline {
+                    return Err(Error::Topics(source));
+                }
+            }
+        }
+    }
+}
+
+/// Keeps why a broker has turned the client away: certificates that do not fit, a login refused.
+#[derive(Default)]
+struct Ear(Mutex<Option<String>>);
+
+impl Ear {
+    fn refusal(&self) -> Option<String> {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.take()
+    }
+}
+
+impl ClientContext for Ear {
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "kafka client");
+        let code = error.rdkafka_error_code();
+        if let Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL) = code {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Ear {}

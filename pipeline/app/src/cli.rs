@@ -114,6 +114,9 @@ pub struct EmbeddedArgs {
     /// File with that user's password.
     #[arg(long, requires = "user")]
     pub password_file: Option<PathBuf>,
+    /// Take the password from a file that others than its owner can read.
+    #[arg(long)]
+    pub allow_open_secrets: bool,
     /// Memory the engine may take, in MiB.
     #[arg(long, default_value_t = 2048)]
     pub max_memory_mib: u64,

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -192,7 +193,9 @@ fn furnish(folder: &Path, text: &str) {
             continue;
         };
         let place = folder.join(named);
-        let content = if line.path.ends_with("key.file") {
+        let content = if line.path == "kafka.seal_key.file" {
+            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n"
+        } else if line.path.ends_with("key.file") {
             pem.as_str()
         } else if line.path.ends_with("_file") {
             "s3cret\n"
@@ -206,7 +209,8 @@ fn furnish(folder: &Path, text: &str) {
             continue;
         };
         std::fs::create_dir_all(place.parent().unwrap()).unwrap();
-        std::fs::write(place, content).unwrap();
+        std::fs::write(&place, content).unwrap();
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 }
 

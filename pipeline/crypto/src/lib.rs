@@ -1,4 +1,5 @@
-//! Opens sealed records with the corp's private keys.
+//! Opens sealed records with the corp's private keys, and seals what would rest as plaintext on a
+//! log with keys of the deployment's own.
 //!
 //! It does not know where records come from, what is inside them, or where they go: bytes in, bytes
 //! or a reason out. No I/O, no clock, no async.
@@ -10,9 +11,11 @@
 
 mod cipher;
 mod keyring;
+mod seal;
 
 pub use cipher::MessageKey;
 pub use keyring::{KeyError, KeyRing};
+pub use seal::{SealError, SealKeyError, SealRing, UnsealError};
 
 use chatledger_schemas::{Reason, SealedRecord};
 

@@ -21,10 +21,12 @@ pub mod metrics;
 pub mod place;
 pub mod process;
 pub mod proxy;
+pub mod seal;
 pub mod services;
 pub mod stored;
 pub mod tenant;
 pub mod tidy;
+pub mod tls;
 pub mod waiting;
 
 pub use clickhouse::ClickHouse;

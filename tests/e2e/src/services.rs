@@ -4,6 +4,7 @@
 //! has its own database and topic prefix. A test that needs a service of its own starts an
 //! [`Engine`] or a [`Broker`].
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub struct Engine {
     pub process: Process,
     data: PathBuf,
     lib: String,
+    further: Vec<String>,
 }
 
 impl Engine {
@@ -37,12 +39,25 @@ impl Engine {
     /// # Errors
     /// The library cannot be fetched, or the engine does not answer.
     pub async fn start(data: &Path, listen: &str) -> Result<Self> {
-        let nothing: [&str; 0] = [];
-        let lib = place::script("deploy/local/fetch-libchdb", &nothing)?;
-        Self::launch(data.to_owned(), lib, listen).await
+        Self::start_with(data, listen, &[]).await
     }
 
-    async fn launch(data: PathBuf, lib: String, listen: &str) -> Result<Self> {
+    /// The same with further arguments.
+    ///
+    /// # Errors
+    /// The library cannot be fetched, or the engine does not answer.
+    pub async fn start_with(data: &Path, listen: &str, further: &[String]) -> Result<Self> {
+        let nothing: [&str; 0] = [];
+        let lib = place::script("deploy/local/fetch-libchdb", &nothing)?;
+        Self::launch(data.to_owned(), lib, listen, further.to_vec()).await
+    }
+
+    async fn launch(
+        data: PathBuf,
+        lib: String,
+        listen: &str,
+        further: Vec<String>,
+    ) -> Result<Self> {
         let mut command = Command::new(place::program("chatledger")?);
         command.args([
             "embedded-clickhouse",
@@ -52,6 +67,7 @@ impl Engine {
             listen,
         ]);
         command.arg("--lib").arg(&lib).arg("--data-dir").arg(&data);
+        command.args(&further);
         let log = data.with_extension("log");
         let mut process = Process::start("chatledger embedded-clickhouse", command, &log)?;
         let url = process.line(ENGINE).await?;
@@ -60,6 +76,7 @@ impl Engine {
             process,
             data,
             lib,
+            further,
         })
     }
 
@@ -73,10 +90,11 @@ impl Engine {
             mut process,
             data,
             lib,
+            further,
         } = self;
         process.kill()?;
         let listen = url.trim_start_matches("http://").to_owned();
-        Self::launch(data, lib, &listen).await
+        Self::launch(data, lib, &listen, further).await
     }
 }
 
@@ -107,22 +125,31 @@ impl Broker {
     /// # Errors
     /// It cannot be started.
     pub async fn start() -> Result<Self> {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// The same with TLS and a login, at whose address it is then found; the folder holds what
+    /// `deploy/local/kafka start --sasl-ssl` wants.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub async fn start_secure(folder: &Path) -> Result<Self> {
+        Self::start_with(vec!["--sasl-ssl".into(), folder.into()]).await
+    }
+
+    async fn start_with(further: Vec<OsString>) -> Result<Self> {
         let janitor = Janitor::get()?;
         let data = janitor.folder("kafka")?;
         janitor.broker(&data);
-        let address = Self::launch(data.clone(), "0".to_owned()).await?;
+        let address = Self::launch(&data, "0", further).await?;
         Ok(Self { address, data })
     }
 
-    async fn launch(data: PathBuf, port: String) -> Result<String> {
-        let start = move || {
-            let data = data
-                .to_str()
-                .context("the temporary folder's name is not UTF-8")?;
-            let words = ["start", "--data-dir", data, "--port", &port];
-            place::script("deploy/local/kafka", &words)
-        };
-        tokio::task::spawn_blocking(start)
+    async fn launch(data: &Path, port: &str, further: Vec<OsString>) -> Result<String> {
+        let mut words: Vec<OsString> = vec!["start".into(), "--data-dir".into(), data.into()];
+        words.extend(["--port".into(), port.into()]);
+        words.extend(further);
+        tokio::task::spawn_blocking(move || place::script("deploy/local/kafka", &words))
             .await
             .context("start Kafka")?
     }
@@ -144,7 +171,7 @@ impl Broker {
     /// It cannot be started.
     pub async fn restart(&self) -> Result<()> {
         let port = self.address.rsplit(':').next().unwrap_or_default();
-        Self::launch(self.data.clone(), port.to_owned()).await?;
+        Self::launch(&self.data, port, Vec::new()).await?;
         Ok(())
     }
 }
@@ -157,4 +184,18 @@ pub async fn broker() -> Result<&'static str> {
     static BROKER: OnceCell<Broker> = OnceCell::const_new();
     let broker = BROKER.get_or_try_init(Broker::start).await?;
     Ok(broker.address.as_str())
+}
+
+/// Asks an engine as a user; gives its answer without the line end.
+///
+/// # Errors
+/// It does not answer, or refuses.
+pub async fn ask_as(url: &str, user: &str, password: &str, sql: &str) -> Result<String> {
+    let request = reqwest::Client::new()
+        .post(url)
+        .basic_auth(user, Some(password));
+    let answer = request.body(sql.to_owned()).send().await;
+    let answer = answer.context("ask the engine")?.error_for_status();
+    let text = answer.context("ask the engine")?.text().await;
+    Ok(text.context("ask the engine")?.trim_end().to_owned())
 }

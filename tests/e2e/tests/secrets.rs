@@ -21,6 +21,7 @@ async fn secrets(tenant: &Tenant) -> Vec<(&'static str, String)> {
     for (what, file) in [
         ("archive secret", "archive.secret"),
         ("contact secret", "contact.secret"),
+        ("seal key", "seal-1.key"),
     ] {
         secrets.push((
             what,

@@ -1,13 +1,14 @@
-//! The topics as their contract says: values by their JSON Schemas, keys, headers, names; and each
-//! message once for a reader that takes committed records only.
+//! The topics as their contract says: values by their JSON Schemas, keys, headers, names; each
+//! message once for a reader that takes committed records only; and no plaintext at rest.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use chatledger_e2e::seal::SealKey;
 use chatledger_e2e::tenant::{Plan, Tenant};
-use chatledger_e2e::{Driver, place, services, stored};
+use chatledger_e2e::{Driver, Expected, place, services, stored};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -89,6 +90,49 @@ fn read(broker: &str, topic: &str) -> Vec<Record> {
     records
 }
 
+/// The same of a topic whose values are sealed, opened; that they are of the documented form is
+/// asserted on the way.
+fn unseal(tenant: &Tenant, name: &str, sealed: Vec<Record>) -> Vec<Record> {
+    assert_valid(name, "sealed_value.schema.json", &sealed);
+    let key = SealKey::read(&tenant.dir.join("seal-1.key")).unwrap();
+    let open = |mut record: Record| {
+        let value = serde_json::to_vec(&record.value).unwrap();
+        let opened = key.open(name, record.key.as_bytes(), &value).unwrap();
+        record.value = serde_json::from_slice(&opened).unwrap();
+        record
+    };
+    sealed.into_iter().map(open).collect()
+}
+
+/// Asserts that no value on any topic shows what a message says or a rule found.
+fn no_plaintext_rests_there(broker: &str, tenant: &Tenant, expected: &Expected) {
+    let texts = expected.messages.iter().map(|row| &row["content"]);
+    let matched = expected.violations.iter();
+    let matched = matched
+        .filter_map(|row| row["matched"].as_array())
+        .flatten();
+    let texts: BTreeSet<&str> = texts
+        .chain(matched)
+        .filter_map(Value::as_str)
+        .filter(|text| text.chars().count() >= 4 && !text.is_ascii())
+        .collect();
+    assert!(texts.len() > 500, "too few texts to look for");
+    let mut read = 0;
+    for name in ["raw", "messages", "violations", "deadletter", "cursor"] {
+        let topic = format!("{}.{name}", tenant.topic_prefix);
+        each(broker, &topic, |message| {
+            read += 1;
+            let value = String::from_utf8_lossy(message.payload().unwrap_or_default());
+            // A ciphertext is base64: where nothing else stands, no text can.
+            if !value.is_ascii() || value.contains("\\u") {
+                let told = texts.iter().find(|text| value.contains(**text));
+                assert!(told.is_none(), "{topic} tells {told:?}");
+            }
+        });
+    }
+    assert!(read > expected.messages.len() * 2, "{read} values");
+}
+
 /// Asserts that every value is what the schema allows.
 fn assert_valid(what: &str, schema: &str, records: &[Record]) {
     let path = place::repository().join("schemas/json").join(schema);
@@ -159,7 +203,7 @@ async fn topics_after_a_killed_and_a_whole_drain_keep_their_contract() {
         assert!(record.value.get("content").is_none());
     }
 
-    let messages = read(broker, &topic("messages"));
+    let messages = unseal(&tenant, "messages", read(broker, &topic("messages")));
     assert_valid("messages", "message.schema.json", &messages);
     assert_headers("messages", corp, &messages);
     assert!(
@@ -173,7 +217,7 @@ async fn topics_after_a_killed_and_a_whole_drain_keep_their_contract() {
         expected.messages.len(),
     );
 
-    let violations = read(broker, &topic("violations"));
+    let violations = unseal(&tenant, "violations", read(broker, &topic("violations")));
     assert_valid("violations", "violation.schema.json", &violations);
     assert_headers("violations", corp, &violations);
     assert!(
@@ -210,6 +254,7 @@ async fn topics_after_a_killed_and_a_whole_drain_keep_their_contract() {
         .filter_map(|r| r.value["seq"].as_u64());
     assert_eq!(last.max(), expected.summary["last_seq"].as_u64());
 
+    no_plaintext_rests_there(broker, &tenant, &expected);
     names_begin_with_the_prefix(broker, &tenant.topic_prefix).await;
 }
 

@@ -48,6 +48,7 @@ pub fn database(url: &str, database: &str) -> Result<ClickHouse> {
         database: database.to_owned(),
         user: None,
         password: None,
+        roots: None,
         timeout: TIMEOUT,
     })?)
 }

@@ -1,7 +1,7 @@
 //! The tenant's folder: configuration, secrets, keys and rules, as an operator would lay them out.
 //!
 //! ```text
-//! chatledger.toml  archive.secret  contact.secret  key-1.pem …   rules/*.toml  rules/bribery-words.txt
+//! chatledger.toml  archive.secret  contact.secret  seal-1.key  key-1.pem …   rules/*.toml  rules/bribery-words.txt
 //! withheld/key-N.pem    the key of `unknown_key` records, not in the configuration
 //! truth/                see the module truth
 //! ```
@@ -19,6 +19,9 @@ use serde::Serialize;
 
 use crate::rules::{WORDS_FILE, words_file};
 use crate::tenant::Tenant;
+
+/// File with the key that seals values on Kafka.
+const SEAL_KEY: &str = "seal-1.key";
 
 /// What the configuration says besides the tenant.
 #[derive(Args, Clone, Debug)]
@@ -88,6 +91,7 @@ struct Driver {
 struct Kafka<'a> {
     brokers: &'a str,
     topic_prefix: &'a str,
+    seal_key: [Key; 1],
 }
 
 #[derive(Serialize)]
@@ -192,6 +196,7 @@ pub fn write_folder(
         &tenant.options.secret(2),
         0o600,
     )?;
+    write(&dir.join(SEAL_KEY), &tenant.options.seal_key(), 0o600)?;
     let mut keys = Vec::new();
     for (version, pair) in (1u32..).zip(tenant.sealer.keys()) {
         let file = format!("key-{version}.pem");
@@ -223,6 +228,10 @@ pub fn write_folder(
         kafka: (options.driver == DriverMode::Kafka).then_some(Kafka {
             brokers: &options.brokers,
             topic_prefix: &options.topic_prefix,
+            seal_key: [Key {
+                version: 1,
+                file: SEAL_KEY.to_owned(),
+            }],
         }),
         corp: [Corp {
             id: tenant.options.corp_id(),

@@ -102,6 +102,16 @@ impl TenantOptions {
         self.until.map_or(0, |time| time.timestamp_millis())
     }
 
+    /// A key for sealing what rests on Kafka: base64 of 32 bytes.
+    pub fn seal_key(&self) -> String {
+        use base64::Engine;
+        use rand::Rng;
+        let mut rng = crate::random::generator(self.seed, Purpose::Organisation, 200);
+        let mut bytes = [0u8; 32];
+        rng.fill_bytes(&mut bytes);
+        base64::engine::general_purpose::STANDARD.encode(bytes)
+    }
+
     /// A secret as the admin console shows them: 43 characters.
     pub fn secret(&self, which: u64) -> String {
         use base64::Engine;

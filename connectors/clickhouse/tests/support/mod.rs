@@ -103,6 +103,7 @@ pub fn options(url: &str, database: &str) -> Options {
         database: database.to_owned(),
         user: None,
         password: None,
+        roots: None,
         timeout: Duration::from_secs(120),
     }
 }
@@ -111,6 +112,7 @@ pub fn options_of(url: &str, user: &str, password: &str) -> Options {
     Options {
         user: Some(user.to_owned()),
         password: Some(Secret::new(password.to_owned())),
+        roots: None,
         ..options(url, "archive")
     }
 }

@@ -5,6 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::say;
 use crate::cli::EmbeddedArgs;
+use crate::config::secret_file;
 use crate::exit::{Failure, chain};
 
 /// Serves the engine until SIGTERM or SIGINT.
@@ -13,10 +14,12 @@ pub async fn serve(args: EmbeddedArgs) -> Result<(), Failure> {
     options.lib_path = args.lib;
     options.max_memory_bytes = args.max_memory_mib << 20;
     if let (Some(user), Some(file)) = (args.user, args.password_file) {
-        let password = std::fs::read_to_string(&file)
+        let password = secret_file::text(&file, args.allow_open_secrets)
             .map_err(|error| Failure::config(format!("{}: {error}", file.display())))?;
-        let password = password.trim_end_matches(['\r', '\n']).to_owned();
-        options.credentials = Some(Credentials { user, password });
+        options.credentials = Some(Credentials {
+            user,
+            password: password.expose().to_owned().into(),
+        });
     }
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::other)?;

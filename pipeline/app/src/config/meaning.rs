@@ -1,19 +1,20 @@
 //! What a schema cannot say: files can be read, versions differ, zones exist, addresses are whole.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chatledger_crypto::KeyRing;
+use chatledger_crypto::{KeyRing, SealRing};
 use chatledger_parquet::Target;
 use chatledger_schemas::config as raw;
 use chatledger_schemas::config::Transport;
 use chatledger_schemas::{CorpId, Secret};
 use chrono_tz::Tz;
 
-use super::Problem;
+use super::secret_file::{self, SecretFileError};
+use super::{Problem, kafka};
 use crate::exit::chain;
 
 /// A configuration that has been checked.
@@ -52,6 +53,8 @@ pub struct Kafka {
     pub partitions: u32,
     /// Replication factor of new topics.
     pub replication: u16,
+    /// What messages and violations are sealed with there.
+    pub seal: Arc<SealRing>,
 }
 
 /// `[[corp]]`
@@ -108,8 +111,10 @@ pub struct Parquet {
     pub roll_interval: Duration,
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     folder: &'a Path,
+    /// Whether a secret may lie open to others.
+    allow_open: bool,
     problems: Vec<Problem>,
 }
 
@@ -120,6 +125,7 @@ const SDK_IS_MISSING: &str = "transport \"sdk\" is not built yet; accepted: \"ht
 pub fn check(config: raw::Config, folder: &Path) -> Result<Settings, Vec<Problem>> {
     let mut checker = Checker {
         folder,
+        allow_open: config.secrets.allow_open_files,
         problems: Vec::new(),
     };
     let settings = checker.settings(config);
@@ -130,7 +136,7 @@ pub fn check(config: raw::Config, folder: &Path) -> Result<Settings, Vec<Problem
 }
 
 impl Checker<'_> {
-    fn problem(&mut self, at: impl Into<String>, what: impl Into<String>) {
+    pub(super) fn problem(&mut self, at: impl Into<String>, what: impl Into<String>) {
         self.problems.push(Problem {
             at: at.into(),
             what: what.into(),
@@ -158,6 +164,7 @@ impl Checker<'_> {
                 "neither [sink.clickhouse] nor [sink.parquet] is given",
             );
         }
+        let kafka = kafka::settings(self, config.kafka);
         let rules_dir = config.rules.dir.map(|dir| self.folder.join(dir));
         if let Some(dir) = &rules_dir
             && !dir.is_dir()
@@ -180,19 +187,7 @@ impl Checker<'_> {
                 mode: config.driver.mode,
                 state_dir: self.folder.join(config.driver.state_dir),
             },
-            kafka: Kafka {
-                brokers: chatledger_kafka::Brokers {
-                    bootstrap: config.kafka.brokers,
-                    properties: config
-                        .kafka
-                        .properties
-                        .into_iter()
-                        .collect::<BTreeMap<_, _>>(),
-                },
-                prefix: config.kafka.topic_prefix,
-                partitions: config.kafka.partitions,
-                replication: config.kafka.replication,
-            },
+            kafka,
             corps: corps.into_iter().collect::<Option<_>>()?,
             rules_dir,
             clickhouse: match clickhouse {
@@ -282,12 +277,17 @@ impl Checker<'_> {
             Some(file) => Some(self.secret("sink.clickhouse.password_file", file)?),
             None => None,
         };
+        let roots = match &sink.ca_file {
+            Some(file) => Some(self.roots("sink.clickhouse.ca_file", file)?),
+            None => None,
+        };
         Some(ClickHouse {
             options: chatledger_clickhouse::Options {
                 url: sink.url,
                 database: sink.database,
                 user: sink.user,
                 password,
+                roots,
                 timeout: timeout?,
             },
             batch_rows: sink.batch_rows as usize,
@@ -309,18 +309,31 @@ impl Checker<'_> {
     }
 
     /// A secret from a file, without the line end that editors put there.
-    fn secret(&mut self, at: &str, file: &str) -> Option<Secret> {
-        match std::fs::read_to_string(self.folder.join(file)) {
-            Ok(text) if text.trim().is_empty() => {
-                self.problem(at, format!("{file}: the file is empty"));
-                None
-            }
-            Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())),
-            Err(error) => {
-                self.problem(at, format!("{file}: cannot be read: {error}"));
-                None
-            }
-        }
+    pub(super) fn secret(&mut self, at: &str, file: &str) -> Option<Secret> {
+        let read = secret_file::text(&self.folder.join(file), self.allow_open);
+        self.taken(at, file, read)
+    }
+
+    /// A secret from a file, byte for byte.
+    pub(super) fn secret_bytes(&mut self, at: &str, file: &str) -> Option<Secret<Vec<u8>>> {
+        let read = secret_file::bytes(&self.folder.join(file), self.allow_open);
+        self.taken(at, file, read)
+    }
+
+    fn taken<T>(&mut self, at: &str, file: &str, read: Result<T, SecretFileError>) -> Option<T> {
+        read.map_err(|error| self.problem(at, format!("{file}: {error}")))
+            .ok()
+    }
+
+    fn roots(&mut self, at: &str, file: &str) -> Option<chatledger_clickhouse::Roots> {
+        let roots = std::fs::read(self.folder.join(file))
+            .map_err(|error| format!("cannot be read: {error}"))
+            .and_then(|pem| {
+                chatledger_clickhouse::Roots::from_pem(&pem).map_err(|error| chain(&error))
+            });
+        roots
+            .map_err(|what| self.problem(at, format!("{file}: {what}")))
+            .ok()
     }
 
     fn duration(&mut self, at: &str, text: &str) -> Option<Duration> {

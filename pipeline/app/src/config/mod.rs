@@ -4,13 +4,20 @@
 //! schema cannot say ([`meaning`]): secrets and keys can be read, versions differ, and so on. Both
 //! report where, what was found and what is accepted.
 
+mod kafka;
 mod meaning;
+pub mod secret_file;
 mod shape;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use meaning::{Corp, Kafka, Settings};
+
+use crate::bounded_file;
+
+/// Bytes of a configuration file at most.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +68,7 @@ pub fn load(file: &Path) -> Result<Settings, Problems> {
         file: file.to_owned(),
         problems,
     };
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    let text = bounded_file::text(file, MOST_BYTES).map_err(|error| {
         fail(vec![Problem {
             at: String::new(),
             what: format!("cannot be read: {error}"),
@@ -86,9 +93,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
         let pem = key.to_pkcs8_pem(LineEnding::LF).unwrap();
-        std::fs::write(folder.path().join(KEY), pem.as_bytes()).unwrap();
-        std::fs::write(folder.path().join("secret"), "s3cret\n").unwrap();
+        private(&folder.path().join(KEY), pem.as_bytes());
+        private(&folder.path().join("secret"), b"s3cret\n");
         folder
+    }
+
+    /// Writes a file that its owner alone can read.
+    fn private(path: &Path, bytes: &[u8]) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(path, bytes).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn problems(text: &str) -> Vec<String> {
@@ -184,6 +198,112 @@ mod tests {
             "{none:?}"
         );
         assert!(none.join("\n").contains("sink: neither"), "{none:?}");
+    }
+
+    #[test]
+    fn files_that_others_can_read_are_refused_by_name_unless_that_is_allowed() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = folder();
+        let file = folder.path().join("chatledger.toml");
+        for name in [KEY, "secret"] {
+            let open = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(folder.path().join(name), open).unwrap();
+        }
+        std::fs::write(&file, GOOD).unwrap();
+        let found = load(&file).err().unwrap().to_string();
+        for expected in [
+            "corp[0].archive.secret_file: secret: mode 0644 lets others",
+            "corp[0].archive.key[0].file: key.pem: mode 0644 lets others",
+            "chmod 600",
+        ] {
+            assert!(found.contains(expected), "missing: {expected}\n{found}");
+        }
+        std::fs::write(
+            &file,
+            format!("{GOOD}\n[secrets]\nallow_open_files = true\n"),
+        )
+        .unwrap();
+        assert!(load(&file).is_ok());
+    }
+
+    #[test]
+    fn passwords_of_kafka_come_from_files_and_are_shown_nowhere() {
+        let folder = folder();
+        let file = folder.path().join("chatledger.toml");
+        let with = |kafka: &str| {
+            std::fs::write(&file, format!("{GOOD}\n[kafka]\n{kafka}")).unwrap();
+            load(&file)
+        };
+        let properties = "properties = { \"sasl.username\" = \"u\" }";
+        let settings = with(&format!("sasl_password_file = \"secret\"\n{properties}"));
+        let brokers = settings.ok().unwrap().kafka.brokers;
+        assert_eq!(brokers.secrets["sasl.password"].expose(), "s3cret");
+        assert!(!format!("{brokers:?}").contains("s3cret"), "{brokers:?}");
+
+        let inline = "properties = { \"sasl.password\" = \"hunter2\" }";
+        let brokers = with(inline).ok().unwrap().kafka.brokers;
+        assert_eq!(brokers.secrets["sasl.password"].expose(), "hunter2");
+        assert!(!format!("{brokers:?}").contains("hunter2"), "{brokers:?}");
+
+        let both = with(&format!("sasl_password_file = \"secret\"\n{inline}"));
+        let both = both.err().unwrap().to_string();
+        assert!(
+            both.contains("kafka.sasl_password_file") && !both.contains("hunter2"),
+            "{both}"
+        );
+
+        // Of another type, it is not repeated either.
+        let number = with("properties = { \"sasl.password\" = 271828 }");
+        let number = number.err().unwrap().to_string();
+        assert!(
+            number.contains("sasl.password") && !number.contains("271828"),
+            "{number}"
+        );
+    }
+
+    #[test]
+    fn seal_keys_are_read_from_their_files_and_what_is_no_key_is_refused() {
+        let folder = folder();
+        let file = folder.path().join("chatledger.toml");
+        private(&folder.path().join("seal.key"), &[7; 32]);
+        let with = |keys: &[(u32, &str)]| {
+            let table = |(version, name): &(u32, &str)| {
+                format!("[[kafka.seal_key]]\nversion = {version}\nfile = \"{name}\"\n")
+            };
+            let keys: String = keys.iter().map(table).collect();
+            std::fs::write(&file, format!("{GOOD}\n{keys}")).unwrap();
+            load(&file)
+        };
+        let good = with(&[(1, "seal.key"), (4, "seal.key")]).ok().unwrap();
+        assert_eq!(good.kafka.seal.versions(), [1, 4]);
+        let bad = with(&[
+            (1, "secret"),
+            (1, "nowhere"),
+            (2, "seal.key"),
+            (2, "seal.key"),
+        ]);
+        let bad = bad.err().unwrap().to_string();
+        for expected in [
+            "kafka.seal_key[0].file: secret: not a key: 32 random bytes",
+            "kafka.seal_key[1].file: nowhere: cannot be read",
+            "kafka.seal_key[3].version: version 2 is given twice",
+        ] {
+            assert!(bad.contains(expected), "missing: {expected}\n{bad}");
+        }
+    }
+
+    #[test]
+    fn file_larger_than_any_configuration_is_refused() {
+        let long = format!("{GOOD}\n# {}", "x".repeat(1 << 20));
+        assert!(problems(&long)[0].contains("more than 1048576 bytes"));
+    }
+
+    #[test]
+    fn metrics_are_served_to_this_machine_alone_unless_told_otherwise() {
+        let folder = folder();
+        let file = folder.path().join("chatledger.toml");
+        std::fs::write(&file, GOOD).unwrap();
+        assert!(load(&file).ok().unwrap().metrics_listen.ip().is_loopback());
     }
 
     #[test]

@@ -77,6 +77,13 @@ impl Topic {
         Self::Marks,
     ];
 
+    /// Whether its values rest under the deployment's seal key, where there is one: messages hold
+    /// what was written, violations the words that matched. `[raw]` and `[deadletter]` hold what
+    /// only the corp's private keys open.
+    pub fn is_sealed(self) -> bool {
+        matches!(self, Self::Messages | Self::Violations)
+    }
+
     /// Its name behind the prefix.
     pub fn name(self) -> &'static str {
         match self {

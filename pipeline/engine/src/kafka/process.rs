@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chatledger_crypto::Opener;
+use chatledger_crypto::{Opener, SealRing};
 use chatledger_directory::Directory;
 use chatledger_rules::RuleSet;
 use chatledger_schemas::directory::{DirectoryRow, Room, RoomKind};
@@ -56,6 +56,8 @@ pub struct ProcessStage {
     pub marks: MarkReader,
     /// The corps by id.
     pub corps: Arc<HashMap<String, CorpTools>>,
+    /// What messages and violations are sealed with.
+    pub seal: Arc<SealRing>,
     /// What is looked for.
     pub rules: Arc<Current<RuleSet>>,
     /// The metrics.
@@ -211,12 +213,14 @@ impl ProcessStage {
             .map(|((partition, corp), records)| (partition, corp, records))
             .collect();
         let (corps, rules) = (Arc::clone(&self.corps), self.rules.get());
+        let seal = Arc::clone(&self.seal);
         let metrics = Arc::clone(&self.metrics);
         let (back, done) = tokio::task::spawn_blocking(move || {
             let mut done = Vec::with_capacity(runs.len());
             for (partition, corp, records) in runs {
                 if let Some(partition) = partitions.get_mut(&partition) {
-                    done.push(one(partition, corp, &records, &corps, &rules, &metrics));
+                    let run = (corp, &records[..]);
+                    done.push(one(partition, run, &corps, &rules, &seal, &metrics));
                 }
             }
             (partitions, done)
@@ -329,10 +333,10 @@ impl chatledger_schemas::Classified for UnknownCorp {
 
 fn one(
     partition: &mut Partition,
-    corp: String,
-    records: &[LogRecord],
+    (corp, records): (String, &[LogRecord]),
     corps: &HashMap<String, CorpTools>,
     rules: &RuleSet,
+    seal: &SealRing,
     metrics: &Metrics,
 ) -> Done {
     let Some(tools) = corps.get(&corp) else {
@@ -364,7 +368,7 @@ fn one(
     };
     let rows = processed
         .as_ref()
-        .map_or_else(|| Ok(Vec::new()), |done| rows(&corp, done, &link))?;
+        .map_or_else(|| Ok(Vec::new()), |done| rows(&corp, done, &link, seal))?;
     Ok((corp, rows, processed))
 }
 
@@ -381,11 +385,17 @@ fn rows(
     corp: &str,
     processed: &Processed,
     link: &dyn Fn(u64) -> Option<Link>,
+    seal: &SealRing,
 ) -> Result<Vec<OutRecord>, Fault> {
     let batch = &processed.batch;
     let mut out = Vec::with_capacity(batch.rows());
-    let mut add = |topic, key: &str, seq, row: &dyn erased::Row| {
-        let value = Bytes::from(row.json().map_err(Fault::local)?);
+    let mut add = |topic: Topic, key: &str, seq, row: &dyn erased::Row| {
+        let mut value = row.json().map_err(Fault::local)?;
+        if topic.is_sealed() {
+            let sealed = seal.seal(topic.name(), key.as_bytes(), value);
+            value = sealed.map_err(Fault::local)?;
+        }
+        let value = Bytes::from(value);
         let (key, corp_id) = (key.as_bytes().to_vec(), corp.to_owned());
         out.push(OutRecord {
             topic,

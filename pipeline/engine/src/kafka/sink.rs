@@ -8,11 +8,13 @@
 //! by hand, or lost), the lane goes on behind it: setting a group back adds no row. To have a sink
 //! written again, its marks are removed with its rows.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chatledger_crypto::{SealRing, UnsealError};
 use chatledger_schemas::ledger::Anchor;
 use chatledger_schemas::{CorpId, DeadLetter, Message, Violation};
 use futures::FutureExt;
@@ -45,6 +47,8 @@ pub struct SinkStage {
     pub topic: Topic,
     /// Membership in the sink's group on the topic.
     pub join: Join,
+    /// What the topic's values are opened with.
+    pub seal: Arc<SealRing>,
     /// When a cut is complete.
     pub limits: Limits,
     /// Makes the writing end for a lane.
@@ -327,9 +331,9 @@ impl SinkStage {
         if records.is_empty() {
             return Ok(());
         }
-        let topic = self.topic;
+        let (topic, seal) = (self.topic, Arc::clone(&self.seal));
         let witness = records.last().map_or(0, LogRecord::witness);
-        let batch = tokio::task::spawn_blocking(move || decode(topic, &records))
+        let batch = tokio::task::spawn_blocking(move || decode(topic, &records, &seal))
             .await
             .map_err(Fault::local)??;
         let Some(batch) = batch else { return Ok(()) };
@@ -394,10 +398,27 @@ fn heaviest(lanes: &mut BTreeMap<i32, PartitionLane>, bytes: usize) -> Option<&m
         .max_by_key(|lane| held(lane))
 }
 
-fn decode(topic: Topic, records: &[LogRecord]) -> Result<Option<Batch>, Fault> {
-    fn rows<T: DeserializeOwned>(records: &[LogRecord]) -> Result<Vec<T>, Fault> {
+fn decode(topic: Topic, records: &[LogRecord], seal: &SealRing) -> Result<Option<Batch>, Fault> {
+    fn rows<T: DeserializeOwned>(
+        topic: Topic,
+        records: &[LogRecord],
+        seal: &SealRing,
+    ) -> Result<Vec<T>, Fault> {
         let read = |record: &LogRecord| {
-            serde_json::from_slice(&record.value).map_err(|error| {
+            let value = if topic.is_sealed() {
+                let opened = seal.open(topic.name(), &record.key, &record.value);
+                opened.map_err(|source| {
+                    Fault::new(Unopened {
+                        topic: topic.name(),
+                        partition: record.partition,
+                        offset: record.offset,
+                        source,
+                    })
+                })?
+            } else {
+                Cow::Borrowed(&record.value[..])
+            };
+            serde_json::from_slice(&value).map_err(|error| {
                 // The text of the error may hold what stands in the record: keep only its place.
                 Fault::new(Foreign {
                     partition: record.partition,
@@ -434,12 +455,28 @@ fn decode(topic: Topic, records: &[LogRecord]) -> Result<Option<Batch>, Fault> {
         }
     }
     match topic {
-        Topic::Messages => batch.messages = rows(records)?,
-        Topic::Violations => batch.violations = rows(records)?,
-        Topic::DeadLetter => batch.dead_letters = rows(records)?,
+        Topic::Messages => batch.messages = rows(topic, records, seal)?,
+        Topic::Violations => batch.violations = rows(topic, records, seal)?,
+        Topic::DeadLetter => batch.dead_letters = rows(topic, records, seal)?,
         Topic::Raw | Topic::Cursor | Topic::Directory | Topic::Ledger | Topic::Marks => {}
     }
     Ok(Some(batch))
+}
+
+/// A value that the deployment's seal keys do not open stops the sink rather than being skipped.
+#[derive(Debug, thiserror::Error)]
+#[error("the value on [{topic}] at partition {partition}, offset {offset} cannot be read")]
+struct Unopened {
+    topic: &'static str,
+    partition: i32,
+    offset: u64,
+    source: UnsealError,
+}
+
+impl chatledger_schemas::Classified for Unopened {
+    fn class(&self) -> chatledger_schemas::FaultClass {
+        chatledger_schemas::FaultClass::Stop
+    }
 }
 
 /// A record on one of our topics that none of our programs wrote.

@@ -91,12 +91,7 @@ pub async fn read(
     took: Duration,
     run: Summary,
 ) -> Result<Report, clickhouse::error::Error> {
-    let count = async |table: &str| {
-        tables
-            .query(&format!("SELECT count() FROM {table}"))
-            .fetch_one::<u64>()
-            .await
-    };
+    let count = async |sql: &str| tables.query(sql).fetch_one::<u64>().await;
     let types = "SELECT msgtype AS name, count() AS count FROM messages FINAL \
                  GROUP BY msgtype ORDER BY count DESC, name LIMIT 10";
     let reasons = "SELECT reason AS name, count() AS count FROM dead_letters FINAL \
@@ -133,11 +128,11 @@ pub async fn read(
         run,
         seconds,
         records_per_second: run.pulled as f64 / seconds.max(0.001),
-        messages: count("messages FINAL").await?,
-        messages_before_final: count("messages").await?,
-        violations: count("violations FINAL").await?,
-        violations_before_final: count("violations").await?,
-        dead_letters: count("dead_letters FINAL").await?,
+        messages: count("SELECT count() FROM messages FINAL").await?,
+        messages_before_final: count("SELECT count() FROM messages").await?,
+        violations: count("SELECT count() FROM violations FINAL").await?,
+        violations_before_final: count("SELECT count() FROM violations").await?,
+        dead_letters: count("SELECT count() FROM dead_letters FINAL").await?,
         reasons: tables.query(reasons).fetch_all().await?,
         types: tables.query(types).fetch_all().await?,
         members: tables.query(members).fetch_all().await?,
