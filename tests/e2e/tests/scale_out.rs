@@ -11,7 +11,7 @@ use chatledger_e2e::tenant::{Plan, Summary, Tenant};
 use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{Driver, Expected, Process, groups, stored};
 
-const SOON: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(240);
 
 /// Short sessions and transactions, so that what is dead or stopped is missed soon: what it left open
 /// keeps others from its partitions until it has run out.

@@ -21,10 +21,10 @@ async fn stalled(name: &str, driver: Driver) -> (Proxy, Tenant) {
     let tenant = Tenant::start(plan).await.unwrap();
     tenant
         .configure(&[
-            ("database = ", "batch_rows = 500\ndatabase = "),
+            ("database = ", "batch_rows = 2000\ndatabase = "),
             (
                 "url = \"file:parquet\"",
-                "url = \"file:parquet\"\nroll_rows = 2000\nroll_interval = \"500ms\"",
+                "url = \"file:parquet\"\nroll_rows = 20000\nroll_interval = \"2s\"",
             ),
         ])
         .unwrap();

@@ -21,7 +21,7 @@ use chatledger_e2e::tenant::Tenant;
 use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{Expected, Process, stored};
 
-const SOON: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(240);
 
 /// Waits until a metric is above a value.
 async fn exceeds(endpoints: &Endpoints, name: &str, labels: &[&str], value: f64) {
