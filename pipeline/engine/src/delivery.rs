@@ -258,7 +258,10 @@ impl Delivery {
             let written = if !rows_are_in {
                 self.writer.write(&self.log, cut, attempt).await
             } else if let Some(marks) = &self.marks {
-                marks.keep(&self.log, mark).await
+                match failpoint::pass(sink, "rows_written") {
+                    Ok(()) => marks.keep(&self.log, mark).await,
+                    Err(injected) => Err(injected.into()),
+                }
             } else {
                 return Ok(true);
             };

@@ -79,10 +79,12 @@ pub const ALL: &[Point] = &[
     both("clickhouse.violations_answered"),
     both("clickhouse.dead_letters_sent"),
     both("clickhouse.dead_letters_answered"),
-    // The lane's mark, kept beside the rows: on its way; the server has answered.
+    // Every table has answered. The lane's mark, kept beside the rows: on its way; the server has
+    // answered.
+    kafka("clickhouse.rows_written"),
     kafka("clickhouse.lanes_sent"),
     kafka("clickhouse.lanes_answered"),
-    // Every table has answered; then the journal holds the new position in place of the cut.
+    // Rows and mark are there; then the journal holds the new position in place of the cut.
     both("clickhouse.cut_delivered"),
     both("clickhouse.position_saved"),
     both("parquet.cut_gathered"),
@@ -90,6 +92,7 @@ pub const ALL: &[Point] = &[
     // Of each file: whole and not visible (uploaded), then under its final name (renamed, put).
     both("parquet.file_unnamed"),
     both("parquet.file_named"),
+    kafka("parquet.rows_written"),
     both("parquet.cut_delivered"),
     both("parquet.position_saved"),
 ];
