@@ -1,4 +1,8 @@
-//! A record that could not be opened or read: parked with its reason, never dropped.
+//! A record that could not be opened or read: parked with its reason, and what became of it since.
+//!
+//! A letter is *open* until an event closes it. Letters and events are facts that may be told twice
+//! and in any order: a closed letter stays closed, and of two tellings of an open one the one with
+//! more attempts is the newer. [`DeadLetterRecord`] is either, as it stands on `.deadletter`.
 
 use std::fmt;
 
@@ -27,6 +31,100 @@ pub struct DeadLetter {
     pub sealed: String,
     /// When it was first parked, milliseconds since the epoch, UTC.
     pub first_seen: i64,
+    /// How often it has been replayed in vain.
+    #[serde(default)]
+    pub attempts: u32,
+}
+
+/// Something that was done about a letter; a row of the table `dead_letter_events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeadLetterEvent {
+    /// What was done.
+    pub event: Event,
+    /// The letter's corp.
+    pub corp_id: CorpId,
+    /// The letter's position in the corp's archive.
+    pub seq: u64,
+    /// The letter's msgid.
+    pub msgid: String,
+    /// Which attempt at it this was, from 1; for `dropped` how many there had been.
+    pub attempt: u32,
+    /// When, milliseconds since the epoch, UTC.
+    pub at: i64,
+    /// Who: the user who gave the command, or `chatledger` if a new key did.
+    pub actor: String,
+    /// Why; given for `dropped`.
+    #[serde(default)]
+    pub because: String,
+    /// Why the letter was parked; for `failed` why it still is.
+    pub reason: Reason,
+    /// What exactly is wrong with it, without any content of the message.
+    pub error: String,
+    /// `publickey_ver` of the record; 0 if it could not be read.
+    pub key_version: u32,
+    /// When the letter was first parked, milliseconds since the epoch, UTC.
+    pub first_seen: i64,
+}
+
+/// What can be done about a letter; a closed set.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, PartialOrd, Ord,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// Its record is on its way through the stages again (kafka driver only).
+    Retried,
+    /// It was opened and delivered. Closes the letter.
+    Replayed,
+    /// It was opened, but its message had been delivered before. Closes the letter.
+    Duplicate,
+    /// It still cannot be opened or read.
+    Failed,
+    /// Somebody decided to do without it. Closes the letter.
+    Dropped,
+}
+
+impl Event {
+    /// The value in the column `event`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retried => "retried",
+            Self::Replayed => "replayed",
+            Self::Duplicate => "duplicate",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+
+    /// Whether the letter is settled by it, for ever.
+    pub fn closes(self) -> bool {
+        matches!(self, Self::Replayed | Self::Duplicate | Self::Dropped)
+    }
+}
+
+/// A value on `.deadletter`: an event has a field `event`, a letter has `sealed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum DeadLetterRecord {
+    /// Something was done about a letter.
+    Event(DeadLetterEvent),
+    /// A record was parked, or could not be opened again.
+    Letter(DeadLetter),
+}
+
+/// Asks for a sealed record to be opened again, though it was seen before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// When the letter was first parked, milliseconds since the epoch, UTC.
+    pub first_seen: i64,
+    /// When it was asked for, milliseconds since the epoch, UTC.
+    pub at: i64,
+    /// Who asked.
+    pub actor: String,
+    /// Why the letter is parked until now.
+    pub reason: Reason,
 }
 
 /// Why a record is a dead letter; a closed set, also the metric label `reason`.

@@ -8,7 +8,7 @@
 //! | [`sealed`] | a record as the archive API gave it | `.raw`, crypto, dead letters |
 //! | [`message`] | an opened, joined message | `messages` table, Parquet, `.messages` |
 //! | [`violation`] | a message that broke a rule | `violations` table, Parquet, `.violations` |
-//! | [`dead_letter`] | a record that could not be opened | `dead_letters` table, `.deadletter` |
+//! | [`dead_letter`] | a record that could not be opened, what was done about it | `dead_letters`, `dead_letter_events`, `.deadletter` |
 //! | [`ledger`] | what was pulled, chained by hash | the ledger's file or topic, Parquet metadata |
 //! | [`directory`] | who is who | the directory tables, `.directory` |
 //! | [`migrations`] | the ClickHouse tables | every deployment, for ever |
@@ -33,7 +33,7 @@ pub mod sealed_value;
 pub mod secret;
 pub mod violation;
 
-pub use dead_letter::{DeadLetter, Reason};
+pub use dead_letter::{DeadLetter, DeadLetterEvent, DeadLetterRecord, Reason, Retry};
 pub use fault::{Classified, FaultClass};
 pub use ids::CorpId;
 pub use message::{ConversationKind, Message, PartyKind};

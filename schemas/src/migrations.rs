@@ -1,9 +1,9 @@
 //! The ClickHouse tables, as numbered migrations.
 //!
-//! Each migration is a file of statements that may be applied twice (`IF NOT EXISTS`), because a
-//! program may die between a statement and the line that says it was applied. Files are never
-//! edited after a release: a change is a new number. A program refuses a database whose schema is
-//! newer than [`LATEST`]; [`plan`] decides that.
+//! Each migration is a file of statements that may be applied twice (`IF EXISTS`, `IF NOT EXISTS`,
+//! or under a condition), because a program may die between a statement and the line that says it
+//! was applied. Files are never edited after a release: a change is a new number. A program refuses
+//! a database whose schema is newer than [`LATEST`]; [`plan`] decides that.
 
 /// Name of the table that says which migrations a database has.
 pub const LEDGER_TABLE: &str = "schema_migrations";
@@ -41,10 +41,15 @@ pub const ALL: &[Migration] = &[
         name: "lanes",
         sql: include_str!("../clickhouse/0003_lanes.sql"),
     },
+    Migration {
+        version: 4,
+        name: "dead letters",
+        sql: include_str!("../clickhouse/0004_dead_letters.sql"),
+    },
 ];
 
 /// The schema this program writes.
-pub const LATEST: u32 = 3;
+pub const LATEST: u32 = 4;
 
 /// The database has a schema that this program does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,20 +74,37 @@ pub fn plan(applied: u32) -> Result<&'static [Migration], SchemaTooNew> {
     Ok(&ALL[applied as usize..])
 }
 
+/// One statement of a migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// A query; the statement is applied only if it counts more than 0. It stands in the file
+    /// before the statement, on a line that begins with `-- when: `.
+    pub when: Option<String>,
+    /// The statement.
+    pub sql: String,
+}
+
 impl Migration {
     /// The statements of the file, in order, without comments.
-    pub fn statements(&self) -> Vec<String> {
-        let code: String = self
-            .sql
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("--"))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        code.split(';')
-            .map(str::trim)
-            .filter(|s| !s.is_empty())
-            .map(str::to_owned)
-            .collect()
+    pub fn statements(&self) -> Vec<Statement> {
+        let mut statements = Vec::new();
+        let (mut when, mut sql) = (None, String::new());
+        for line in self.sql.lines().map(str::trim_end) {
+            if let Some(condition) = line.strip_prefix("-- when: ") {
+                when = Some(condition.to_owned());
+            } else if !line.trim_start().starts_with("--") {
+                let ends = line.ends_with(';');
+                sql.push_str(line.trim_end_matches(';'));
+                sql.push('\n');
+                if ends {
+                    statements.push(Statement {
+                        when: when.take(),
+                        sql: std::mem::take(&mut sql).trim().to_owned(),
+                    });
+                }
+            }
+        }
+        statements
     }
 }
 
@@ -96,12 +118,15 @@ mod tests {
             assert_eq!(migration.version as usize, index + 1);
             let statements = migration.statements();
             assert!(!statements.is_empty());
-            for statement in statements {
-                assert!(
-                    statement.contains("IF NOT EXISTS"),
-                    "not repeatable: {statement}"
-                );
+            for Statement { when, sql } in statements {
+                let guarded = ["IF NOT EXISTS", "IF EXISTS"]
+                    .iter()
+                    .any(|g| sql.contains(g));
+                assert!(guarded || when.is_some(), "not repeatable: {sql}");
             }
+            let code = migration.sql.lines().filter(|line| !line.starts_with("--"));
+            let ends = code.filter(|line| line.contains(';')).count();
+            assert_eq!(ends, migration.statements().len(), "a `;` within a line");
         }
         assert_eq!(ALL.len(), LATEST as usize);
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use chatledger_schemas::config::Config;
 use chatledger_schemas::directory::DirectoryRow;
-use chatledger_schemas::{DeadLetter, Message, SealedValue, Violation};
+use chatledger_schemas::{DeadLetterRecord, Message, SealedValue, Violation};
 use schemars::{JsonSchema, schema_for};
 
 fn check<T: JsonSchema>(name: &str) {
@@ -31,7 +31,7 @@ fn check<T: JsonSchema>(name: &str) {
 fn topic_and_config_schemas_match_their_types() {
     check::<Message>("message.schema.json");
     check::<Violation>("violation.schema.json");
-    check::<DeadLetter>("dead_letter.schema.json");
+    check::<DeadLetterRecord>("dead_letter.schema.json");
     check::<SealedValue<'_>>("sealed_value.schema.json");
     check::<DirectoryRow>("directory.schema.json");
     check::<Config>("config.schema.json");

@@ -6,13 +6,13 @@
 //! misread bytes. Columns that somebody has added are left to their defaults.
 
 use chatledger_schemas::directory;
-use chatledger_schemas::{CorpId, DeadLetter, Message, Violation};
+use chatledger_schemas::{CorpId, DeadLetter, DeadLetterEvent, Message, Violation};
 use clickhouse::RowWrite;
 use clickhouse::insert::Insert;
 
 use crate::rows::{
-    ConsentRow, CustomerRow, DeadLetterRow, DepartmentRow, DirectoryRow, FollowRow, MemberRow,
-    MessageRow, RoomMemberRow, RoomRow, Sync, ViolationRow,
+    ConsentRow, CustomerRow, DeadLetterEventRow, DeadLetterRow, DepartmentRow, DirectoryRow,
+    FollowRow, MemberRow, MessageRow, RoomMemberRow, RoomRow, Sync, ViolationRow,
 };
 use crate::{ClickHouse, Error, Fault};
 
@@ -83,6 +83,29 @@ impl ClickHouse {
     ) -> Result<(), Error> {
         let rows = Box::new(rows.into_iter().map(DeadLetterRow::from));
         self.insert::<DeadLetterRow<'static>>("dead_letters", Some(token), rows)
+            .await
+    }
+
+    /// Hides dead letters that events have settled; as [`ClickHouse::insert_messages`], with a
+    /// token of its own. With `FINAL` they stay hidden, whatever is inserted about them afterwards.
+    pub async fn insert_settled_letters<'r>(
+        &self,
+        token: &str,
+        rows: impl IntoIterator<Item = &'r DeadLetterEvent, IntoIter: Send + 'r>,
+    ) -> Result<(), Error> {
+        let rows = Box::new(rows.into_iter().map(DeadLetterRow::settled));
+        self.insert::<DeadLetterRow<'static>>("dead_letters", Some(token), rows)
+            .await
+    }
+
+    /// Inserts what was done about dead letters; as [`ClickHouse::insert_messages`].
+    pub async fn insert_dead_letter_events<'r>(
+        &self,
+        token: &str,
+        rows: impl IntoIterator<Item = &'r DeadLetterEvent, IntoIter: Send + 'r>,
+    ) -> Result<(), Error> {
+        let rows = Box::new(rows.into_iter().map(DeadLetterEventRow::from));
+        self.insert::<DeadLetterEventRow<'static>>("dead_letter_events", Some(token), rows)
             .await
     }
 

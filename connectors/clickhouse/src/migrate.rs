@@ -1,10 +1,12 @@
 //! Brings a database to the schema this program writes.
 //!
-//! Steps may be applied twice and by two processes at once: every statement is `IF NOT EXISTS`, and
-//! a step is noted in the ledger only after its statements. A database that is up to date is only
+//! Steps may be applied twice and by two processes at once: every statement is `IF [NOT] EXISTS` or
+//! has a condition, and a step is noted in the ledger only after its statements. A database that is up to date is only
 //! read, so that a program without the right to create tables runs where somebody else migrates.
 
-use chatledger_schemas::migrations::{self, LATEST, LEDGER_DDL, LEDGER_TABLE, Migration};
+use chatledger_schemas::migrations::{
+    self, LATEST, LEDGER_DDL, LEDGER_TABLE, Migration, Statement,
+};
 use clickhouse::sql::Identifier;
 
 use crate::{ClickHouse, Error, Fault};
@@ -88,12 +90,31 @@ impl ClickHouse {
         self.within(version).await.map_err(failed)
     }
 
+    /// Whether a statement's condition holds; one without is wanted always.
+    async fn wanted(&self, statement: &Statement) -> Result<bool, Fault> {
+        let Some(condition) = &statement.when else {
+            return Ok(true);
+        };
+        let count = self.client.query_raw(condition).fetch_one::<u64>();
+        Ok(self.within(count).await? > 0)
+    }
+
     async fn apply(&self, migration: &Migration) -> Result<(), Fault> {
         self.within(self.client.query_raw(LEDGER_DDL).execute())
             .await?;
         for statement in migration.statements() {
-            self.within(self.client.query_raw(&statement).execute())
-                .await?;
+            if !self.wanted(&statement).await? {
+                continue;
+            }
+            let applied = self
+                .within(self.client.query_raw(&statement.sql).execute())
+                .await;
+            // Another process may have been faster: then there is nothing left to do.
+            if let Err(fault) = applied
+                && (statement.when.is_none() || self.wanted(&statement).await?)
+            {
+                return Err(fault);
+            }
         }
         let note = self
             .client

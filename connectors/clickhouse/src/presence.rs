@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use chatledger_schemas::{CorpId, DeadLetter, Message, Violation};
+use chatledger_schemas::{CorpId, DeadLetter, DeadLetterEvent, Message, Violation};
 
 use crate::{ClickHouse, Error, Fault};
 
@@ -92,7 +92,67 @@ impl Kept for DeadLetter {
     }
 }
 
+/// An event as the row that hides its letter.
+struct Settling<'r>(&'r DeadLetterEvent);
+
+impl Kept for Settling<'_> {
+    const TABLE: &'static str = "dead_letters";
+    const ASK: &'static str = "SELECT DISTINCT concat(toString(seq), '/', msgid) AS id \
+        FROM dead_letters WHERE is_deleted = 1 AND corp_id = ? AND (? OR seq BETWEEN ? AND ?) \
+        AND id IN ?";
+
+    fn corp(&self) -> &CorpId {
+        &self.0.corp_id
+    }
+
+    fn place(&self) -> Option<i64> {
+        i64::try_from(self.0.seq).ok()
+    }
+
+    fn id(&self) -> String {
+        format!("{}/{}", self.0.seq, self.0.msgid)
+    }
+}
+
+impl Kept for DeadLetterEvent {
+    const TABLE: &'static str = "dead_letter_events";
+    const ASK: &'static str = "SELECT DISTINCT concat(toString(seq), '/', msgid, '/', \
+        toString(attempt), '/', event) AS id FROM dead_letter_events WHERE corp_id = ? \
+        AND (? OR seq BETWEEN ? AND ?) AND id IN ?";
+
+    fn corp(&self) -> &CorpId {
+        &self.corp_id
+    }
+
+    fn place(&self) -> Option<i64> {
+        i64::try_from(self.seq).ok()
+    }
+
+    fn id(&self) -> String {
+        let (attempt, event) = (self.attempt, self.event.as_str());
+        format!("{}/{}/{attempt}/{event}", self.seq, self.msgid)
+    }
+}
+
 impl ClickHouse {
+    /// Those of the events whose letters are not hidden.
+    pub async fn absent_settled_letters<'r>(
+        &self,
+        rows: &[&'r DeadLetterEvent],
+    ) -> Result<Vec<&'r DeadLetterEvent>, Error> {
+        let rows: Vec<Settling<'r>> = rows.iter().map(|event| Settling(event)).collect();
+        let absent = self.absent(&rows.iter().collect::<Vec<_>>()).await?;
+        Ok(absent.into_iter().map(|settling| settling.0).collect())
+    }
+
+    /// Those of the events that are not in their table.
+    pub async fn absent_dead_letter_events<'r>(
+        &self,
+        rows: &[&'r DeadLetterEvent],
+    ) -> Result<Vec<&'r DeadLetterEvent>, Error> {
+        self.absent(rows).await
+    }
+
     /// Those of the messages that are not in their table.
     pub async fn absent_messages<'r>(
         &self,

@@ -6,7 +6,7 @@
 use chatledger_schemas::directory::{
     Consent, Customer, Department, Follow, Member, Room, RoomMember,
 };
-use chatledger_schemas::{CorpId, DeadLetter, Message, Violation};
+use chatledger_schemas::{CorpId, DeadLetter, DeadLetterEvent, Message, Violation};
 use clickhouse::Row;
 use serde::Serialize;
 
@@ -100,6 +100,9 @@ impl<'a> From<&'a Violation> for ViolationRow<'a> {
     }
 }
 
+/// Added to the version of a row that settles a letter: more than any number of attempts.
+const SETTLED: u64 = 1 << 32;
+
 #[derive(Row, Serialize)]
 pub(crate) struct DeadLetterRow<'a> {
     corp_id: &'a str,
@@ -110,6 +113,9 @@ pub(crate) struct DeadLetterRow<'a> {
     key_version: u32,
     sealed: &'a str,
     first_seen: i64,
+    attempts: u32,
+    version: u64,
+    is_deleted: u8,
 }
 
 impl<'a> From<&'a DeadLetter> for DeadLetterRow<'a> {
@@ -122,6 +128,63 @@ impl<'a> From<&'a DeadLetter> for DeadLetterRow<'a> {
             error: &row.error,
             key_version: row.key_version,
             sealed: &row.sealed,
+            first_seen: row.first_seen,
+            attempts: row.attempts,
+            version: row.attempts.into(),
+            is_deleted: 0,
+        }
+    }
+}
+
+impl<'a> DeadLetterRow<'a> {
+    /// The row that hides a letter which an event has settled.
+    pub(crate) fn settled(event: &'a DeadLetterEvent) -> Self {
+        Self {
+            corp_id: event.corp_id.as_str(),
+            seq: event.seq,
+            msgid: &event.msgid,
+            reason: event.reason.as_str(),
+            error: &event.error,
+            key_version: event.key_version,
+            sealed: "",
+            first_seen: event.first_seen,
+            attempts: event.attempt,
+            version: SETTLED + u64::from(event.attempt),
+            is_deleted: 1,
+        }
+    }
+}
+
+#[derive(Row, Serialize)]
+pub(crate) struct DeadLetterEventRow<'a> {
+    corp_id: &'a str,
+    seq: u64,
+    msgid: &'a str,
+    event: &'static str,
+    attempt: u32,
+    at: i64,
+    actor: &'a str,
+    because: &'a str,
+    reason: &'static str,
+    error: &'a str,
+    key_version: u32,
+    first_seen: i64,
+}
+
+impl<'a> From<&'a DeadLetterEvent> for DeadLetterEventRow<'a> {
+    fn from(row: &'a DeadLetterEvent) -> Self {
+        Self {
+            corp_id: row.corp_id.as_str(),
+            seq: row.seq,
+            msgid: &row.msgid,
+            event: row.event.as_str(),
+            attempt: row.attempt,
+            at: row.at,
+            actor: &row.actor,
+            because: &row.because,
+            reason: row.reason.as_str(),
+            error: &row.error,
+            key_version: row.key_version,
             first_seen: row.first_seen,
         }
     }

@@ -297,6 +297,7 @@ async fn dead_letters_without_an_id_are_told_apart_by_their_position() {
         key_version: 0,
         sealed: "{}".into(),
         first_seen: NOON,
+        attempts: 0,
     };
     let letters = [
         letter(7, ""),

@@ -70,7 +70,7 @@ async fn migration_that_was_cut_off_is_taken_up_again() {
     let first = &migrations::ALL[0].statements()[0];
     clickhouse
         .client()
-        .query_raw(first)
+        .query_raw(&first.sql)
         .execute()
         .await
         .unwrap();

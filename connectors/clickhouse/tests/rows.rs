@@ -178,6 +178,7 @@ async fn violations_and_dead_letters_are_read_as_they_were_written() {
             key_version: 2,
             sealed: r#"{"seq":1}"#.into(),
             first_seen: NOON,
+            attempts: 0,
         })
         .collect();
     clickhouse

@@ -35,6 +35,12 @@ pub enum Error {
         #[source]
         source: KafkaError,
     },
+    /// A transaction has been open for longer than its producer may take.
+    #[error("kafka topic {topic}: a transaction does not come to its end")]
+    Unsettled {
+        /// The topic.
+        topic: String,
+    },
     /// A position cannot be committed.
     #[error("kafka group {group} cannot commit")]
     Commit {
@@ -92,6 +98,7 @@ impl Classified for Error {
                 return FaultClass::Stop;
             }
             Self::NotHeld { .. } => return FaultClass::Refresh,
+            Self::Unsettled { .. } => return FaultClass::Retry,
             Self::Create { code, .. } => return class_of(*code),
             Self::Setup(source)
             | Self::Topics(source)

@@ -16,7 +16,7 @@ pub use error::Error;
 pub use member::{Member, Membership};
 pub use rebalance::{Event, From, Taken};
 pub use session::{Header, Out, Record};
-pub use topics::{TopicSpec, ensure_topics};
+pub use topics::{TopicSpec, ensure_topics, settled};
 
 use std::collections::BTreeMap;
 

@@ -141,6 +141,11 @@ impl Member {
         assigned.map_err(|source| self.unreadable(source))
     }
 
+    /// How many partitions are this member's now.
+    pub fn partitions(&self) -> usize {
+        self.consumer.assignment().map_or(0, |list| list.count())
+    }
+
     fn unreadable(&self, source: KafkaError) -> Error {
         Error::Read {
             topic: self.topic.clone(),

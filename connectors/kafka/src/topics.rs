@@ -9,6 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use tracing::{debug, info};
 
 use crate::{Brokers, Error};
@@ -18,6 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const ASK: Duration = Duration::from_secs(1);
 /// How long to wait for the client to say why.
 const LISTEN: Duration = Duration::from_millis(50);
+/// Longer than the brokers leave the transaction of a dead producer open.
+const SETTLED: Duration = Duration::from_secs(45);
 
 /// A topic and its settings.
 #[derive(Debug, Clone)]
@@ -30,6 +33,51 @@ pub struct TopicSpec {
     pub replication: u16,
     /// Topic settings as Kafka names them.
     pub settings: Vec<(&'static str, String)>,
+}
+
+/// Waits until everything that was written to a topic before this call can be read by readers of
+/// committed records, or has been rolled back: transactions that are open now have ended then.
+///
+/// # Errors
+/// The brokers do not answer, or a transaction stays open for longer than its producer may.
+pub async fn settled(brokers: &Brokers, topic: &str) -> Result<(), Error> {
+    let client = |isolation| -> Result<BaseConsumer, Error> {
+        let own = [("isolation.level", isolation), ("group.id", "none")];
+        brokers.client(&own).create().map_err(Error::Setup)
+    };
+    let (all, committed) = (client("read_uncommitted")?, client("read_committed")?);
+    let name = topic.to_owned();
+    let waited = tokio::task::spawn_blocking(move || {
+        let metadata = all.fetch_metadata(Some(&name), TIMEOUT)?;
+        let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+        let mut ends = Vec::new();
+        for partition in partitions {
+            let (_, end) = all.fetch_watermarks(&name, partition.id(), TIMEOUT)?;
+            ends.push((partition.id(), end));
+        }
+        let deadline = Instant::now() + SETTLED;
+        for (partition, end) in ends {
+            while committed.fetch_watermarks(&name, partition, TIMEOUT)?.1 < end {
+                if Instant::now() > deadline {
+                    return Ok(false);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(true)
+    })
+    .await
+    .unwrap_or(Err(KafkaError::Canceled));
+    match waited {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::Unsettled {
+            topic: topic.to_owned(),
+        }),
+        Err(source) => Err(Error::Read {
+            topic: topic.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// Creates those topics that are not there. Fails if no broker answers within ten seconds.

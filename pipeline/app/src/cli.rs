@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use chatledger_schemas::Reason;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -48,6 +51,8 @@ pub enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Dead letters: list them, show one, try them again, do without them.
+    Dlq(DlqArgs),
     /// Serve the ClickHouse engine from its shared library, over ClickHouse's HTTP interface.
     EmbeddedClickhouse(EmbeddedArgs),
     /// Show the whole on a made-up company: used by ./deploy/local/demo.
@@ -94,6 +99,130 @@ pub struct CheckArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `chatledger dlq`
+#[derive(Debug, Args)]
+pub struct DlqArgs {
+    /// The configuration file.
+    #[arg(long, global = true)]
+    pub config: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: DlqCommand,
+}
+
+/// What can be done about dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DlqCommand {
+    /// List the open letters: why, how many, since when, how often tried.
+    List {
+        /// Which.
+        #[command(flatten)]
+        which: Which,
+        /// Letters shown one by one; the counts are over all.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// Print one JSON object instead of tables.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one letter with its sealed record.
+    Show {
+        /// Its corp; needed if there are several.
+        #[arg(long)]
+        corp: Option<String>,
+        /// Its position in the archive.
+        #[arg(long)]
+        seq: u64,
+        /// Its msgid, if several letters have this position.
+        #[arg(long)]
+        msgid: Option<String>,
+        /// Print one JSON object a letter.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Open letters again with the keys there are now: what opens is delivered once and settled,
+    /// what does not stays, one attempt more.
+    Replay {
+        /// Which.
+        #[command(flatten)]
+        which: Which,
+        /// Say what would open, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// How long to wait for the running process, or, with Kafka, for the stage `process`.
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        wait: Duration,
+        /// Print one JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Do without letters, for good; who did so, when and why is kept.
+    Drop {
+        /// Which.
+        #[command(flatten)]
+        which: Which,
+        /// Why; kept with each letter.
+        #[arg(long)]
+        because: String,
+        /// Really do it.
+        #[arg(long)]
+        yes: bool,
+        /// Say what would be dropped, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// How long to wait for the running process.
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        wait: Duration,
+        /// Print one JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which letters are meant; without any of these, all that are open.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Of this corp.
+    #[arg(long)]
+    pub corp: Option<String>,
+    /// Parked for this reason; several separated by commas.
+    #[arg(long, value_delimiter = ',', value_parser = parse_reason)]
+    pub reason: Vec<Reason>,
+    /// At this position in the archive or behind it.
+    #[arg(long)]
+    pub from_seq: Option<u64>,
+    /// At this position or before it.
+    #[arg(long)]
+    pub to_seq: Option<u64>,
+    /// First parked at this time or later: 2026-07-01T08:00:00Z, or 2h for two hours ago.
+    #[arg(long, value_parser = parse_time)]
+    pub since: Option<i64>,
+    /// First parked before this time.
+    #[arg(long, value_parser = parse_time)]
+    pub until: Option<i64>,
+}
+
+fn parse_reason(text: &str) -> Result<Reason, String> {
+    let known = Reason::ALL.iter().find(|reason| reason.as_str() == text);
+    known.copied().ok_or_else(|| {
+        let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        format!("accepted: {}", names.join(", "))
+    })
+}
+
+/// Milliseconds since the epoch of a moment, or of one so long ago.
+fn parse_time(text: &str) -> Result<i64, String> {
+    let moment = humantime::parse_rfc3339_weak(text).or_else(|_| {
+        let ago = humantime::parse_duration(text).map_err(|_| ())?;
+        SystemTime::now().checked_sub(ago).ok_or(())
+    });
+    let since = moment
+        .ok()
+        .and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let millis = since.and_then(|since| i64::try_from(since.as_millis()).ok());
+    millis.ok_or_else(|| "accepted: 2026-07-01T08:00:00Z (UTC), or a duration such as 2h".into())
 }
 
 /// `chatledger embedded-clickhouse`
@@ -163,7 +292,10 @@ pub struct DemoArgs {
 
 /// Sets logging up: to stderr, `info` unless told otherwise (the demo: `warn`).
 pub fn init_logs(cli: &Cli) {
-    let quiet = matches!(cli.command, Command::Demo(_) | Command::Check(_));
+    let quiet = matches!(
+        cli.command,
+        Command::Demo(_) | Command::Check(_) | Command::Dlq(_)
+    );
     let default = if quiet { "warn" } else { "info" };
     let mut filter = EnvFilter::try_from_env("CHATLEDGER_LOG").unwrap_or_else(|_| default.into());
     // The client's debug lines quote the server's exceptions, and these may quote rows.

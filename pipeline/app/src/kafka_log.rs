@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chatledger_engine::fault::Fault;
+use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::kafka::{
     Assigned, Event, Group, Join, LogRecord, OutRecord, Topic, process,
 };
@@ -38,6 +39,10 @@ pub enum Role {
     Follower,
     /// A reader of `[marks]`, outside any group.
     Marks,
+    /// A reader of `[deadletter]` from its beginning, outside any group.
+    Letters,
+    /// The one that has dead letters tried again or done without.
+    Desk,
 }
 
 impl Names {
@@ -80,6 +85,11 @@ impl Names {
             }
             Role::Follower => (Topic::Directory, None, From::Beginning, None),
             Role::Marks => (Topic::Marks, None, From::Beginning, None),
+            Role::Letters => (Topic::DeadLetter, None, From::Beginning, None),
+            Role::Desk => {
+                let id = Some("dlq".to_owned());
+                (Topic::DeadLetter, None, From::Beginning, id)
+            }
         };
         let membership = Arc::new(Membership {
             brokers: self.brokers.clone(),
@@ -98,6 +108,25 @@ impl Names {
             }
             .boxed()
         })
+    }
+
+    /// `[deadletter]`, to be read and written as a whole.
+    pub fn dead_letters(&self) -> DeadLetterLog {
+        let names = self.clone();
+        DeadLetterLog {
+            reader: self.join(&Role::Letters),
+            writer: self.join(&Role::Desk),
+            settled: Box::new(move || {
+                let names = names.clone();
+                async move {
+                    let topic = names.topic(Topic::DeadLetter);
+                    chatledger_kafka::settled(&names.brokers, &topic)
+                        .await
+                        .map_err(Fault::new)
+                }
+                .boxed()
+            }),
+        }
     }
 
     /// The topics of the deployment with settings that fit what is in them.
@@ -172,6 +201,9 @@ impl Group for Log {
                         .and_then(|seq| seq.parse().ok())
                         .unwrap_or_default(),
                     link: record.header("link").and_then(Link::from_hex),
+                    retry: record
+                        .header("retry")
+                        .and_then(|retry| serde_json::from_str(retry).ok()),
                     partition: record.partition,
                     offset: record.offset,
                     key: record.key,
@@ -183,6 +215,10 @@ impl Group for Log {
             })
         }
         .boxed()
+    }
+
+    fn partitions(&self) -> usize {
+        self.member.partitions()
     }
 
     fn save(
@@ -220,20 +256,24 @@ impl Group for Log {
             let out: Vec<Out> = records
                 .into_iter()
                 .map(|record| {
+                    let retry = record.retry.as_ref().map(serde_json::to_string);
                     let mut headers = vec![
                         ("corp_id", record.corp_id),
                         ("seq", record.seq.to_string()),
                         ("schema", TOPIC_SCHEMA.to_string()),
                     ];
                     headers.extend(record.link.map(|link| ("link", link.hex())));
-                    Out {
+                    if let Some(retry) = retry.transpose().map_err(Fault::local)? {
+                        headers.push(("retry", retry));
+                    }
+                    Ok(Out {
                         topic: self.names.topic(record.topic),
                         key: record.key,
                         value: record.value,
                         headers,
-                    }
+                    })
                 })
-                .collect();
+                .collect::<Result<_, Fault>>()?;
             self.member.transact(&out, consumed).map_err(Fault::new)
         }
         .boxed()

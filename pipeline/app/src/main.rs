@@ -17,6 +17,7 @@ mod exit;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod kafka_log;
+mod key_files;
 mod observe;
 mod progress;
 mod rules_dir;

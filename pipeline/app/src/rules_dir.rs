@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::bounded_file;
-use crate::exit::chain;
+use crate::exit::{Failure, chain};
 
 /// Bytes of a rule file or words file at most.
 const MOST_BYTES: u64 = 32 << 20;
@@ -60,6 +60,20 @@ pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
             Err(errors)
         }
     }
+}
+
+/// The rules of a configuration; none if it names no folder.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn configured(dir: Option<&Path>) -> Result<RuleSet, Failure> {
+    let Some(dir) = dir else {
+        return Ok(RuleSet::default());
+    };
+    load(dir).map_err(|errors| {
+        let errors = errors.join("\n  ");
+        Failure::config(format!("{}: rules\n  {errors}", dir.display()))
+    })
 }
 
 /// Rules in effect.

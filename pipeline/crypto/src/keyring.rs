@@ -1,15 +1,16 @@
 //! The private keys of a corp, by `publickey_ver`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aws_lc_rs::rsa::{Pkcs1PrivateDecryptingKey, PrivateDecryptingKey};
 use chatledger_schemas::sealed::MAX_RECORD_BYTES;
 use chatledger_schemas::{Reason, SealedRecord, Secret};
 use rayon::prelude::*;
-use rsa::RsaPrivateKey;
 use rsa::pkcs1::DecodeRsaPrivateKey;
 use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use rsa::traits::PublicKeyParts;
+use rsa::{BigUint, RsaPrivateKey};
 use zeroize::Zeroizing;
 
 use crate::cipher::{self, MessageKey};
@@ -19,9 +20,26 @@ use crate::{Opened, Opener, Rejected};
 const GRAIN: usize = 4;
 
 /// Every private key of one corp. Old versions stay for ever: what they sealed is lost without them.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct KeyRing {
-    keys: BTreeMap<u32, Pkcs1PrivateDecryptingKey>,
+    keys: BTreeMap<u32, Arc<Key>>,
+}
+
+struct Key {
+    engine: Pkcs1PrivateDecryptingKey,
+    /// The public half, by which two keys are told apart.
+    modulus: BigUint,
+}
+
+/// A ring that has taken over another's keys.
+#[derive(Debug)]
+pub struct Joined {
+    /// Every key of the first, and of the other those whose version the first did not have.
+    pub ring: KeyRing,
+    /// Versions that are new.
+    pub added: Vec<u32>,
+    /// Versions for which the other has a different key, which was not taken over.
+    pub differing: Vec<u32>,
 }
 
 /// A key file that cannot be used.
@@ -80,8 +98,33 @@ impl KeyRing {
             .ok()
             .and_then(|key| Pkcs1PrivateDecryptingKey::new(key).ok())
             .ok_or(KeyError::Refused)?;
-        self.keys.insert(version, engine_key);
+        let key = Key {
+            engine: engine_key,
+            modulus: key.n().clone(),
+        };
+        self.keys.insert(version, Arc::new(key));
         Ok(())
+    }
+
+    /// Takes over the versions of another ring that this one does not have. None is dropped or
+    /// replaced: what a key has sealed stays readable.
+    pub fn joined(&self, other: &Self) -> Joined {
+        let mut joined = Joined {
+            ring: self.clone(),
+            added: Vec::new(),
+            differing: Vec::new(),
+        };
+        for (version, key) in &other.keys {
+            match self.keys.get(version) {
+                None => {
+                    joined.ring.keys.insert(*version, Arc::clone(key));
+                    joined.added.push(*version);
+                }
+                Some(own) if own.modulus != key.modulus => joined.differing.push(*version),
+                Some(_) => {}
+            }
+        }
+        joined
     }
 
     /// The versions it has, ascending.
@@ -116,7 +159,7 @@ impl KeyRing {
             ));
         }
         let mut room = Zeroizing::new([0_u8; cipher::RSA_BYTES]);
-        let text = key.decrypt(block, room.as_mut()).map_err(|_| {
+        let text = key.engine.decrypt(block, room.as_mut()).map_err(|_| {
             reject(
                 Reason::WrongKey,
                 "the private key does not open encrypt_random_key".into(),

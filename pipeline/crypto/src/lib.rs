@@ -14,7 +14,7 @@ mod keyring;
 mod seal;
 
 pub use cipher::MessageKey;
-pub use keyring::{KeyError, KeyRing};
+pub use keyring::{Joined, KeyError, KeyRing};
 pub use seal::{SealError, SealKeyError, SealRing, UnsealError};
 
 use chatledger_schemas::{Reason, SealedRecord};

@@ -1,7 +1,7 @@
 //! What the stages made of a run of consecutive records.
 
 use chatledger_schemas::ledger::Anchor;
-use chatledger_schemas::{DeadLetter, Message, Violation};
+use chatledger_schemas::{DeadLetter, DeadLetterEvent, Message, Violation};
 
 /// A run of consecutive positions in a log and an order-independent digest of what stood there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -63,11 +63,25 @@ pub struct Batch {
     pub dead_letters: Vec<DeadLetter>,
     /// The hash chain at records in it.
     pub anchors: Vec<Anchor>,
+    /// What was done about dead letters.
+    pub events: Vec<DeadLetterEvent>,
 }
 
 impl Batch {
+    /// A batch without rows.
+    pub fn empty(extent: Extent) -> Self {
+        Self {
+            extent,
+            messages: Vec::new(),
+            violations: Vec::new(),
+            dead_letters: Vec::new(),
+            anchors: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
     /// Rows of all tables together.
     pub fn rows(&self) -> usize {
-        self.messages.len() + self.violations.len() + self.dead_letters.len()
+        self.messages.len() + self.violations.len() + self.dead_letters.len() + self.events.len()
     }
 }

@@ -6,6 +6,7 @@
 //! | module | what | pure |
 //! |---|---|---|
 //! | [`stages`] | open, decode, join, match over one batch | yes |
+//! | [`letters`] | which dead letters are open | yes |
 //! | [`window`] | recognises a message that the source gives a second time | yes |
 //! | [`chain`] | extends the hash chain over what was pulled | yes |
 //! | [`audit`] | shows that every record is in exactly one place, and as it was written | yes |
@@ -30,6 +31,7 @@ pub mod failpoint;
 pub mod fault;
 pub mod kafka;
 pub mod lane;
+pub mod letters;
 pub mod mark;
 pub mod metrics;
 pub mod ports;

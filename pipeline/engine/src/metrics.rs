@@ -39,6 +39,8 @@ pub struct Metrics {
     directory_age: GaugeVec,
     rules_active: IntGauge,
     rules_reload_errors: IntCounter,
+    keys_reload_errors: IntCounter,
+    dead_letters_open: IntGaugeVec,
 }
 
 impl Metrics {
@@ -133,6 +135,15 @@ impl Metrics {
                 "chatledger_rules_reload_errors_total",
                 "Rule files that could not be taken over; the old rules stay.",
             )?,
+            keys_reload_errors: IntCounter::new(
+                "chatledger_keys_reload_errors_total",
+                "Key files that could not be taken over; the keys in use stay.",
+            )?,
+            dead_letters_open: int_gauge(
+                "dead_letters_open",
+                "Dead letters that are not settled (direct driver).",
+                &["corp"],
+            )?,
             registry,
         };
         metrics
@@ -141,6 +152,9 @@ impl Metrics {
         metrics
             .registry
             .register(Box::new(metrics.rules_reload_errors.clone()))?;
+        metrics
+            .registry
+            .register(Box::new(metrics.keys_reload_errors.clone()))?;
         let build = IntGaugeVec::new(
             Opts::new("chatledger_build_info", "The program's version; always 1."),
             &["version"],
@@ -277,6 +291,18 @@ impl Metrics {
     /// Rules were taken over.
     pub fn rules_active(&self, rules: usize) {
         self.rules_active.set(rules as i64);
+    }
+
+    /// Keys could not be taken over.
+    pub fn keys_reload_failed(&self) {
+        self.keys_reload_errors.inc();
+    }
+
+    /// So many dead letters of a corp are open.
+    pub fn dead_letters_open(&self, corp: &str, letters: usize) {
+        self.dead_letters_open
+            .with_label_values(&[corp])
+            .set(letters as i64);
     }
 
     /// Rules could not be taken over.

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use chatledger_crypto::{KeyRing, Opened, Opener, Rejected};
+use chatledger_schemas::SealedRecord;
 use serde::Serialize;
 
 use crate::metrics::Metrics;
-use crate::stages::Processed;
+use crate::stages::{Processed, reasons};
 
 /// A value that is replaced as a whole while others read it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Current<T>(RwLock<Arc<T>>);
 
 impl<T> Current<T> {
@@ -28,6 +30,12 @@ impl<T> Current<T> {
     /// Replaces the value for readers to come.
     pub fn set(&self, value: T) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+    }
+}
+
+impl Opener for Current<KeyRing> {
+    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<Opened, Rejected>> {
+        self.get().open(batch)
     }
 }
 
@@ -109,8 +117,8 @@ impl Totals {
             .fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
         self.violations
             .fetch_add(batch.violations.len() as u64, Ordering::Relaxed);
-        self.dead_letters
-            .fetch_add(batch.dead_letters.len() as u64, Ordering::Relaxed);
+        let parked: u64 = reasons(batch).map(|(_, count)| count).sum();
+        self.dead_letters.fetch_add(parked, Ordering::Relaxed);
         self.duplicates
             .fetch_add(processed.duplicates(), Ordering::Relaxed);
     }

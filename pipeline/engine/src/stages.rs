@@ -9,8 +9,11 @@ use chatledger_crypto::{Opener, Rejected};
 use chatledger_decode::decode;
 use chatledger_directory::{Directory, Unresolved};
 use chatledger_rules::RuleSet;
+use chatledger_schemas::dead_letter::Event;
 use chatledger_schemas::ledger::{Digest128, Outcome, RowParts};
-use chatledger_schemas::{CorpId, DeadLetter, Message, Reason, SealedRecord};
+use chatledger_schemas::{
+    CorpId, DeadLetter, DeadLetterEvent, Message, Reason, Retry, SealedRecord,
+};
 
 use crate::batch::{Batch, Extent};
 use crate::window::{MsgHash, Window, body_hash, msg_hash};
@@ -67,6 +70,8 @@ pub struct Pulled {
     pub record: SealedRecord,
     /// When the archive gave it first.
     pub at: i64,
+    /// Set if it is a dead letter's record, which is tried again.
+    pub retry: Option<Retry>,
 }
 
 /// What became of one record, for the ledger.
@@ -132,11 +137,24 @@ pub fn process(
     // id is never a repeat.
     let mut sealed = Vec::with_capacity(pulled.len());
     let mut places = Vec::with_capacity(pulled.len());
+    let mut events = Vec::new();
+    let mut retries: HashMap<usize, Retry> = HashMap::new();
     for (place, pulled) in pulled.into_iter().enumerate() {
-        let repeats = || window.repeats(fates[place].hash, || body_hash(&pulled.record));
+        let hash = fates[place].hash;
+        // A letter's own record stands in the log before its retry, and is no reason against it.
+        let repeats = || match &pulled.retry {
+            Some(_) => window.has_opened(hash),
+            None => window.repeats(hash, || body_hash(&pulled.record)),
+        };
         if !pulled.record.msgid.is_empty() && repeats() {
             fates[place].outcome = Outcome::Duplicate;
+            if let Some(retry) = pulled.retry {
+                events.push(settled(&pulled.record, retry, Event::Duplicate, 0));
+            }
         } else {
+            if let Some(retry) = pulled.retry {
+                retries.insert(place, retry);
+            }
             sealed.push(pulled.record);
             places.push(place);
         }
@@ -165,18 +183,26 @@ pub fn process(
             })
             .and_then(|message| bounded(message, version))
         });
+        let retry = retries.remove(&place);
         match decoded {
             // Within one batch a message may stand twice; the first is kept.
-            Ok(_) if !record.msgid.is_empty() && !window.opened(fate.hash) => {
+            Ok(message) if !record.msgid.is_empty() && !window.opened(fate.hash) => {
                 fate.outcome = Outcome::Duplicate;
+                let version = message.key_version;
+                events.extend(retry.map(|r| settled(record, r, Event::Duplicate, version)));
             }
             Ok(message) => {
+                let version = message.key_version;
+                events.extend(retry.map(|r| settled(record, r, Event::Replayed, version)));
                 fate.row = RowParts::from(&message).digest();
                 messages.push(message);
             }
             Err(rejected) => {
                 fate.outcome = Outcome::DeadLetter;
-                dead_letters.push(dead_letter(record, rejected, fate.at));
+                let attempts = retry.as_ref().map_or(0, |retry| retry.attempt);
+                let letter = dead_letter(record, rejected, fate.at, attempts);
+                events.extend(retry.map(|retry| failed(&letter, retry)));
+                dead_letters.push(letter);
             }
         }
     }
@@ -205,6 +231,7 @@ pub fn process(
             violations,
             dead_letters,
             anchors: Vec::new(),
+            events,
         },
         fates,
         unresolved,
@@ -245,7 +272,48 @@ impl std::io::Write for Counted {
     }
 }
 
-fn dead_letter(record: &SealedRecord, rejected: Rejected, first_seen: i64) -> DeadLetter {
+/// The event that closes a letter.
+fn settled(record: &SealedRecord, retry: Retry, event: Event, key_version: u32) -> DeadLetterEvent {
+    DeadLetterEvent {
+        event,
+        corp_id: record.corp_id.clone(),
+        seq: record.seq,
+        msgid: record.msgid.to_string(),
+        attempt: retry.attempt,
+        at: retry.at,
+        actor: retry.actor,
+        because: String::new(),
+        reason: retry.reason,
+        error: String::new(),
+        key_version,
+        first_seen: retry.first_seen,
+    }
+}
+
+/// The event that a letter could not be opened this time either.
+fn failed(letter: &DeadLetter, retry: Retry) -> DeadLetterEvent {
+    DeadLetterEvent {
+        event: Event::Failed,
+        corp_id: letter.corp_id.clone(),
+        seq: letter.seq,
+        msgid: letter.msgid.clone(),
+        attempt: retry.attempt,
+        at: retry.at,
+        actor: retry.actor,
+        because: String::new(),
+        reason: letter.reason,
+        error: letter.error.clone(),
+        key_version: letter.key_version,
+        first_seen: letter.first_seen,
+    }
+}
+
+fn dead_letter(
+    record: &SealedRecord,
+    rejected: Rejected,
+    first_seen: i64,
+    attempts: u32,
+) -> DeadLetter {
     // What lies on a log from before there was a bound may be beyond it.
     let record = record.clone().bounded();
     DeadLetter {
@@ -257,16 +325,17 @@ fn dead_letter(record: &SealedRecord, rejected: Rejected, first_seen: i64) -> De
         error: rejected.error,
         key_version: rejected.key_version,
         first_seen,
+        attempts,
     }
 }
 
-/// Reasons under which dead letters of a batch are parked, each with its number.
+/// Reasons under which records of a batch were parked for the first time, each with its number.
 pub fn reasons(batch: &Batch) -> impl Iterator<Item = (Reason, u64)> {
     Reason::ALL.into_iter().filter_map(|reason| {
         let count = batch
             .dead_letters
             .iter()
-            .filter(|letter| letter.reason == reason)
+            .filter(|letter| letter.attempts == 0 && letter.reason == reason)
             .count();
         (count > 0).then_some((reason, count as u64))
     })

@@ -84,6 +84,11 @@ impl Window {
         }
     }
 
+    /// Whether a message is known to have been opened.
+    pub fn has_opened(&self, hash: MsgHash) -> bool {
+        self.seen.get(&hash) == Some(&Seen::Opened)
+    }
+
     /// Remembers a message that was opened; false if it had been opened before.
     pub fn opened(&mut self, hash: MsgHash) -> bool {
         self.remember(hash, Seen::Opened) != Some(Seen::Opened)

@@ -32,9 +32,33 @@ impl Expected {
     /// # Errors
     /// A file is missing or of another form.
     pub fn read(truth: &Path) -> Result<Self> {
-        let messages = json_lines(&truth.join("messages.jsonl"))?;
-        let mut violations = json_lines(&truth.join("violations.jsonl"))?;
-        let dead_letters = json_lines(&truth.join("dead_letters.jsonl"))?;
+        let rows = |name: &str| json_lines(&truth.join(name));
+        let (messages, violations) = (rows("messages.jsonl")?, rows("violations.jsonl")?);
+        Self::of(truth, messages, violations, rows("dead_letters.jsonl")?)
+    }
+
+    /// As [`Expected::read`], once the key that the simulator withholds is known: what lacked it
+    /// are messages, and no dead letters any more.
+    ///
+    /// # Errors
+    /// A file is missing or of another form.
+    pub fn with_withheld_key(truth: &Path) -> Result<Self> {
+        let rows = |name: &str| json_lines(&truth.join(name));
+        let mut messages = rows("messages.jsonl")?;
+        messages.extend(rows("withheld_messages.jsonl")?);
+        let mut violations = rows("violations.jsonl")?;
+        violations.extend(rows("withheld_violations.jsonl")?);
+        let mut dead_letters = rows("dead_letters.jsonl")?;
+        dead_letters.retain(|letter| letter["reason"] != "unknown_key_version");
+        Self::of(truth, messages, violations, dead_letters)
+    }
+
+    fn of(
+        truth: &Path,
+        messages: Vec<Value>,
+        mut violations: Vec<Value>,
+        dead_letters: Vec<Value>,
+    ) -> Result<Self> {
         let summary = std::fs::read(truth.join("summary.json")).context("read the summary")?;
         let summary = serde_json::from_slice(&summary).context("read the summary")?;
         // What a violation repeats of its message.

@@ -210,6 +210,14 @@ impl Process {
         Ok(kilobytes.parse::<u64>().context("read VmHWM")? << 10)
     }
 
+    /// Sends SIGHUP to the process alone.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn hang_up(&self) -> Result<()> {
+        kill(self.pid(), Signal::SIGHUP).context("send SIGHUP")
+    }
+
     /// Sends SIGKILL to the process and its children and waits for the end; false if the process
     /// had ended by itself before.
     ///

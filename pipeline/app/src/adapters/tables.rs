@@ -14,7 +14,8 @@ use chatledger_engine::fault::Fault;
 use chatledger_engine::lane::Cut;
 use chatledger_engine::mark::Mark;
 use chatledger_engine::ports::{Attempt, CutWriter, Marks};
-use chatledger_schemas::{Classified, DeadLetter, FaultClass, Message, Violation};
+use chatledger_schemas::dead_letter::Event;
+use chatledger_schemas::{Classified, DeadLetter, DeadLetterEvent, FaultClass, Message, Violation};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tracing::warn;
@@ -77,11 +78,11 @@ impl TableWriter {
 /// Inserts the cut's rows of one table and, if they may have been sent before, sees to it that they
 /// are there.
 macro_rules! table {
-    ($name:ident, $row:ty, $insert:ident, $absent:ident) => {
+    ($name:ident, $row:ty, $rows:expr, $insert:ident, $absent:ident) => {
         async fn $name(&mut self, token: &str, attempt: Attempt) -> Result<(), Fault> {
             let batches = self.batches.clone();
             let clickhouse = Arc::clone(&self.clickhouse);
-            let rows: Vec<&$row> = batches.iter().flat_map(|b| &b.$name).collect();
+            let rows: Vec<&$row> = batches.iter().flat_map($rows).collect();
             let inserted = clickhouse.$insert(token, rows.iter().copied()).await;
             inserted.map_err(Fault::new)?;
             if attempt == Attempt::First {
@@ -101,13 +102,43 @@ macro_rules! table {
 }
 
 impl TableWriter {
-    table!(messages, Message, insert_messages, absent_messages);
-    table!(violations, Violation, insert_violations, absent_violations);
+    table!(
+        messages,
+        Message,
+        |b| &b.messages,
+        insert_messages,
+        absent_messages
+    );
+    table!(
+        violations,
+        Violation,
+        |b| &b.violations,
+        insert_violations,
+        absent_violations
+    );
     table!(
         dead_letters,
         DeadLetter,
+        |b| &b.dead_letters,
         insert_dead_letters,
         absent_dead_letters
+    );
+    table!(
+        settled_letters,
+        DeadLetterEvent,
+        |b| b.events.iter().filter(|event| event.event.closes()),
+        insert_settled_letters,
+        absent_settled_letters
+    );
+    table!(
+        dead_letter_events,
+        DeadLetterEvent,
+        |b| b
+            .events
+            .iter()
+            .filter(|event| event.event != Event::Retried),
+        insert_dead_letter_events,
+        absent_dead_letter_events
     );
 }
 
@@ -121,7 +152,8 @@ fn weight(batch: &Batch) -> usize {
         .dead_letters
         .iter()
         .map(|letter| letter.sealed.len() + 300);
-    messages.sum::<usize>() + letters.sum::<usize>() + batch.violations.len() * 500
+    let others = batch.violations.len() + batch.events.len();
+    messages.sum::<usize>() + letters.sum::<usize>() + others * 500
 }
 
 impl CutWriter for TableWriter {
@@ -147,6 +179,9 @@ impl CutWriter for TableWriter {
             self.messages(&token, attempt).await?;
             self.violations(&token, attempt).await?;
             self.dead_letters(&token, attempt).await?;
+            self.settled_letters(&format!("{token}-settled"), attempt)
+                .await?;
+            self.dead_letter_events(&token, attempt).await?;
             self.batches.clear();
             self.bytes = 0;
             self.looks = 0;

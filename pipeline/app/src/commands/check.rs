@@ -14,16 +14,7 @@ use crate::{rules_dir, wiring};
 /// Checks the configuration and what it names.
 pub async fn check(args: CheckArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(Failure::config)?;
-    let rules = match &settings.rules_dir {
-        Some(dir) => rules_dir::load(dir).map_err(|errors| {
-            Failure::config(format!(
-                "{}: rules\n  {}",
-                dir.display(),
-                errors.join("\n  ")
-            ))
-        })?,
-        None => RuleSet::default(),
-    };
+    let rules = rules_dir::configured(settings.rules_dir.as_deref())?;
     let peers = if args.connect {
         connect(&settings).await?
     } else {

@@ -2,9 +2,11 @@
 
 mod check;
 mod demo;
+mod dlq;
 mod embedded;
 mod run;
 
+pub use self::run::stop_on_signal;
 use crate::cli::{Cli, Command};
 use crate::config;
 use crate::exit::Failure;
@@ -26,6 +28,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 (from, to) => format!("schema {from} → {to}"),
             })
         }
+        Command::Dlq(args) => dlq::dlq(args).await,
         Command::EmbeddedClickhouse(args) => embedded::serve(args).await,
         Command::Demo(args) => demo::demo(args).await,
     }

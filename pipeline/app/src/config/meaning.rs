@@ -1,6 +1,6 @@
 //! What a schema cannot say: files can be read, versions differ, zones exist, addresses are whole.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use crate::exit::chain;
 
 /// A configuration that has been checked.
 pub struct Settings {
+    /// The file they come from.
+    pub file: PathBuf,
     /// How records travel.
     pub driver: Driver,
     /// The broker.
@@ -122,16 +124,49 @@ pub(super) struct Checker<'a> {
 const SDK_IS_MISSING: &str = "transport \"sdk\" is not built yet; accepted: \"http\"";
 
 /// Checks a configuration whose shape is right.
-pub fn check(config: raw::Config, folder: &Path) -> Result<Settings, Vec<Problem>> {
+pub fn check(config: raw::Config, file: &Path, folder: &Path) -> Result<Settings, Vec<Problem>> {
     let mut checker = Checker {
         folder,
         allow_open: config.secrets.allow_open_files,
         problems: Vec::new(),
     };
-    let settings = checker.settings(config);
+    let settings = checker.settings(config, file);
     match settings {
         Some(settings) if checker.problems.is_empty() => Ok(settings),
         _ => Err(checker.problems),
+    }
+}
+
+/// The private keys that a configuration names, and the folders their files are in.
+pub struct Keys {
+    /// A ring for each corp.
+    pub rings: BTreeMap<CorpId, KeyRing>,
+    /// Folders to watch for new files.
+    pub folders: BTreeSet<PathBuf>,
+}
+
+/// Reads the private keys alone of a configuration whose shape is right.
+pub fn keys(config: &raw::Config, folder: &Path) -> Result<Keys, Vec<Problem>> {
+    let mut checker = Checker {
+        folder,
+        allow_open: config.secrets.allow_open_files,
+        problems: Vec::new(),
+    };
+    let mut keys = Keys {
+        rings: BTreeMap::new(),
+        folders: BTreeSet::new(),
+    };
+    for (index, corp) in config.corp.iter().enumerate() {
+        let ring = checker.keys(&format!("corp[{index}]"), &corp.archive.key);
+        keys.rings.insert(CorpId::from(corp.id.as_str()), ring);
+        let files = corp.archive.key.iter().map(|key| folder.join(&key.file));
+        keys.folders
+            .extend(files.filter_map(|file| file.parent().map(Path::to_owned)));
+    }
+    if checker.problems.is_empty() {
+        Ok(keys)
+    } else {
+        Err(checker.problems)
     }
 }
 
@@ -143,7 +178,7 @@ impl Checker<'_> {
         });
     }
 
-    fn settings(&mut self, config: raw::Config) -> Option<Settings> {
+    fn settings(&mut self, config: raw::Config, file: &Path) -> Option<Settings> {
         let mut ids = HashSet::new();
         let mut corps = Vec::new();
         for (index, corp) in config.corp.into_iter().enumerate() {
@@ -183,6 +218,7 @@ impl Checker<'_> {
             );
         }
         Some(Settings {
+            file: file.to_owned(),
             driver: Driver {
                 mode: config.driver.mode,
                 state_dir: self.folder.join(config.driver.state_dir),
@@ -226,21 +262,7 @@ impl Checker<'_> {
             &archive.poll_interval,
         );
         let timeout = self.duration(&format!("{at}.archive.timeout"), &archive.timeout);
-        let mut keys = KeyRing::new();
-        for (index, key) in archive.key.iter().enumerate() {
-            let at = format!("{at}.archive.key[{index}]");
-            if keys.versions().contains(&key.version) {
-                let what = format!("version {} is given twice", key.version);
-                self.problem(format!("{at}.version"), what);
-                continue;
-            }
-            let Some(pem) = self.secret(&format!("{at}.file"), &key.file) else {
-                continue;
-            };
-            if let Err(error) = keys.insert_pem(key.version, &pem) {
-                self.problem(format!("{at}.file"), format!("{}: {error}", key.file));
-            }
-        }
+        let keys = self.keys(at, &archive.key);
         let directory = corp.directory.map(|directory| {
             let at = format!("{at}.directory");
             let secret = self.secret(&format!("{at}.secret_file"), &directory.secret_file);
@@ -268,6 +290,25 @@ impl Checker<'_> {
                 None => None,
             },
         })
+    }
+
+    fn keys(&mut self, at: &str, keys: &[raw::Key]) -> KeyRing {
+        let mut ring = KeyRing::new();
+        for (index, key) in keys.iter().enumerate() {
+            let at = format!("{at}.archive.key[{index}]");
+            if ring.versions().contains(&key.version) {
+                let what = format!("version {} is given twice", key.version);
+                self.problem(format!("{at}.version"), what);
+                continue;
+            }
+            let Some(pem) = self.secret(&format!("{at}.file"), &key.file) else {
+                continue;
+            };
+            if let Err(error) = ring.insert_pem(key.version, &pem) {
+                self.problem(format!("{at}.file"), format!("{}: {error}", key.file));
+            }
+        }
+        ring
     }
 
     fn clickhouse(&mut self, sink: raw::ClickHouse) -> Option<ClickHouse> {

@@ -12,7 +12,9 @@ mod shape;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use meaning::{Corp, Kafka, Settings};
+use chatledger_schemas::config::Config;
+
+pub use meaning::{Corp, Kafka, Keys, Settings};
 
 use crate::bounded_file;
 
@@ -64,6 +66,21 @@ impl fmt::Display for Problems {
 /// # Errors
 /// All that is wrong with it.
 pub fn load(file: &Path) -> Result<Settings, Problems> {
+    read(file, |config, folder| meaning::check(config, file, folder))
+}
+
+/// Reads the private keys that a configuration file names, and nothing else that it names.
+///
+/// # Errors
+/// All that is wrong with the file's shape or with the keys.
+pub fn load_keys(file: &Path) -> Result<Keys, Problems> {
+    read(file, |config, folder| meaning::keys(&config, folder))
+}
+
+fn read<T>(
+    file: &Path,
+    check: impl FnOnce(Config, &Path) -> Result<T, Vec<Problem>>,
+) -> Result<T, Problems> {
     let fail = |problems| Problems {
         file: file.to_owned(),
         problems,
@@ -79,7 +96,7 @@ pub fn load(file: &Path) -> Result<Settings, Problems> {
         .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let raw = shape::read(&text).map_err(fail)?;
-    meaning::check(raw, folder).map_err(fail)
+    check(raw, folder).map_err(fail)
 }
 
 #[cfg(test)]

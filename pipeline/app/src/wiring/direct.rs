@@ -52,7 +52,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         setups.push(CorpSetup {
             corp_id: corp.id.clone(),
             puller: parts.puller(corp)?,
-            opener: Arc::clone(&corp.keys) as _,
+            keys: parts.keys(corp),
             directory,
             wanted,
             rules: Arc::clone(&parts.rules),
@@ -64,6 +64,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
                     writer: (parts.writer)(),
                 })
                 .collect(),
+            outlets: parts.outlets(),
         });
     }
     await_directories(firsts, &options.stop).await;

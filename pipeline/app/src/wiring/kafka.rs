@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use chatledger_engine::kafka::directory::{CorpDirectory, DirectoryFollower, DirectoryStage};
+use chatledger_engine::kafka::key_watch::KeyWatch;
 use chatledger_engine::kafka::marks::MarkReader;
 use chatledger_engine::kafka::process::{CorpTools, ProcessStage};
 use chatledger_engine::kafka::sink::SinkStage;
@@ -104,6 +105,27 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         });
     }
     if runs(StageName::Process) {
+        let (look, looked) = watch::channel(false);
+        let keys = KeyWatch {
+            log: names.dead_letters(),
+            keys: parts.keys.clone(),
+            metrics: Arc::clone(&parts.metrics),
+            stop: background_stop.clone(),
+        };
+        background.spawn(keys.run(look));
+        // A drain also ends what a key that has come since lets be opened.
+        let (begin_end, begun) = watch::channel(false);
+        let mut waits = [source_ended.clone(), looked];
+        let stopped = options.stop.clone();
+        background.spawn(async move {
+            for wait in &mut waits {
+                tokio::select! {
+                    _ = wait.wait_for(|done| *done) => {}
+                    () = stopped.cancelled() => {}
+                }
+            }
+            begin_end.send_replace(true);
+        });
         let mut tools = HashMap::new();
         let mut followed = HashMap::new();
         let mut firsts = Vec::new();
@@ -115,7 +137,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
                 followed.insert(corp.id.to_string(), (Arc::clone(&directory), first));
             }
             let tool = CorpTools {
-                opener: Arc::clone(&corp.keys) as _,
+                opener: parts.keys(corp),
                 directory,
             };
             tools.insert(corp.id.to_string(), tool);
@@ -134,7 +156,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
             rules: Arc::clone(&parts.rules),
             metrics: Arc::clone(&parts.metrics),
             totals: Arc::clone(&parts.totals),
-            ending: ending(&source_ended),
+            ending: ending(&begun),
         };
         let stop = options.stop.clone();
         tasks.spawn(async move {

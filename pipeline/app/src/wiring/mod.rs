@@ -1,5 +1,6 @@
 //! Puts the parts together, by hand, and runs them: the one place where engine and connectors meet.
 
+mod desk;
 mod direct;
 mod kafka;
 mod reach;
@@ -10,8 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chatledger_clickhouse::ClickHouse;
+use chatledger_crypto::KeyRing;
 use chatledger_directory::Directory;
 use chatledger_engine::delivery::Limits;
+use chatledger_engine::direct::replay::Outlet;
 use chatledger_engine::direct::{StateError, StateLock};
 use chatledger_engine::directory_sync::await_first;
 use chatledger_engine::metrics::Metrics;
@@ -28,6 +31,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+pub use self::desk::{dead_letter_log, replayers};
 use self::reach::{Needs, reach};
 pub use self::reach::{archive, migrate};
 use crate::adapters::{
@@ -36,6 +40,7 @@ use crate::adapters::{
 use crate::cli::StageName;
 use crate::config::{Corp, Settings};
 use crate::exit::{Failure, chain};
+use crate::key_files::{self, Rings};
 use crate::observe::{self, Observed};
 use crate::rules_dir;
 
@@ -76,6 +81,7 @@ struct Parts {
     totals: Arc<Totals>,
     progress: Arc<BTreeMap<CorpId, Arc<Progress>>>,
     rules: Arc<Current<RuleSet>>,
+    keys: Rings,
     clickhouse: Option<Arc<ClickHouse>>,
     zones: Zones,
 }
@@ -89,16 +95,7 @@ pub async fn run(
     options: RunOptions,
     started: impl FnOnce(Running),
 ) -> Result<Arc<Totals>, Failure> {
-    let rules = match &settings.rules_dir {
-        Some(dir) => rules_dir::load(dir).map_err(|errors| {
-            Failure::config(format!(
-                "{}: rules\n  {}",
-                dir.display(),
-                errors.join("\n  ")
-            ))
-        })?,
-        None => RuleSet::default(),
-    };
+    let rules = rules_dir::configured(settings.rules_dir.as_deref())?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")).map_err(Failure::other)?);
     metrics.rules_active(rules_dir::active(&rules));
     let progress: BTreeMap<CorpId, Arc<Progress>> = settings
@@ -131,20 +128,16 @@ pub async fn run(
     })?;
     let needs = Needs::of(settings.driver.mode, &options.stages);
     let clickhouse = reach(&settings, needs).await?;
-    let zones = Zones::new(
-        settings
-            .corps
-            .iter()
-            .map(|c| (c.id.clone(), c.zone))
-            .collect(),
-    );
+    let zones = zones(&settings);
     let totals = Arc::new(Totals::default());
+    let keys = rings(&settings);
     let parts = Parts {
         settings,
         metrics,
         totals: Arc::clone(&totals),
         progress: Arc::new(progress),
         rules: Arc::new(Current::new(rules)),
+        keys,
         clickhouse,
         zones,
     };
@@ -159,6 +152,12 @@ pub async fn run(
         let (rules, metrics) = (Arc::clone(&parts.rules), Arc::clone(&parts.metrics));
         tokio::spawn(rules_dir::watch(dir, rules, metrics, watching.clone()))
     });
+    let keys_task = tokio::spawn(key_files::watch(
+        parts.settings.file.clone(),
+        parts.keys.clone(),
+        Arc::clone(&parts.metrics),
+        watching.clone(),
+    ));
     let result = match parts.settings.driver.mode {
         Mode::Direct => direct::run(parts, &options).await,
         Mode::Kafka => kafka::run(parts, &options).await,
@@ -169,7 +168,27 @@ pub async fn run(
     if let Some(task) = rules_task {
         task.await.map_err(Failure::other)?;
     }
+    keys_task.await.map_err(Failure::other)?;
     result.map(|()| totals)
+}
+
+/// Where each corp's days begin.
+fn zones(settings: &Settings) -> Zones {
+    let corps = settings.corps.iter();
+    Zones::new(corps.map(|corp| (corp.id.clone(), corp.zone)).collect())
+}
+
+/// The keys at the start.
+fn rings(settings: &Settings) -> Rings {
+    let corps = settings.corps.iter();
+    corps
+        .map(|corp| {
+            (
+                corp.id.clone(),
+                Arc::new(Current::new((*corp.keys).clone())),
+            )
+        })
+        .collect()
 }
 
 impl Parts {
@@ -183,6 +202,10 @@ impl Parts {
             .get(&corp.id)
             .map(Arc::clone)
             .unwrap_or_default()
+    }
+
+    fn keys(&self, corp: &Corp) -> Arc<Current<KeyRing>> {
+        self.keys.get(&corp.id).map(Arc::clone).unwrap_or_default()
     }
 
     fn puller(&self, corp: &Corp) -> Result<Puller, Failure> {
@@ -253,6 +276,19 @@ impl Parts {
             });
         }
         sinks
+    }
+}
+
+impl Parts {
+    /// The sinks once more, for replays.
+    fn outlets(&self) -> Vec<Outlet> {
+        let sinks = self.sinks().into_iter();
+        sinks
+            .map(|parts| Outlet {
+                sink: parts.sink,
+                writer: (parts.writer)(),
+            })
+            .collect()
     }
 }
 

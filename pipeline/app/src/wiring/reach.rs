@@ -55,6 +55,24 @@ pub(super) struct Needs {
 }
 
 impl Needs {
+    /// The brokers, if the driver has any, and nothing else.
+    pub(super) fn nothing() -> Self {
+        Self {
+            archive: false,
+            tables: false,
+            files: false,
+        }
+    }
+
+    /// Where rows are written.
+    pub(super) fn sinks() -> Self {
+        Self {
+            archive: false,
+            tables: true,
+            files: true,
+        }
+    }
+
     /// What a driver with these stages needs.
     pub(super) fn of(mode: Mode, stages: &[StageName]) -> Self {
         let all = mode == Mode::Direct || stages.is_empty();

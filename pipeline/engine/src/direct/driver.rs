@@ -1,11 +1,11 @@
 //! One corp in one process: puller, processor and a task for each lane, joined by bounded queues.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use chatledger_crypto::Opener;
+use chatledger_crypto::{KeyRing, Opener};
 use chatledger_directory::Directory;
 use chatledger_rules::RuleSet;
 use chatledger_schemas::ledger::Anchor;
@@ -13,13 +13,15 @@ use chatledger_schemas::{CorpId, SealedRecord};
 use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use super::StateError;
 use super::journal::JournalFile;
 use super::ledger::Ledger;
-use super::parked::Parked;
+use super::parked::{Parked, Remembering};
+use super::replay::{Outlet, under_way};
+use super::replayer::{Ask, Replayer, answer, lock};
 use crate::batch::Batch;
 use crate::chain::Seen;
 use crate::delivery::{Delivery, Flushed, Limits};
@@ -30,14 +32,14 @@ use crate::ports::CutWriter;
 use crate::pull::Puller;
 use crate::shared::{Current, Progress, Totals, WantedRooms, now_ms};
 use crate::stages::{Processed, Pulled, Tools, process};
-use crate::window::Window;
+use crate::window::{MsgHash, Window};
 
 /// Pages between the puller and the processor.
 const PAGES: usize = 2;
 /// Batches between the processor and a lane.
 const BATCHES: usize = 4;
 /// Messages among which a repeat is recognised: 16 bytes each in memory, a few times over.
-const WINDOW: usize = 500_000;
+pub(super) const WINDOW: usize = 500_000;
 
 /// A sink and how it is written to.
 pub struct LaneSetup {
@@ -56,7 +58,7 @@ pub struct CorpSetup {
     /// Its archive.
     pub puller: Puller,
     /// Its keys.
-    pub opener: Arc<dyn Opener>,
+    pub keys: Arc<Current<KeyRing>>,
     /// Who is who there.
     pub directory: Arc<Current<Directory>>,
     /// Rooms to ask about.
@@ -67,6 +69,8 @@ pub struct CorpSetup {
     pub state_dir: PathBuf,
     /// The sinks.
     pub lanes: Vec<LaneSetup>,
+    /// The sinks again, for replays.
+    pub outlets: Vec<Outlet>,
 }
 
 /// What a run shares over all corps.
@@ -106,6 +110,9 @@ pub enum DriverError {
         /// The failure.
         fault: Fault,
     },
+    /// Rows could not be gathered for a replay.
+    #[error("replay")]
+    Replay(#[from] Fault),
     /// A task panicked; the record it worked on will be seen again at the next start.
     #[error("a task of the pipeline died")]
     Died(#[from] tokio::task::JoinError),
@@ -143,9 +150,17 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
         .iter()
         .flat_map(|(_, delivery, _)| delivery.lane().boundaries())
         .collect();
-    let (ledger, recovered) =
+    let (ledger, mut recovered) =
         Ledger::open(&folder.join("ledger"), corp.corp_id.as_str(), start, WINDOW)?;
-    let parked = Parked::open(&folder.join("dead_letters.jsonl"), start)?;
+    let parked = Parked::open(&folder, start)?;
+    for msg in parked.index().replayed().chain(under_way(&folder)?) {
+        recovered.window.opened(msg);
+    }
+    let open = parked.index().open().len();
+    context
+        .metrics
+        .dead_letters_open(corp.corp_id.as_str(), open);
+    let parked = Arc::new(Mutex::new(parked));
     info!(corp = %corp.corp_id, position = start, ledger = ledger.len(), "corp taken up");
 
     let (pages, page_queue) = mpsc::channel(PAGES);
@@ -186,9 +201,29 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
             fault,
         })
     });
+    let (asks, ask_queue) = mpsc::channel(1);
+    let pulled_all = CancellationToken::new();
+    let replayer = Replayer {
+        corp_id: corp.corp_id.clone(),
+        keys: Arc::clone(&corp.keys),
+        parked: Arc::clone(&parked),
+        folder: folder.clone(),
+        opening: Box::new(move |ask| {
+            let asks = asks.clone();
+            async move { asks.send(ask).await.is_ok() }.boxed()
+        }),
+        outlets: corp.outlets,
+        metrics: Arc::clone(&context.metrics),
+        looked_at: None,
+        stop: context.stop.clone(),
+        abandon: context.abandon.clone(),
+    };
+    let replays = replayer.run(pulled_all.clone(), drain);
+    tasks.spawn(async move { Ok(replays.await?) });
     let processor = Processor {
         corp_id: corp.corp_id,
-        opener: corp.opener,
+        folder,
+        opener: corp.keys,
         directory: corp.directory,
         wanted: corp.wanted,
         rules: corp.rules,
@@ -197,11 +232,13 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
         context,
         state: Some(State {
             window: recovered.window,
+            behind: recovered.behind,
             ledger,
             parked,
         }),
     };
-    tasks.spawn(processor.run(page_queue, outlets));
+    let pulled_all = pulled_all.drop_guard();
+    tasks.spawn(processor.run(page_queue, outlets, ask_queue, pulled_all));
 
     // Queues close from the source on, so the tasks end in order; after a failure the rest is
     // dropped where it stands, as if the process had died there.
@@ -214,12 +251,15 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
 /// What the processor changes on its way, moved to the worker thread and back.
 struct State {
     window: Window,
+    /// Messages of the ledger that were not in every sink at the start and have not come again.
+    behind: HashSet<MsgHash>,
     ledger: Ledger,
-    parked: Parked,
+    parked: Arc<Mutex<Parked>>,
 }
 
 struct Processor {
     corp_id: CorpId,
+    folder: PathBuf,
     opener: Arc<dyn Opener>,
     directory: Arc<Current<Directory>>,
     wanted: Arc<WantedRooms>,
@@ -235,12 +275,28 @@ impl Processor {
         mut self,
         mut pages: mpsc::Receiver<Vec<SealedRecord>>,
         outlets: Vec<mpsc::Sender<Arc<Batch>>>,
+        mut asks: mpsc::Receiver<Ask>,
+        pulled_all: DropGuard,
     ) -> Result<(), DriverError> {
-        while let Some(records) = pages.recv().await {
+        loop {
+            let records = tokio::select! {
+                page = pages.recv() => match page {
+                    Some(records) => records,
+                    None => break,
+                },
+                Some(ask) = asks.recv() => {
+                    self.open_letters(ask).await?;
+                    continue;
+                }
+            };
             let now = now_ms();
             let pulled = records.into_iter().map(|record| {
                 let at = self.pulled.remove(&record.seq).unwrap_or(now);
-                Pulled { record, at }
+                Pulled {
+                    record,
+                    at,
+                    retry: None,
+                }
             });
             for run in split(pulled.collect(), &self.boundaries) {
                 let Some(batch) = self.one(run).await? else {
@@ -254,6 +310,44 @@ impl Processor {
                 }
             }
         }
+        // Lanes may end; replays that are under way do so too, and then nobody asks any more.
+        drop((outlets, pulled_all));
+        while let Some(ask) = asks.recv().await {
+            self.open_letters(ask).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens dead letters on behalf of a replay.
+    async fn open_letters(&mut self, ask: Ask) -> Result<(), DriverError> {
+        let Some(mut state) = self.state.take() else {
+            return Ok(());
+        };
+        let (directory, rules) = (self.directory.get(), self.rules.get());
+        let (corp_id, opener) = (self.corp_id.clone(), Arc::clone(&self.opener));
+        let (folder, wanted) = (self.folder.clone(), Arc::clone(&self.wanted));
+        let Context {
+            metrics, totals, ..
+        } = self.context.clone();
+        let state = tokio::task::spawn_blocking(move || {
+            let tools = Tools {
+                corp_id: &corp_id,
+                opener: &*opener,
+                directory: &directory,
+                rules: &rules,
+            };
+            let (window, behind) = (&mut state.window, &state.behind);
+            let parked = lock(&state.parked);
+            answer(ask, &tools, &folder, &parked, window, behind, |processed| {
+                metrics.processed(corp_id.as_str(), processed);
+                totals.processed(processed);
+                wanted.add(processed.unresolved.room_ids.iter().cloned());
+            });
+            drop(parked);
+            state
+        })
+        .await?;
+        self.state = Some(state);
         Ok(())
     }
 
@@ -269,9 +363,15 @@ impl Processor {
                 .iter()
                 .map(|pulled| Seen::of(&pulled.record, pulled.at))
                 .collect();
-            let tools = Tools {
+            let parked = lock(&state.parked);
+            let opener = Remembering {
                 corp_id: &corp_id,
                 opener: &*opener,
+                remembered: parked.remembered(),
+            };
+            let tools = Tools {
+                corp_id: &corp_id,
+                opener: &opener,
                 directory: &directory,
                 rules: &rules,
             };
@@ -280,6 +380,13 @@ impl Processor {
                 metrics.stage(stage.as_str(), since.elapsed());
                 since = Instant::now();
             });
+            drop(parked);
+            if !state.behind.is_empty() {
+                let come = processed.iter().flat_map(|processed| &processed.fates);
+                for fate in come {
+                    state.behind.remove(&fate.hash);
+                }
+            }
             (state, seen, processed)
         })
         .await?;
@@ -321,20 +428,21 @@ impl Processor {
             (state, seen, processed, written) = tokio::task::spawn_blocking(move || {
                 let written = failpoint::pass("process", "batch_opened")
                     .map_err(StateError::from)
-                    .and_then(|()| state.parked.append(&processed.batch.dead_letters))
+                    .and_then(|()| lock(&state.parked).append(&processed.batch.dead_letters))
                     .and_then(|()| state.ledger.append(&seen, &processed.fates));
                 (state, seen, processed, written)
             })
             .await?;
             let Err(error) = written else {
+                let open = lock(&state.parked).index().open().len();
+                let (metrics, corp) = (&self.context.metrics, self.corp_id.as_str());
+                metrics.dead_letters_open(corp, open);
                 self.state = Some(state);
                 return Ok(Some(processed));
             };
             let fault = Fault::local(error);
             let pause = backoff.pause(&fault, rand::random());
             warn!(corp = %self.corp_id, error = %fault, ?pause, "the ledger cannot be written");
-            // The letters may be on disk already: go back to where the ledger stands.
-            state.parked.cut_back(state.ledger.last()).ok();
             tokio::select! {
                 () = self.context.abandon.cancelled() => return Ok(None),
                 () = tokio::time::sleep(pause) => {}
@@ -440,6 +548,7 @@ mod tests {
                 json: bytes::Bytes::new(),
             },
             at: 0,
+            retry: None,
         };
         let seqs = |runs: Vec<Vec<Pulled>>| -> Vec<Vec<u64>> {
             runs.iter()

@@ -9,7 +9,7 @@
 //! the archive does not give again keeps its line too, so that it can be missed. From the ledger
 //! the window that recognises repeats is rebuilt after a start.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use super::StateError;
 use crate::chain::{Chain, Seen};
 use crate::failpoint;
 use crate::stages::Fate;
-use crate::window::Window;
+use crate::window::{MsgHash, Window};
 
 const HEADER: &[u8; 16] = b"chatledger led\0\x02";
 
@@ -90,6 +90,8 @@ pub struct Recovered {
     pub pulled: HashMap<u64, i64>,
     /// When the last of all was, milliseconds since the epoch, UTC; `None` if there is none.
     pub newest: Option<i64>,
+    /// Messages behind that position: they come again.
+    pub behind: HashSet<MsgHash>,
 }
 
 impl Ledger {
@@ -146,6 +148,7 @@ impl Ledger {
 
         let mut window = Window::new(capacity);
         let (mut pulled, mut newest) = (HashMap::new(), None);
+        let mut behind = HashSet::new();
         self.seek(start)?;
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
         let mut chain = self.chain;
@@ -181,6 +184,9 @@ impl Ledger {
             if !line.entry.gap {
                 pulled.insert(line.entry.seq, line.entry.at);
             }
+            if line.outcome == Some(Outcome::Message) {
+                behind.insert(u128::from_le_bytes(line.entry.msgid));
+            }
             self.expected.push_back(line);
         }
         self.lines = kept;
@@ -190,6 +196,7 @@ impl Ledger {
             window,
             pulled,
             newest,
+            behind,
         })
     }
 
@@ -457,6 +464,7 @@ mod tests {
         let (mut ledger, found) = open(&path, 12);
         assert!(found.window.repeats(hash(12), || 0) && !found.window.repeats(hash(14), || 0));
         assert_eq!(found.pulled.get(&14), Some(&1007));
+        assert!(found.behind.contains(&hash(14)) && !found.behind.contains(&hash(12)));
         assert_eq!(
             (ledger.len(), found.pulled.len(), found.newest),
             (10, 4, Some(1010))

@@ -12,13 +12,18 @@
 //! Batches end at every lane's position and at the end of every cut that has to be repeated, so a
 //! lane takes a batch whole or not at all.
 //!
-//! Files under `state_dir/<corp>/`: `ledger` ([`ledger`]), `dead_letters.jsonl` ([`parked`]),
+//! Files under `state_dir/<corp>/`: `ledger` ([`ledger`]), `dead_letters.jsonl` and
+//! `dead_letter_events.jsonl` ([`parked`]), `replay.json` ([`replay`]), `dlq/` ([`desk`]),
 //! `<sink>.json` ([`journal`]), `directory.json`.
 
+pub mod desk;
 pub mod driver;
 pub mod journal;
 pub mod ledger;
+pub mod offline;
 pub mod parked;
+pub mod replay;
+pub mod replayer;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -215,6 +215,7 @@ impl DirectorySink for TopicSink {
                     corp_id: corp.to_string(),
                     seq: 0,
                     link: None,
+                    retry: None,
                 })
             };
             for rows in rows.chunks(ROWS) {

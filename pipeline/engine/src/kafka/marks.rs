@@ -32,6 +32,7 @@ pub(super) fn mark_record(partition: i32, mark: Mark) -> Result<OutRecord, Fault
         corp_id: String::new(),
         seq: 0,
         link: None,
+        retry: None,
     })
 }
 

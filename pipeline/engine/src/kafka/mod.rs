@@ -21,7 +21,9 @@
 //! moment before readers see its records; a stage that ends therefore makes one more transaction,
 //! which cannot begin before the last one is seen.
 
+pub mod dead_letters;
 pub mod directory;
+pub mod key_watch;
 pub mod marks;
 pub mod process;
 pub mod sink;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use chatledger_schemas::Retry;
 use chatledger_schemas::ledger::Link;
 use chatledger_schemas::{Classified, FaultClass};
 use futures::future::BoxFuture;
@@ -116,6 +119,8 @@ pub struct LogRecord {
     pub seq: u64,
     /// Header `link`, the corp's chain up to the sealed record this comes from.
     pub link: Option<Link>,
+    /// Header `retry`: it is a dead letter's record, which is tried again.
+    pub retry: Option<Retry>,
     /// When it was written, milliseconds since the epoch, UTC.
     pub timestamp: i64,
 }
@@ -142,6 +147,8 @@ pub struct OutRecord {
     pub seq: u64,
     /// Header `link`.
     pub link: Option<Link>,
+    /// Header `retry`.
+    pub retry: Option<Retry>,
 }
 
 /// A partition that this process has been given.
@@ -175,6 +182,8 @@ pub enum Event {
 pub trait Group: Send + Sync {
     /// The next event, waiting at most `wait`.
     fn next(&self, wait: Duration) -> BoxFuture<'_, Result<Event, Fault>>;
+    /// How many partitions are this process's now.
+    fn partitions(&self) -> usize;
     /// Commits a position with metadata. Refused (class refresh) if the partition has another owner,
     /// or has had one since it was assigned.
     fn save(

@@ -200,17 +200,24 @@ impl ProcessStage {
         records: Vec<LogRecord>,
     ) -> Result<(BTreeMap<i32, Partition>, Vec<(i32, u64)>), Fault> {
         let mut consumed: BTreeMap<i32, u64> = BTreeMap::new();
-        let mut runs: BTreeMap<(i32, String), Vec<LogRecord>> = BTreeMap::new();
+        // Records that are tried again are old: their order is not that of the rest.
+        let mut runs: BTreeMap<(i32, String, bool), Vec<LogRecord>> = BTreeMap::new();
         for record in records {
             consumed.insert(record.partition, record.offset + 1);
-            runs.entry((record.partition, record.corp_id.clone()))
+            let again = record.retry.is_some();
+            runs.entry((record.partition, record.corp_id.clone(), again))
                 .or_default()
                 .push(record);
         }
         let marks = marks(runs.values());
         let runs: Vec<Run> = runs
             .into_iter()
-            .map(|((partition, corp), records)| (partition, corp, records))
+            .map(|((partition, corp, again), mut records)| {
+                if again {
+                    records.sort_by_key(|record| record.seq);
+                }
+                (partition, corp, records)
+            })
             .collect();
         let (corps, rules) = (Arc::clone(&self.corps), self.rules.get());
         let seal = Arc::clone(&self.seal);
@@ -348,7 +355,12 @@ fn one(
         .iter()
         .map(|record| Pulled {
             record: sealed(record),
-            at: record.timestamp,
+            // A letter's message comes out as if it had been opened the first time.
+            at: record
+                .retry
+                .as_ref()
+                .map_or(record.timestamp, |retry| retry.first_seen),
+            retry: record.retry.clone(),
         })
         .collect();
     let tools = Tools {
@@ -404,6 +416,7 @@ fn rows(
             corp_id,
             seq,
             link: None,
+            retry: None,
         });
         Ok::<_, Fault>(())
     };
@@ -425,6 +438,9 @@ fn rows(
     }
     for letter in &batch.dead_letters {
         add(Topic::DeadLetter, &letter.msgid, letter.seq, letter)?;
+    }
+    for event in &batch.events {
+        add(Topic::DeadLetter, &event.msgid, event.seq, event)?;
     }
     for room_id in &processed.unresolved.room_ids {
         let room = DirectoryRow::Rooms(Room {
@@ -460,6 +476,7 @@ fn rows(
         corp_id: corp.to_owned(),
         seq: batch.extent.last,
         link: None,
+        retry: None,
     });
     Ok(out)
 }

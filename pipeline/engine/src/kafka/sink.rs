@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use chatledger_crypto::{SealRing, UnsealError};
 use chatledger_schemas::ledger::Anchor;
-use chatledger_schemas::{CorpId, DeadLetter, Message, Violation};
+use chatledger_schemas::{CorpId, DeadLetterRecord};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
@@ -438,13 +438,7 @@ fn decode(topic: Topic, records: &[LogRecord], seal: &SealRing) -> Result<Option
     let Some(extent) = extent else {
         return Ok(None);
     };
-    let mut batch = Batch {
-        extent,
-        messages: Vec::<Message>::new(),
-        violations: Vec::<Violation>::new(),
-        dead_letters: Vec::<DeadLetter>::new(),
-        anchors: Vec::new(),
-    };
+    let mut batch = Batch::empty(extent);
     for record in records {
         if let Some(link) = record.link {
             batch.anchors.push(Anchor {
@@ -457,7 +451,14 @@ fn decode(topic: Topic, records: &[LogRecord], seal: &SealRing) -> Result<Option
     match topic {
         Topic::Messages => batch.messages = rows(topic, records, seal)?,
         Topic::Violations => batch.violations = rows(topic, records, seal)?,
-        Topic::DeadLetter => batch.dead_letters = rows(topic, records, seal)?,
+        Topic::DeadLetter => {
+            for row in rows(topic, records, seal)? {
+                match row {
+                    DeadLetterRecord::Letter(letter) => batch.dead_letters.push(letter),
+                    DeadLetterRecord::Event(event) => batch.events.push(event),
+                }
+            }
+        }
         Topic::Raw | Topic::Cursor | Topic::Directory | Topic::Ledger | Topic::Marks => {}
     }
     Ok(Some(batch))
@@ -484,10 +485,10 @@ impl chatledger_schemas::Classified for Unopened {
 #[error(
     "the record at partition {partition}, offset {offset} is of another form (column {column})"
 )]
-struct Foreign {
-    partition: i32,
-    offset: u64,
-    column: usize,
+pub(super) struct Foreign {
+    pub(super) partition: i32,
+    pub(super) offset: u64,
+    pub(super) column: usize,
 }
 
 impl chatledger_schemas::Classified for Foreign {

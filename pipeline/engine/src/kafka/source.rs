@@ -212,6 +212,7 @@ impl SourceStage {
                 corp_id: corp_id.to_owned(),
                 seq: record.seq,
                 link: Some(entry.link),
+                retry: None,
             })
             .collect();
         out.push(OutRecord {
@@ -221,6 +222,7 @@ impl SourceStage {
             corp_id: corp_id.to_owned(),
             seq: last,
             link: Some(chain.link),
+            retry: None,
         });
         out.push(cursor(corp_id, last, chain)?);
         group.transact(out, &[]).await?;
@@ -246,6 +248,7 @@ fn cursor(corp_id: &str, seq: u64, chain: Chain) -> Result<OutRecord, Fault> {
         corp_id: corp_id.to_owned(),
         seq,
         link: None,
+        retry: None,
     })
 }
 

@@ -23,6 +23,8 @@ pub const METRICS: &[(&str, &[&str])] = &[
     ("chatledger_directory_age_seconds", &["corp"]),
     ("chatledger_rules_active", &[]),
     ("chatledger_rules_reload_errors_total", &[]),
+    ("chatledger_keys_reload_errors_total", &[]),
+    ("chatledger_dead_letters_open", &["corp"]),
     ("chatledger_build_info", &["version"]),
 ];
 

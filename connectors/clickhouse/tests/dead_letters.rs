@@ -1,0 +1,171 @@
+//! Dead letters: FINAL shows the open ones, whatever is told about them how often and in what
+//! order; and a table of an older schema is carried over, also when that is cut off.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use chatledger_clickhouse::ClickHouse;
+use chatledger_schemas::dead_letter::Event;
+use chatledger_schemas::migrations::{ALL, Statement};
+use chatledger_schemas::{CorpId, DeadLetter, DeadLetterEvent, Reason};
+use support::{number, shared};
+
+fn letter(seq: u64, attempts: u32) -> DeadLetter {
+    DeadLetter {
+        corp_id: CorpId::from("ww1"),
+        seq,
+        msgid: format!("m{seq}"),
+        reason: Reason::UnknownKeyVersion,
+        error: "no private key of version 3".into(),
+        key_version: 3,
+        sealed: r#"{"seq":1}"#.into(),
+        first_seen: 1_709_222_400_000,
+        attempts,
+    }
+}
+
+fn event(seq: u64, attempt: u32, event: Event) -> DeadLetterEvent {
+    DeadLetterEvent {
+        event,
+        corp_id: CorpId::from("ww1"),
+        seq,
+        msgid: format!("m{seq}"),
+        attempt,
+        at: 1_709_222_500_000,
+        actor: "zhangsan".into(),
+        because: "测试".into(),
+        reason: Reason::UnknownKeyVersion,
+        error: String::new(),
+        key_version: 3,
+        first_seen: 1_709_222_400_000,
+    }
+}
+
+async fn open(clickhouse: &ClickHouse) -> Vec<(u64, u32)> {
+    let query = "SELECT seq, attempts FROM dead_letters FINAL ORDER BY seq";
+    let query = clickhouse.client().query(query);
+    query.fetch_all().await.unwrap()
+}
+
+#[tokio::test]
+async fn final_shows_open_letters_with_their_newest_attempt_and_settled_ones_stay_settled() {
+    let clickhouse = shared().clickhouse("open_letters");
+    clickhouse.migrate().await.unwrap();
+    let insert = async |token: &str, letters: &[DeadLetter], events: &[DeadLetterEvent]| {
+        let done = clickhouse.insert_dead_letters(token, letters).await;
+        done.unwrap();
+        let settled = events.iter().filter(|event| event.event.closes());
+        let settled: Vec<_> = settled.collect();
+        let own = format!("{token}-settled");
+        let done = clickhouse.insert_settled_letters(&own, settled.iter().copied());
+        done.await.unwrap();
+        assert_eq!(
+            clickhouse
+                .absent_settled_letters(&settled)
+                .await
+                .unwrap()
+                .len(),
+            0
+        );
+        let done = clickhouse.insert_dead_letter_events(token, events).await;
+        done.unwrap();
+    };
+    let letters: Vec<_> = (1..=4).map(|seq| letter(seq, 0)).collect();
+    insert("parked", &letters, &[]).await;
+    assert_eq!(open(&clickhouse).await, [(1, 0), (2, 0), (3, 0), (4, 0)]);
+
+    let events = [
+        event(1, 1, Event::Replayed),
+        event(2, 1, Event::Duplicate),
+        event(3, 0, Event::Dropped),
+        event(4, 1, Event::Failed),
+    ];
+    insert("attempt", &[letter(4, 1)], &events).await;
+    assert_eq!(open(&clickhouse).await, [(4, 1)]);
+
+    // Told again, late and under other tokens: nothing comes back, nothing stands there twice.
+    insert("again", &letters, &[]).await;
+    insert("once more", &[letter(1, 7)], &events).await;
+    assert_eq!(open(&clickhouse).await, [(4, 1)]);
+    let events = "SELECT count() FROM dead_letter_events FINAL";
+    assert_eq!(number(&clickhouse, events).await, 4);
+}
+
+/// A database with the steps before and a letter in the old table.
+async fn before_step_4(name: &str) -> (ClickHouse, Vec<Statement>) {
+    let server = shared().clickhouse("default");
+    let create = format!("CREATE DATABASE {name}");
+    server.client().query(&create).execute().await.unwrap();
+    let clickhouse = shared().clickhouse(name);
+    let run = async |sql: &str| clickhouse.client().query_raw(sql).execute().await.unwrap();
+    run(chatledger_schemas::migrations::LEDGER_DDL).await;
+    for migration in &ALL[..3] {
+        for statement in migration.statements() {
+            run(&statement.sql).await;
+        }
+        let version = migration.version;
+        run(&format!(
+            "INSERT INTO schema_migrations (version, name) VALUES ({version}, '')"
+        ))
+        .await;
+    }
+    run(
+        "INSERT INTO dead_letters (corp_id, seq, msgid, reason, error, key_version, sealed, \
+         first_seen) VALUES ('ww1', 9, 'm9', 'bad_json', 'e', 1, '{}', 5)",
+    )
+    .await;
+    (clickhouse, ALL[3].statements())
+}
+
+#[tokio::test]
+async fn old_letters_are_carried_over_wherever_the_step_was_cut_off() {
+    let statements = ALL[3].statements().len();
+    for done in 0..=statements {
+        let (clickhouse, step) = before_step_4(&format!("carried_over_{done}")).await;
+        for statement in &step[..done] {
+            let run = clickhouse.client().query_raw(&statement.sql).execute();
+            run.await.unwrap();
+        }
+        clickhouse.migrate().await.unwrap();
+        assert_eq!(open(&clickhouse).await, [(9, 0)], "{done} statements done");
+        let replayed = [event(9, 1, Event::Replayed)];
+        let insert = clickhouse.insert_settled_letters("t", &replayed);
+        insert.await.unwrap();
+        assert_eq!(open(&clickhouse).await, [], "{done} statements done");
+    }
+}
+
+#[tokio::test]
+async fn letters_settled_before_the_step_is_applied_once_more_stay_settled() {
+    let (clickhouse, step) = before_step_4("applied_twice").await;
+    clickhouse.migrate().await.unwrap();
+    let replayed = [event(9, 1, Event::Replayed)];
+    let insert = clickhouse.insert_settled_letters("t", &replayed);
+    insert.await.unwrap();
+    for statement in &step {
+        let wanted = match &statement.when {
+            Some(when) => number(&clickhouse, when).await > 0,
+            None => true,
+        };
+        assert!(!wanted || statement.when.is_none(), "{}", statement.sql);
+        if wanted {
+            let run = clickhouse.client().query_raw(&statement.sql).execute();
+            run.await.unwrap();
+        }
+    }
+    assert_eq!(open(&clickhouse).await, []);
+}
+
+#[tokio::test]
+async fn several_processes_at_once_carry_every_letter_over() {
+    let (first, _) = before_step_4("carried_at_once").await;
+    let clients: Vec<_> = (0..4)
+        .map(|_| shared().clickhouse("carried_at_once"))
+        .collect();
+    let migrations = clients.iter().map(ClickHouse::migrate);
+    for migrated in futures::future::join_all(migrations).await {
+        migrated.unwrap();
+    }
+    assert_eq!(open(&first).await, [(9, 0)]);
+}

@@ -1,0 +1,69 @@
+//! Letters on the topic `deadletter`.
+
+use std::time::Duration;
+
+use chatledger_engine::direct::replayer::{Outcome, Request};
+use chatledger_engine::fault::Fault;
+use chatledger_engine::kafka::dead_letters::{Asked, DeadLetterLog};
+use chatledger_engine::letters::Letters;
+use chatledger_engine::shared::now_ms;
+use chatledger_schemas::{DeadLetter, FaultClass};
+use tokio::time::{Instant, timeout};
+
+use super::Shown;
+use crate::config::Settings;
+use crate::exit::Failure;
+use crate::wiring;
+
+/// Longest time the topic may take to be read or written.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) struct Log(DeadLetterLog);
+
+impl Log {
+    pub(super) async fn new(settings: &Settings) -> Result<Self, Failure> {
+        Ok(Self(wiring::dead_letter_log(settings).await?))
+    }
+
+    pub(super) async fn read(
+        &self,
+        place: impl Fn(&DeadLetter) -> Shown,
+    ) -> Result<Letters<Shown>, Failure> {
+        Ok(within(self.0.read(place)).await?.letters)
+    }
+
+    pub(super) async fn serve(&self, request: Request, wait: Duration) -> Result<Outcome, Failure> {
+        let at = now_ms();
+        match request {
+            Request::Replay { choice, actor } => {
+                let asked = Asked { actor, at };
+                let published = within(self.0.replay(&choice, &asked)).await?;
+                let deadline = Instant::now() + wait;
+                let outcome = self.0.outcome(published, deadline).await;
+                outcome.map_err(Failure::unreachable)
+            }
+            Request::Drop {
+                choice,
+                actor,
+                because,
+            } => {
+                let asked = Asked { actor, at };
+                within(self.0.drop_letters(&choice, &asked, &because)).await
+            }
+        }
+    }
+}
+
+async fn within<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Failure> {
+    match timeout(PATIENCE, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(fault)) if fault.class == FaultClass::Stop => Err(Failure::unreachable(format!(
+            "{fault}; perhaps somebody else replays or drops dead letters just now: look with \
+             `chatledger dlq list` and try again"
+        ))),
+        Ok(Err(fault)) => Err(Failure::unreachable(fault)),
+        Err(_) => Err(Failure::unreachable(format!(
+            "the topic of dead letters was not read to its end within {PATIENCE:?}"
+        ))),
+    }
+}

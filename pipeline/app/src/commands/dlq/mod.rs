@@ -1,0 +1,222 @@
+//! `chatledger dlq`: dead letters, for people. Where they are kept is the driver's.
+//!
+//! `list` and `show` only read, also beside a running process. What changes something is done by
+//! whoever holds the letters: [`state`] hands it to the running process or takes its place, [`log`]
+//! writes to the topic.
+
+mod log;
+mod show;
+mod state;
+
+use std::collections::BTreeSet;
+
+use chatledger_directory::Directory;
+use chatledger_engine::direct::replayer::{Outcome, Request};
+use chatledger_engine::letters::{Choice, Letters, Place};
+use chatledger_engine::stages::{Pulled, Tools, process};
+use chatledger_engine::window::Window;
+use chatledger_rules::RuleSet;
+use chatledger_schemas::config::Mode;
+use chatledger_schemas::directory::Snapshot;
+use chatledger_schemas::{DeadLetter, DeadLetterEvent, Retry, SealedRecord};
+
+use self::log::Log;
+use self::show::{list, show, tell};
+use self::state::State;
+use crate::cli::{DlqArgs, DlqCommand, Which};
+use crate::config::{self, Settings};
+use crate::exit::Failure;
+
+/// What is remembered of a letter to be shown: all of it, or all but its record.
+pub(crate) struct Shown(pub(crate) DeadLetter);
+
+impl Place for Shown {
+    fn failed(&mut self, event: &DeadLetterEvent) {
+        self.0.error.clone_from(&event.error);
+    }
+}
+
+/// Where the letters are.
+enum Letterbox {
+    State(State),
+    Log(Log),
+}
+
+impl Letterbox {
+    async fn read(&self, sealed: bool, choice: &Choice) -> Result<Letters<Shown>, Failure> {
+        // Records are many and large; only those asked for are held.
+        let place = |letter: &DeadLetter| {
+            let wanted = sealed
+                && choice.from_seq.is_none_or(|from| letter.seq >= from)
+                && choice.to_seq.is_none_or(|to| letter.seq <= to);
+            let mut own = letter.clone();
+            if !wanted {
+                own.sealed = String::new();
+            }
+            Shown(own)
+        };
+        match self {
+            Self::State(state) => state.read(place),
+            Self::Log(log) => log.read(place).await,
+        }
+    }
+
+    async fn serve(&self, request: Request, wait: std::time::Duration) -> Result<Outcome, Failure> {
+        match self {
+            Self::State(state) => state.serve(request, wait).await,
+            Self::Log(log) => log.serve(request, wait).await,
+        }
+    }
+}
+
+/// Carries the command out.
+pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
+    let Some(file) = args.config else {
+        return Err(Failure::config("--config FILE is missing"));
+    };
+    let settings = config::load(&file).map_err(Failure::config)?;
+    let which = match &args.command {
+        DlqCommand::List { which, .. }
+        | DlqCommand::Replay { which, .. }
+        | DlqCommand::Drop { which, .. } => choice(which),
+        DlqCommand::Show {
+            corp, seq, msgid, ..
+        } => Choice {
+            corp: corp.clone(),
+            from_seq: Some(*seq),
+            to_seq: Some(*seq),
+            msgid: msgid.clone(),
+            ..Choice::default()
+        },
+    };
+    if let Some(corp) = &which.corp
+        && !settings.corps.iter().any(|own| own.id.as_str() == corp)
+    {
+        let own: Vec<&str> = settings.corps.iter().map(|corp| corp.id.as_str()).collect();
+        let own = own.join(", ");
+        let what = format!("--corp {corp}: not in the configuration, which has {own}");
+        return Err(Failure::config(what));
+    }
+    let letters = match settings.driver.mode {
+        Mode::Direct => Letterbox::State(State::new(&settings, &file)),
+        Mode::Kafka => Letterbox::Log(Log::new(&settings).await?),
+    };
+    match args.command {
+        DlqCommand::List { limit, json, .. } => {
+            list(&letters.read(false, &which).await?, &which, limit, json)
+        }
+        DlqCommand::Show { json, .. } => show(&letters.read(true, &which).await?, &which, json),
+        DlqCommand::Replay {
+            dry_run,
+            wait,
+            json,
+            ..
+        } => {
+            let outcome = if dry_run {
+                would_open(&settings, &letters.read(true, &which).await?, &which)
+            } else {
+                let actor = actor();
+                let choice = which;
+                letters
+                    .serve(Request::Replay { choice, actor }, wait)
+                    .await?
+            };
+            tell(outcome, dry_run, json)
+        }
+        DlqCommand::Drop {
+            because,
+            yes,
+            dry_run,
+            wait,
+            json,
+            ..
+        } => {
+            if because.trim().is_empty() {
+                return Err(Failure::config("--because: it takes a reason"));
+            }
+            if dry_run || !yes {
+                let open = letters.read(false, &which).await?;
+                let dropped = open.choose(None, &which, usize::MAX).len() as u64;
+                let outcome = Outcome {
+                    dropped,
+                    ..Outcome::default()
+                };
+                tell(outcome, true, json)?;
+                if dry_run {
+                    return Ok(());
+                }
+                return Err(Failure::refused(
+                    "没有删除任何死信：确认放弃请加 --yes（nothing dropped; add --yes to really do it）",
+                ));
+            }
+            let request = Request::Drop {
+                choice: which,
+                actor: actor(),
+                because,
+            };
+            tell(letters.serve(request, wait).await?, false, json)
+        }
+    }
+}
+
+fn choice(which: &Which) -> Choice {
+    Choice {
+        corp: which.corp.clone(),
+        reasons: which.reason.iter().copied().collect::<BTreeSet<_>>(),
+        from_seq: which.from_seq,
+        to_seq: which.to_seq,
+        since: which.since,
+        until: which.until,
+        ..Choice::default()
+    }
+}
+
+/// What the keys of the configuration would open.
+fn would_open(settings: &Settings, letters: &Letters<Shown>, which: &Choice) -> Outcome {
+    let mut outcome = Outcome::default();
+    let chosen = letters.choose(None, which, usize::MAX);
+    for corp in &settings.corps {
+        let own = chosen.iter().filter(|key| key.corp_id == corp.id);
+        let pulled = own.map(|key| &letters.open()[key].place.0).map(retried);
+        let tools = Tools {
+            corp_id: &corp.id,
+            opener: &*corp.keys,
+            directory: &Directory::new(Snapshot::empty(corp.id.clone())),
+            rules: &RuleSet::default(),
+        };
+        let pulled: Vec<Pulled> = pulled.collect();
+        let mut window = Window::new(pulled.len().max(1));
+        let processed = process(&tools, pulled, &mut window, |_| {});
+        for event in processed.iter().flat_map(|done| &done.batch.events) {
+            outcome.count(event.event);
+        }
+    }
+    outcome
+}
+
+fn retried(letter: &DeadLetter) -> Pulled {
+    Pulled {
+        record: SealedRecord {
+            corp_id: letter.corp_id.clone(),
+            seq: letter.seq,
+            msgid: letter.msgid.as_str().into(),
+            json: letter.sealed.clone().into(),
+        },
+        at: letter.first_seen,
+        retry: Some(Retry {
+            attempt: letter.attempts + 1,
+            first_seen: letter.first_seen,
+            at: letter.first_seen,
+            actor: String::new(),
+            reason: letter.reason,
+        }),
+    }
+}
+
+/// Who gives the command, for the trace.
+fn actor() -> String {
+    let user = ["SUDO_USER", "USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+}
