@@ -28,7 +28,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         std::env::var("CLICKHOUSE_USER"),
         std::env::var("CLICKHOUSE_PASSWORD"),
     ) {
-        (Ok(user), Ok(password)) => Some(Credentials { user, password }),
+        (Ok(user), Ok(password)) => Some(Credentials {
+            user,
+            password: password.into(),
+        }),
         _ => None,
     };
     let (ended, end) = tokio::sync::oneshot::channel();

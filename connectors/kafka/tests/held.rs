@@ -52,6 +52,7 @@ impl Broker {
             brokers: Brokers {
                 bootstrap: self.address.clone(),
                 properties: BTreeMap::new(),
+                secrets: BTreeMap::new(),
             },
             topic: TOPIC.to_owned(),
             group: Some("held.sink".to_owned()),

@@ -334,19 +334,19 @@ async fn no_error_shows_the_secret_or_the_token_in_any_form() {
 
 #[tokio::test]
 async fn field_of_a_hundred_megabytes_is_known_by_its_hash_and_hides_no_neighbour() {
-    let server = Server::start(|call| match call.api.as_str() {
-        "gettoken" => Answer::Json(json!({})),
-        _ => {
-            let field = "x".repeat(100 << 20);
-            Answer::Raw(
-                200,
-                format!(
-                    r#"{{"errcode":0,"chatdata":[{{"seq":7,"msgid":"a"}},
-                        {{"seq":8,"msgid":"b","encrypt_chat_msg":"{field}"}},
-                        {{"seq":9,"msgid":"c"}}]}}"#
-                ),
-            )
+    let server = Server::start(|call| {
+        if call.api == "gettoken" {
+            return Answer::Json(json!({}));
         }
+        let field = "x".repeat(100 << 20);
+        Answer::Raw(
+            200,
+            format!(
+                r#"{{"errcode":0,"chatdata":[{{"seq":7,"msgid":"a"}},
+                    {{"seq":8,"msgid":"b","encrypt_chat_msg":"{field}"}},
+                    {{"seq":9,"msgid":"c"}}]}}"#
+            ),
+        )
     })
     .await;
     let (archive, _) = archive(&server.base_url, 1000, PATIENT);

@@ -65,7 +65,7 @@ impl std::fmt::Debug for SealRing {
         f.debug_struct("SealRing")
             .field("versions", &self.versions())
             .field("accept_unsealed", &self.accept_unsealed)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -129,7 +129,7 @@ async fn clickhouse_with_tls_and_a_password_is_written_and_refuses_what_does_not
     let password = tenant.dir.join("clickhouse.password");
     private(&password, PASSWORD);
     let shared = services::engine().await.unwrap();
-    let (plain, secure) = (
+    let (open, secure) = (
         format!("url = \"{shared}\""),
         format!(
             "url = \"{}\"\nuser = \"writer\"\npassword_file = \"clickhouse.password\"\n\
@@ -138,7 +138,7 @@ async fn clickhouse_with_tls_and_a_password_is_written_and_refuses_what_does_not
         ),
     );
     tenant
-        .configure(&[(plain.as_str(), secure.as_str())])
+        .configure(&[(open.as_str(), secure.as_str())])
         .unwrap();
     let told = drain_telling_no_password(&tenant).await;
     let rows = services::ask_as(

@@ -36,7 +36,10 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
 /// A record as the archive gives it, sealed for the tenant's first key.
 fn sealed(tenant: &Tenant, seq: u64, msgid: &str, plain: &[u8]) -> Vec<u8> {
     let bytes = [7_u8; 32];
-    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| {
+        let digits: Vec<String> = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        digits.concat()
+    };
     let key = tenant.dir.join("key-1.pem");
     let random_key = openssl(
         &["pkeyutl", "-encrypt", "-inkey", key.to_str().unwrap()],

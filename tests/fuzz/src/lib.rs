@@ -26,8 +26,11 @@ use chatledger_schemas::{CorpId, Message, Reason, SealedRecord, Secret};
 pub use config::config;
 pub use front::{front, native};
 
+/// Takes any bytes; panics if a promise is broken.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is that of its folder in `corpus/`.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("envelope", envelope),
     ("record", record),
     ("sealed_value", sealed_value),

@@ -216,7 +216,7 @@ async fn requests_beyond_any_bound_are_refused_and_the_server_goes_on() {
         "x".repeat(66_000)
     );
     assert!(status(long).contains(" 414 "));
-    let many: String = (0..150).map(|n| format!("X-Header-{n}: x\r\n")).collect();
+    let many = "X-Header: x\r\n".repeat(150);
     assert!(status(format!("GET / HTTP/1.1\r\n{many}\r\n")).contains(" 431 "));
     let promised = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999\r\n\r\n";
     let answer = server.send_raw(promised.as_bytes());
