@@ -46,10 +46,15 @@ pub const ALL: &[Migration] = &[
         name: "dead letters",
         sql: include_str!("../clickhouse/0004_dead_letters.sql"),
     },
+    Migration {
+        version: 5,
+        name: "reconciliations",
+        sql: include_str!("../clickhouse/0005_reconciliations.sql"),
+    },
 ];
 
 /// The schema this program writes.
-pub const LATEST: u32 = 4;
+pub const LATEST: u32 = 5;
 
 /// The database has a schema that this program does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

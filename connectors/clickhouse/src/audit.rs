@@ -178,7 +178,7 @@ impl ClickHouse {
                 .collect();
             let sql = format!(
                 "SELECT seq, {DIGEST} AS msgid FROM messages WHERE corp_id = {{corp:String}} \
-                 AND toString({DIGEST}) IN {{list:Array(String)}}"
+                 AND toString({DIGEST}) IN (SELECT arrayJoin({{list:Array(String)}}))"
             );
             let query = self
                 .client

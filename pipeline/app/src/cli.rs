@@ -51,6 +51,11 @@ pub enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Show that every record that was pulled is in exactly one place; exit code 0 only if so.
+    Reconcile(ReconcileArgs),
+    /// Follow the hash chain over everything pulled, and compare rows with it; exit code 0 only if
+    /// nothing was changed, removed or inserted.
+    Verify(VerifyArgs),
     /// Dead letters: list them, show one, try them again, do without them.
     Dlq(DlqArgs),
     /// Serve the ClickHouse engine from its shared library, over ClickHouse's HTTP interface.
@@ -72,6 +77,10 @@ pub struct RunArgs {
     /// last line on stdout is then a JSON object with the counts.
     #[arg(long)]
     pub drain: bool,
+    /// Go on though an archive was not read for longer than the five days it keeps messages; the
+    /// gap is written into the ledger. Without it such a start is refused (exit code 4).
+    #[arg(long)]
+    pub accept_gap: bool,
 }
 
 /// The stages that can run in processes of their own.
@@ -96,6 +105,47 @@ pub struct CheckArgs {
     /// Also ask ClickHouse, the archive, the Parquet target and, if used, Kafka.
     #[arg(long)]
     pub connect: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `chatledger reconcile`
+#[derive(Debug, Args)]
+pub struct ReconcileArgs {
+    /// The configuration file.
+    #[arg(long)]
+    pub config: PathBuf,
+    /// Only this corp.
+    #[arg(long)]
+    pub corp: Option<String>,
+    /// Only records from this position of the archive on.
+    #[arg(long)]
+    pub from_seq: Option<u64>,
+    /// Only records up to this position. Default: what every sink has reached.
+    #[arg(long)]
+    pub to_seq: Option<u64>,
+    /// How long to wait for records that are on their way (as 30s, 2m). Default: with Kafka the time
+    /// in which Parquet files are closed and 30 s, otherwise none.
+    #[arg(long)]
+    pub wait: Option<humantime::Duration>,
+    /// Show every block of 1,000 positions, not only those in which something is wrong.
+    #[arg(long)]
+    pub blocks: bool,
+    /// Print one JSON object, with every block, instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `chatledger verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The configuration file.
+    #[arg(long)]
+    pub config: PathBuf,
+    /// Only this corp.
+    #[arg(long)]
+    pub corp: Option<String>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
@@ -294,7 +344,11 @@ pub struct DemoArgs {
 pub fn init_logs(cli: &Cli) {
     let quiet = matches!(
         cli.command,
-        Command::Demo(_) | Command::Check(_) | Command::Dlq(_)
+        Command::Demo(_)
+            | Command::Check(_)
+            | Command::Dlq(_)
+            | Command::Reconcile(_)
+            | Command::Verify(_)
     );
     let default = if quiet { "warn" } else { "info" };
     let mut filter = EnvFilter::try_from_env("CHATLEDGER_LOG").unwrap_or_else(|_| default.into());

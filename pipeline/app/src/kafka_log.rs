@@ -39,6 +39,8 @@ pub enum Role {
     Follower,
     /// A reader of `[marks]`, outside any group.
     Marks,
+    /// A reader of `[ledger]`, outside any group.
+    Ledger,
     /// A reader of `[deadletter]` from its beginning, outside any group.
     Letters,
     /// The one that has dead letters tried again or done without.
@@ -85,6 +87,7 @@ impl Names {
             }
             Role::Follower => (Topic::Directory, None, From::Beginning, None),
             Role::Marks => (Topic::Marks, None, From::Beginning, None),
+            Role::Ledger => (Topic::Ledger, None, From::Beginning, None),
             Role::Letters => (Topic::DeadLetter, None, From::Beginning, None),
             Role::Desk => {
                 let id = Some("dlq".to_owned());

@@ -142,6 +142,7 @@ pub struct Progress {
     pulled_to: AtomicU64,
     at_end: AtomicBool,
     last_at_end: AtomicI64,
+    answered: AtomicI64,
     sinks: Mutex<BTreeMap<&'static str, Reached>>,
     directory_at: Mutex<Option<i64>>,
 }
@@ -156,6 +157,17 @@ impl Progress {
     /// This process reads the corp's archive; only then does it know what may be lost there.
     pub fn reads_archive(&self) {
         self.reads_archive.store(true, Ordering::Relaxed);
+    }
+
+    /// The archive gave an answer at a time, with or without records.
+    pub fn answered(&self, at: i64) {
+        self.answered.store(at, Ordering::Relaxed);
+    }
+
+    /// When the archive answered last, milliseconds since the epoch, UTC; `None` if it has not.
+    pub fn last_answer(&self) -> Option<i64> {
+        let at = self.answered.load(Ordering::Relaxed);
+        (at > 0).then_some(at)
     }
 
     /// The archive was read up to a position; `at_end` if it had nothing behind it.

@@ -59,6 +59,8 @@ async fn panels_over_a_drained_tenant_answer_and_their_totals_equal_the_truth() 
     let plan = Plan::new("panels", Driver::Direct, tenant::messages().unwrap()).faults(faults);
     let tenant = Tenant::start(plan).await.unwrap();
     tenant.drain().await.unwrap();
+    let reconciled = tenant.ended("reconcile", &[]).await.unwrap();
+    assert_eq!(reconciled.code, 0, "{}", reconciled.stderr);
     let expected = stored::equals_truth(&tenant).await.unwrap();
     let truth = Truth::read(&tenant.truth()).unwrap();
 

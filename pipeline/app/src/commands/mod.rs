@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod audit;
 mod check;
 mod demo;
 mod dlq;
@@ -28,6 +29,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 (from, to) => format!("schema {from} → {to}"),
             })
         }
+        Command::Reconcile(args) => audit::reconcile::reconcile(args).await,
+        Command::Verify(args) => audit::verify::verify(args).await,
         Command::Dlq(args) => dlq::dlq(args).await,
         Command::EmbeddedClickhouse(args) => embedded::serve(args).await,
         Command::Demo(args) => demo::demo(args).await,

@@ -26,6 +26,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     let options = RunOptions {
         stages: args.stages,
         drain: args.drain,
+        accept_gap: args.accept_gap,
         stop,
         abandon,
     };

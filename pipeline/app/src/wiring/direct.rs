@@ -21,6 +21,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         drain: options.drain,
         stop: options.stop.clone(),
         abandon: options.abandon.clone(),
+        accept_gap: options.accept_gap,
     };
     // Directories stop after the corps, so that rooms named last are still asked for.
     let directories_stop = CancellationToken::new();
@@ -93,6 +94,7 @@ fn driver_failure(error: driver::DriverError) -> Failure {
     use driver::DriverError as E;
     match error {
         E::Source { .. } => Failure::unreachable(chain(&error)),
+        E::BehindWindow { .. } => Failure::refused(chain(&error)),
         E::State(
             StateError::Damaged { .. } | StateError::Locked { .. } | StateError::Unplaced { .. },
         ) => Failure::refused(chain(&error)),

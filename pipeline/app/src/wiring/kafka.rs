@@ -11,13 +11,14 @@ use chatledger_engine::kafka::process::{CorpTools, ProcessStage};
 use chatledger_engine::kafka::sink::SinkStage;
 use chatledger_engine::kafka::source::SourceStage;
 use chatledger_engine::kafka::{Ending, Topic};
+use chatledger_engine::pull::PullError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{PARQUET, Parts, RunOptions, SinkParts, await_directories, nobody};
 use crate::cli::StageName;
-use crate::exit::Failure;
+use crate::exit::{Failure, chain};
 use crate::kafka_log::{Names, Role};
 
 /// Name of this process on the brokers, the same at every start from its state folder.
@@ -96,12 +97,16 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
             corps: pullers.collect::<Result<_, _>>()?,
             metrics: Arc::clone(&parts.metrics),
             totals: Arc::clone(&parts.totals),
+            accept_gap: options.accept_gap,
             ending: ending(&ended),
         };
         tasks.spawn(async move {
             let done = stage.run().await;
             source_done.send_replace(true);
-            done.map_err(|fault| Failure::unreachable(format!("the archive: {fault}")))
+            done.map_err(|error| match error.source {
+                PullError::BehindWindow(_) => Failure::refused(chain(&error)),
+                PullError::GaveUp(_) => Failure::unreachable(chain(&error)),
+            })
         });
     }
     if runs(StageName::Process) {

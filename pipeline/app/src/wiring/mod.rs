@@ -44,8 +44,10 @@ use crate::key_files::{self, Rings};
 use crate::observe::{self, Observed};
 use crate::rules_dir;
 
-const CLICKHOUSE: &str = "clickhouse";
-const PARQUET: &str = "parquet";
+/// The sink's name, also of its journal.
+pub const CLICKHOUSE: &str = "clickhouse";
+/// The sink's name, also of its journal.
+pub const PARQUET: &str = "parquet";
 
 /// Bytes in memory after which a lane writes though it has not enough rows.
 const LANE_BYTES: usize = 48 << 20;
@@ -60,6 +62,8 @@ pub struct RunOptions {
     pub stages: Vec<StageName>,
     /// End by itself.
     pub drain: bool,
+    /// Go on though an archive may have dropped records that were not read in time.
+    pub accept_gap: bool,
     /// Stop pulling, deliver, end.
     pub stop: CancellationToken,
     /// Do not wait for sinks any longer.

@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use super::StateError;
+use super::contact::Contact;
 use super::journal::JournalFile;
 use super::ledger::Ledger;
 use super::parked::{Parked, Remembering};
@@ -29,7 +30,7 @@ use crate::failpoint;
 use crate::fault::{Backoff, Fault};
 use crate::metrics::Metrics;
 use crate::ports::CutWriter;
-use crate::pull::Puller;
+use crate::pull::{BehindWindow, PullError, Puller, within_window};
 use crate::shared::{Current, Progress, Totals, WantedRooms, now_ms};
 use crate::stages::{Processed, Pulled, Tools, process};
 use crate::window::{MsgHash, Window};
@@ -86,6 +87,8 @@ pub struct Context {
     pub stop: CancellationToken,
     /// Do not wait for sinks any longer.
     pub abandon: CancellationToken,
+    /// Go on though the archive may have dropped records that were not read in time.
+    pub accept_gap: bool,
 }
 
 /// Why a corp's pipeline ended before its time.
@@ -101,6 +104,14 @@ pub enum DriverError {
         corp: CorpId,
         /// Its last failure.
         fault: Fault,
+    },
+    /// The archive may have dropped records that were not read in time.
+    #[error("corp {corp}")]
+    BehindWindow {
+        /// The corp.
+        corp: CorpId,
+        /// Since when.
+        source: BehindWindow,
     },
     /// Rows could not be gathered for a sink.
     #[error("sink {sink}: {fault}")]
@@ -150,8 +161,21 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
         .iter()
         .flat_map(|(_, delivery, _)| delivery.lane().boundaries())
         .collect();
-    let (ledger, mut recovered) =
+    let (mut ledger, mut recovered) =
         Ledger::open(&folder.join("ledger"), corp.corp_id.as_str(), start, WINDOW)?;
+    let contact = Contact::in_folder(&folder);
+    let answered = contact.read()?.or(recovered.newest);
+    if let Err(source) = within_window(start.max(ledger.len()), answered, now_ms()) {
+        if !context.accept_gap {
+            let corp = corp.corp_id;
+            return Err(DriverError::BehindWindow { corp, source });
+        }
+        warn!(corp = %corp.corp_id, since = source.silent_since, "a gap is accepted and noted");
+        ledger.append_gap(source.silent_since, source.now)?;
+        contact.write(source.now)?;
+    }
+    // A gap has been looked for up to now.
+    let answered = answered.map(|_| now_ms());
     let parked = Parked::open(&folder, start)?;
     for msg in parked.index().replayed().chain(under_way(&folder)?) {
         recovered.window.opened(msg);
@@ -195,10 +219,18 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
             let pages = pages.clone();
             async move { pages.send(records).await.is_ok() }.boxed()
         };
-        let ended = puller.run(start, drain, &stop, hand_over).await;
-        ended.map_err(|fault| DriverError::Source {
-            corp: corp_id,
-            fault,
+        let progress = Arc::clone(&puller.progress);
+        let reading = puller.run(start, answered, drain, &stop, hand_over);
+        let ended = contact.beside(progress, reading).await;
+        ended.map_err(|error| match error {
+            PullError::GaveUp(fault) => DriverError::Source {
+                corp: corp_id,
+                fault,
+            },
+            PullError::BehindWindow(source) => DriverError::BehindWindow {
+                corp: corp_id,
+                source,
+            },
         })
     });
     let (asks, ask_queue) = mpsc::channel(1);

@@ -63,6 +63,14 @@ impl JournalFile {
         Ok(opened)
     }
 
+    /// Reads where a sink stands, without holding anything; `None` if it has no position.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds something else.
+    pub fn read(folder: &Path, sink: &str) -> Result<Option<Checkpoint>, StateError> {
+        Ok(Self::open(folder, sink)?.1)
+    }
+
     fn write(&self, checkpoint: Checkpoint) -> Result<(), StateError> {
         let text = serde_json::to_vec(&Form {
             version: VERSION,

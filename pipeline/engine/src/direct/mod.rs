@@ -14,8 +14,9 @@
 //!
 //! Files under `state_dir/<corp>/`: `ledger` ([`ledger`]), `dead_letters.jsonl` and
 //! `dead_letter_events.jsonl` ([`parked`]), `replay.json` ([`replay`]), `dlq/` ([`desk`]),
-//! `<sink>.json` ([`journal`]), `directory.json`.
+//! `<sink>.json` ([`journal`]), `contact.json` ([`contact`]), `directory.json`.
 
+pub mod contact;
 pub mod desk;
 pub mod driver;
 pub mod journal;

@@ -6,25 +6,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chatledger_schemas::SealedRecord;
-use chatledger_schemas::ledger::{LedgerRecord, Link};
+use chatledger_schemas::ledger::{Entry, LedgerRecord, Link};
+use chatledger_schemas::{CorpId, SealedRecord};
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Ending, Event, Group, Join, OutRecord, Topic, still_ours, supervised};
 use crate::chain::{Chain, Seen};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
-use crate::pull::Puller;
+use crate::pull::{PullError, Puller, within_window};
 use crate::shared::{Totals, now_ms};
 
 /// Pages between the pullers and the producer.
 const PAGES: usize = 4;
 /// How long to wait for the group in one go.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Milliseconds between two notes of when an archive answered last.
+const CONTACT_EVERY: i64 = 60_000;
 
 /// Value of a record on `[cursor]`; its key is the corp.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -37,6 +40,9 @@ struct Cursor {
     /// The chain's last link, as hexadecimal digits.
     #[serde(default)]
     link: String,
+    /// When the archive answered last, milliseconds since the epoch, UTC.
+    #[serde(default)]
+    answered_at: i64,
 }
 
 impl Cursor {
@@ -49,14 +55,36 @@ impl Cursor {
             },
         )
     }
+
+    fn answered(&self) -> Option<i64> {
+        (self.answered_at > 0).then_some(self.answered_at)
+    }
+}
+
+/// How far one corp is.
+struct Reached {
+    seq: u64,
+    chain: Chain,
+    /// When the archive had answered last, as it stands on `[cursor]`.
+    answered: Option<i64>,
 }
 
 /// How reading came to an end.
 enum Pulled {
     /// There is nothing more, or the process is stopping.
     Everything,
-    /// An archive has not answered for too long.
-    GaveUp(Fault),
+    /// Reading has failed for good.
+    Failed(SourceError),
+}
+
+/// Why reading an archive has ended before its time.
+#[derive(Debug, thiserror::Error)]
+#[error("archive of {corp}: {source}")]
+pub struct SourceError {
+    /// The corp.
+    pub corp: CorpId,
+    /// What happened.
+    pub source: PullError,
 }
 
 /// The stage `source`.
@@ -69,6 +97,8 @@ pub struct SourceStage {
     pub metrics: Arc<Metrics>,
     /// The counts.
     pub totals: Arc<Totals>,
+    /// Go on though an archive may have dropped records that were not read in time.
+    pub accept_gap: bool,
     /// When it ends.
     pub ending: Ending,
 }
@@ -77,21 +107,21 @@ impl SourceStage {
     /// Runs until stopped or, in a drain, until the archives have nothing more.
     ///
     /// # Errors
-    /// In a drain: an archive has not answered for too long.
-    pub async fn run(self) -> Result<(), Fault> {
-        let mut gave_up = None;
-        let given_up = Mutex::new(&mut gave_up);
+    /// See [`SourceError`].
+    pub async fn run(self) -> Result<(), SourceError> {
+        let mut failure = None;
+        let failed = Mutex::new(&mut failure);
         supervised("source", &self.join, &self.ending, |group| {
-            self.lead(group, &given_up)
+            self.lead(group, &failed)
         })
         .await;
-        gave_up.map_or(Ok(()), Err)
+        failure.map_or(Ok(()), Err)
     }
 
     async fn lead(
         &self,
         group: Arc<dyn Group>,
-        given_up: &Mutex<&mut Option<Fault>>,
+        failed: &Mutex<&mut Option<SourceError>>,
     ) -> Result<(), Fault> {
         // Wait to be the one process that reads.
         loop {
@@ -107,8 +137,8 @@ impl SourceStage {
         group.begin().await?;
         let cursors = recover(&*group).await?;
         info!(corps = cursors.len(), "this process reads the archives");
-        if let Pulled::GaveUp(fault) = self.pull(&group, &cursors).await? {
-            **given_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        if let Pulled::Failed(error) = self.pull(&group, &cursors).await? {
+            **failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
         Ok(())
     }
@@ -121,64 +151,130 @@ impl SourceStage {
         let stop = self.ending.stop.child_token();
         let _ended = stop.clone().drop_guard();
         let drain = self.ending.upstream.is_some();
+        let mut reached: HashMap<&str, Reached> = HashMap::new();
+        for corp in &self.corps {
+            let corp = &corp.corp_id;
+            let cursor = cursors.get(corp.as_str()).cloned().unwrap_or_default();
+            let at = Reached {
+                seq: cursor.seq,
+                chain: cursor.chain(corp.as_str()),
+                answered: cursor.answered(),
+            };
+            match self.close_gap(&**group, corp, at).await? {
+                Ok(at) => reached.insert(corp.as_str(), at),
+                Err(error) => return Ok(Pulled::Failed(error)),
+            };
+        }
         let (pages, mut queue) = mpsc::channel(PAGES);
         let mut pullers = JoinSet::new();
         for corp in &self.corps {
-            let after = cursors.get(corp.corp_id.as_str()).map_or(0, |at| at.seq);
+            let Some(at) = reached.get(corp.corp_id.as_str()) else {
+                continue;
+            };
+            let (after, answered) = (at.seq, at.answered.map(|_| now_ms()));
             let (corp, pages, stop) = (Arc::clone(corp), pages.clone(), stop.clone());
             pullers.spawn(async move {
                 let reader = Arc::clone(&corp);
+                let corp_id = corp.corp_id.clone();
                 let hand_over = move |records| {
                     let (pages, corp) = (pages.clone(), Arc::clone(&corp));
                     async move { pages.send((corp, records)).await.is_ok() }.boxed()
                 };
-                reader.run(after, drain, &stop, hand_over).await
+                let ended = reader.run(after, answered, drain, &stop, hand_over).await;
+                ended.map_err(|source| SourceError {
+                    corp: corp_id,
+                    source,
+                })
             });
         }
         drop(pages);
-        let mut chains: HashMap<&str, Chain> = self
-            .corps
-            .iter()
-            .map(|corp| {
-                let corp = corp.corp_id.as_str();
-                let cursor = cursors.get(corp).cloned().unwrap_or_default();
-                (corp, cursor.chain(corp))
-            })
-            .collect();
-        let mut last = None;
+        let mut published = false;
         loop {
             tokio::select! {
                 biased;
                 page = queue.recv() => match page {
                     Some((corp, records)) => {
-                        let Some(chain) = chains.get_mut(corp.corp_id.as_str()) else {
-                            continue;
-                        };
-                        let reached = self.publish(&**group, &corp, records, *chain).await?;
-                        if let Some((seq, after)) = reached {
-                            *chain = after;
-                            last = Some(cursor(corp.corp_id.as_str(), seq, after)?);
+                        if let Some(at) = reached.get_mut(corp.corp_id.as_str()) {
+                            self.publish(&**group, &corp, records, at).await?;
+                            published = true;
                         }
                     }
                     None => break,
                 },
                 event = group.next(TICK) => {
                     still_ours(&event?)?;
+                    self.keep_contact(&**group, &mut reached, CONTACT_EVERY)
+                        .await?;
                     continue;
                 }
             }
             // Also while one page follows the other: who is not heard of loses its place.
             still_ours(&group.next(Duration::ZERO).await?)?;
+            self.keep_contact(&**group, &mut reached, CONTACT_EVERY)
+                .await?;
         }
-        if let Some(cursor) = last.filter(|_| drain) {
-            group.transact(vec![cursor], &[]).await?;
+        if published && drain {
+            // One more transaction: it cannot begin before the last one is seen.
+            self.keep_contact(&**group, &mut reached, 0).await?;
         }
         while let Some(ended) = pullers.join_next().await {
-            if let Err(fault) = ended.map_err(Fault::local)? {
-                return Ok(Pulled::GaveUp(fault));
+            if let Err(error) = ended.map_err(Fault::local)? {
+                return Ok(Pulled::Failed(error));
             }
         }
         Ok(Pulled::Everything)
+    }
+
+    /// Looks whether an archive may have dropped records since it was read last; a gap that is
+    /// accepted is written into the ledger.
+    async fn close_gap(
+        &self,
+        group: &dyn Group,
+        corp: &CorpId,
+        mut at: Reached,
+    ) -> Result<Result<Reached, SourceError>, Fault> {
+        let Err(behind) = within_window(at.seq, at.answered, now_ms()) else {
+            return Ok(Ok(at));
+        };
+        if !self.accept_gap {
+            return Ok(Err(SourceError {
+                corp: corp.clone(),
+                source: behind.into(),
+            }));
+        }
+        warn!(%corp, since = behind.silent_since, "a gap is accepted and noted");
+        let entry = at.chain.gap(at.seq, behind.silent_since, behind.now);
+        at.answered = Some(behind.now);
+        let records = vec![ledger(corp, vec![entry]), cursor(corp, &at)?];
+        group.transact(records, &[]).await?;
+        Ok(Ok(at))
+    }
+
+    /// Writes down when the archives answered last, where what is written is older than `every`
+    /// milliseconds.
+    async fn keep_contact(
+        &self,
+        group: &dyn Group,
+        reached: &mut HashMap<&str, Reached>,
+        every: i64,
+    ) -> Result<(), Fault> {
+        let mut records = Vec::new();
+        for corp in &self.corps {
+            let Some(at) = reached.get_mut(corp.corp_id.as_str()) else {
+                continue;
+            };
+            let Some(answered) = corp.progress.last_answer() else {
+                continue;
+            };
+            if at.answered.is_none_or(|kept| answered - kept >= every) {
+                at.answered = Some(answered);
+                records.push(cursor(&corp.corp_id, at)?);
+            }
+        }
+        if !records.is_empty() {
+            group.transact(records, &[]).await?;
+        }
+        Ok(())
     }
 
     async fn publish(
@@ -186,15 +282,15 @@ impl SourceStage {
         group: &dyn Group,
         corp: &Puller,
         records: Vec<SealedRecord>,
-        mut chain: Chain,
-    ) -> Result<Option<(u64, Chain)>, Fault> {
+        at: &mut Reached,
+    ) -> Result<(), Fault> {
         let Some(last) = records.last().map(|record| record.seq) else {
-            return Ok(None);
+            return Ok(());
         };
-        let (count, now) = (records.len(), now_ms());
-        let corp_id = corp.corp_id.as_str();
+        let (count, now, mut chain) = (records.len(), now_ms(), at.chain);
+        let corp_id = &corp.corp_id;
         let (records, entries, chain) = tokio::task::spawn_blocking(move || {
-            let entries: Vec<_> = records
+            let entries: Vec<Entry> = records
                 .iter()
                 .map(|record| chain.record(&Seen::of(record, now)))
                 .collect();
@@ -209,44 +305,55 @@ impl SourceStage {
                 topic: Topic::Raw,
                 key: record.msgid.as_bytes().to_vec(),
                 value: record.json,
-                corp_id: corp_id.to_owned(),
+                corp_id: corp_id.to_string(),
                 seq: record.seq,
                 link: Some(entry.link),
                 retry: None,
             })
             .collect();
-        out.push(OutRecord {
-            topic: Topic::Ledger,
-            key: corp_id.as_bytes().to_vec(),
-            value: Bytes::from(LedgerRecord::Pulled(entries).encode()),
-            corp_id: corp_id.to_owned(),
+        let reached = Reached {
             seq: last,
-            link: Some(chain.link),
-            retry: None,
-        });
-        out.push(cursor(corp_id, last, chain)?);
+            chain,
+            answered: Some(now),
+        };
+        out.push(ledger(corp_id, entries));
+        out.push(cursor(corp_id, &reached)?);
         group.transact(out, &[]).await?;
-        self.metrics.pulled(corp_id, count as u64);
+        *at = reached;
+        self.metrics.pulled(corp_id.as_str(), count as u64);
         self.totals.pulled(count);
         corp.progress.reached("raw", last, None);
-        Ok(Some((last, chain)))
+        Ok(())
+    }
+}
+
+/// The record that adds entries to the ledger.
+fn ledger(corp: &CorpId, entries: Vec<Entry>) -> OutRecord {
+    OutRecord {
+        topic: Topic::Ledger,
+        key: corp.as_str().as_bytes().to_vec(),
+        seq: entries.last().map_or(0, |entry| entry.seq),
+        value: Bytes::from(LedgerRecord::Pulled(entries).encode()),
+        corp_id: corp.to_string(),
+        link: None,
+        retry: None,
     }
 }
 
 /// The record that says how far a corp's archive has been read.
-fn cursor(corp_id: &str, seq: u64, chain: Chain) -> Result<OutRecord, Fault> {
+fn cursor(corp: &CorpId, at: &Reached) -> Result<OutRecord, Fault> {
     let cursor = Cursor {
-        seq,
-        number: chain.number,
-        link: chain.link.hex(),
+        seq: at.seq,
+        number: at.chain.number,
+        link: at.chain.link.hex(),
+        answered_at: at.answered.unwrap_or_default(),
     };
-    let value = serde_json::to_vec(&cursor).map_err(Fault::local)?;
     Ok(OutRecord {
         topic: Topic::Cursor,
-        key: corp_id.as_bytes().to_vec(),
-        value: Bytes::from(value),
-        corp_id: corp_id.to_owned(),
-        seq,
+        key: corp.as_str().as_bytes().to_vec(),
+        value: Bytes::from(serde_json::to_vec(&cursor).map_err(Fault::local)?),
+        corp_id: corp.to_string(),
+        seq: at.seq,
         link: None,
         retry: None,
     })

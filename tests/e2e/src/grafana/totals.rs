@@ -206,4 +206,5 @@ const TOTALS: &[Row] = &[
     (PIPELINE, "死信原因汇总", Sum(&["条数"]), |t| t.dead_letters.len() as f64),
     (PIPELINE, "最新死信", Rows, |t| (t.dead_letters.len() as f64).min(200.0)),
     (PIPELINE, "已归档概况", Sum(&["消息数"]), messages),
+    (PIPELINE, "最近一次对账", Sum(&["ClickHouse"]), messages),
 ];

@@ -69,6 +69,7 @@ async fn show(
     let options = RunOptions {
         stages: Vec::new(),
         drain: true,
+        accept_gap: false,
         stop: stop.clone(),
         abandon: abandon.clone(),
     };
@@ -188,6 +189,7 @@ async fn stay(
     let options = RunOptions {
         stages: Vec::new(),
         drain: false,
+        accept_gap: false,
         stop: stop.clone(),
         abandon: abandon.clone(),
     };
