@@ -96,6 +96,7 @@ pub struct ReconciliationRow<'a> {
     pub bad_blocks: &'a [u64],
 }
 
+/// Not to be named `msgid`: a condition would then mean the digest and not the column.
 const DIGEST: &str = "reinterpretAsUInt128(substring(SHA256(msgid), 1, 16))";
 /// The first half of the digest, mixed with the position.
 const HASH: &str = "bitXor(reinterpretAsUInt64(substring(SHA256(msgid), 1, 8)), \
@@ -104,7 +105,7 @@ const HASH: &str = "bitXor(reinterpretAsUInt64(substring(SHA256(msgid), 1, 8)), 
 #[derive(Row, Deserialize)]
 struct KeyRow {
     seq: u64,
-    msgid: u128,
+    digest: u128,
 }
 
 #[derive(Row, Deserialize)]
@@ -157,7 +158,7 @@ impl ClickHouse {
         limit: u64,
     ) -> Result<Vec<RowKey>, Error> {
         let sql = format!(
-            "SELECT seq, {DIGEST} AS msgid FROM {} AND corp_id = {{corp:String}} \
+            "SELECT seq, {DIGEST} AS digest FROM {} AND corp_id = {{corp:String}} \
              AND seq BETWEEN {{first:UInt64}} AND {{last:UInt64}} ORDER BY seq LIMIT {{most:UInt64}}",
             what.from()
         );
@@ -177,7 +178,7 @@ impl ClickHouse {
                 .map(|digest| u128::from_le_bytes(*digest).to_string())
                 .collect();
             let sql = format!(
-                "SELECT seq, {DIGEST} AS msgid FROM messages WHERE corp_id = {{corp:String}} \
+                "SELECT seq, {DIGEST} AS digest FROM messages WHERE corp_id = {{corp:String}} \
                  AND toString({DIGEST}) IN (SELECT arrayJoin({{list:Array(String)}}))"
             );
             let query = self
@@ -259,7 +260,7 @@ impl ClickHouse {
 fn keys(rows: Vec<KeyRow>) -> Vec<RowKey> {
     let key = |row: KeyRow| RowKey {
         seq: row.seq,
-        msgid: row.msgid.to_le_bytes(),
+        msgid: row.digest.to_le_bytes(),
     };
     rows.into_iter().map(key).collect()
 }

@@ -1,6 +1,6 @@
 //! A member of a consumer group on one topic, with a transactional producer where it writes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -126,17 +126,30 @@ impl Member {
         Ok(member)
     }
 
-    /// Reads every partition from its beginning, outside any group.
+    /// Reads every partition from its beginning, outside any group. A broker that has not heard yet
+    /// of a topic just made says that it has no partitions, which must not be believed: nothing
+    /// would ever be read.
     fn follow_all(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + TIMEOUT;
         let assigned = tokio::task::block_in_place(|| {
-            let metadata = self.consumer.fetch_metadata(Some(&self.topic), TIMEOUT)?;
-            let mut all = TopicPartitionList::new();
-            for topic in metadata.topics() {
-                for partition in topic.partitions() {
-                    all.add_partition_offset(topic.name(), partition.id(), Offset::Beginning)?;
+            loop {
+                let metadata = self.consumer.fetch_metadata(Some(&self.topic), TIMEOUT)?;
+                let mut all = TopicPartitionList::new();
+                for topic in metadata.topics() {
+                    for partition in topic.partitions() {
+                        all.add_partition_offset(topic.name(), partition.id(), Offset::Beginning)?;
+                    }
                 }
+                if all.count() > 0 {
+                    return self.consumer.assign(&all);
+                }
+                if Instant::now() >= deadline {
+                    return Err(KafkaError::MetadataFetch(
+                        RDKafkaErrorCode::UnknownTopicOrPartition,
+                    ));
+                }
+                std::thread::sleep(RETRY);
             }
-            self.consumer.assign(&all)
         });
         assigned.map_err(|source| self.unreadable(source))
     }
