@@ -118,7 +118,7 @@ async fn rows_altered_by_hand_are_named_by_block(driver: Driver) {
     let stranger = beside + 1;
     change(format!(
         "INSERT INTO messages SELECT * REPLACE (seq + 1 AS seq, concat(msgid, 'x') AS msgid) \
-         FROM messages WHERE seq = {beside}"
+         FROM (SELECT * FROM messages WHERE seq = {beside})"
     ))
     .await;
     change(format!(
@@ -143,7 +143,7 @@ async fn rows_altered_by_hand_are_named_by_block(driver: Driver) {
     assert_eq!(code, 0);
     change(format!(
         "INSERT INTO messages SELECT * REPLACE (seq + 90000000 AS seq, concat(msgid, 'y') AS msgid) \
-         FROM messages WHERE seq = {beside}"
+         FROM (SELECT * FROM messages WHERE seq = {beside})"
     ))
     .await;
     let (_, found) = told(&tenant, "reconcile", &["--wait", "0s"]).await;

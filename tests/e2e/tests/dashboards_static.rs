@@ -235,7 +235,7 @@ fn clickhouse_panels_follow_time_range_and_corp_and_never_show_a_repeat() {
             )?;
             // Every table that is read is narrowed to the corp and read with FINAL.
             let words: Vec<&str> = sql.split_whitespace().collect();
-            let tables = ["messages", "violations", "dead_letters"];
+            let tables = ["messages", "violations", "dead_letters", "reconciliations"];
             let mut reads = 0;
             for pair in words
                 .windows(3)

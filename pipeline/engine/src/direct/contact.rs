@@ -8,8 +8,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::ledger::Ledger;
 use super::{StateError, write_whole};
-use crate::shared::Progress;
+use crate::pull::{BehindWindow, within_window};
+use crate::shared::{Progress, now_ms};
 
 /// Time between two writes; a crash makes the file so much older than the truth at most.
 const EVERY: Duration = Duration::from_secs(60);
@@ -54,6 +56,30 @@ impl Contact {
         let text = serde_json::to_vec(&Form { answered_at })
             .map_err(|error| StateError::damaged(&self.0, error.to_string()))?;
         write_whole(&self.0, &text).map_err(StateError::io(&self.0))
+    }
+
+    /// Looks whether the archive may have dropped records since it answered last. A gap that is
+    /// accepted is written into the ledger; one that is not is given back.
+    ///
+    /// # Errors
+    /// The ledger or the file cannot be written.
+    pub(super) fn close_gap(
+        &self,
+        ledger: &mut Ledger,
+        position: u64,
+        answered: Option<i64>,
+        accept: bool,
+    ) -> Result<Option<BehindWindow>, StateError> {
+        let Err(behind) = within_window(position.max(ledger.len()), answered, now_ms()) else {
+            return Ok(None);
+        };
+        if !accept {
+            return Ok(Some(behind));
+        }
+        warn!(since = behind.silent_since, "a gap is accepted and noted");
+        ledger.append_gap(behind.silent_since, behind.now)?;
+        self.write(behind.now)?;
+        Ok(None)
     }
 
     /// Keeps the file fresh for as long as `reading` goes on, and once more after it.

@@ -30,7 +30,7 @@ use crate::failpoint;
 use crate::fault::{Backoff, Fault};
 use crate::metrics::Metrics;
 use crate::ports::CutWriter;
-use crate::pull::{BehindWindow, PullError, Puller, within_window};
+use crate::pull::{BehindWindow, PullError, Puller};
 use crate::shared::{Current, Progress, Totals, WantedRooms, now_ms};
 use crate::stages::{Processed, Pulled, Tools, process};
 use crate::window::{MsgHash, Window};
@@ -165,14 +165,10 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
         Ledger::open(&folder.join("ledger"), corp.corp_id.as_str(), start, WINDOW)?;
     let contact = Contact::in_folder(&folder);
     let answered = contact.read()?.or(recovered.newest);
-    if let Err(source) = within_window(start.max(ledger.len()), answered, now_ms()) {
-        if !context.accept_gap {
-            let corp = corp.corp_id;
-            return Err(DriverError::BehindWindow { corp, source });
-        }
-        warn!(corp = %corp.corp_id, since = source.silent_since, "a gap is accepted and noted");
-        ledger.append_gap(source.silent_since, source.now)?;
-        contact.write(source.now)?;
+    let gap = contact.close_gap(&mut ledger, start, answered, context.accept_gap)?;
+    if let Some(source) = gap {
+        let corp = corp.corp_id;
+        return Err(DriverError::BehindWindow { corp, source });
     }
     // A gap has been looked for up to now.
     let answered = answered.map(|_| now_ms());
