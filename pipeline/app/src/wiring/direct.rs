@@ -94,8 +94,8 @@ fn driver_failure(error: driver::DriverError) -> Failure {
     use driver::DriverError as E;
     match error {
         E::Source { .. } => Failure::unreachable(chain(&error)),
-        E::BehindWindow { .. } => Failure::refused(chain(&error)),
-        E::State(
+        E::BehindWindow { .. }
+        | E::State(
             StateError::Damaged { .. } | StateError::Locked { .. } | StateError::Unplaced { .. },
         ) => Failure::refused(chain(&error)),
         other => Failure::other(other),

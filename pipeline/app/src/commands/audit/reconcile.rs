@@ -441,15 +441,18 @@ async fn strangers(
         .await?;
     let mut reports = Vec::new();
     for (number, mut rows) in rows {
-        for place in [&mut rows.clickhouse, &mut rows.parquet] {
-            if let Some(keys) = place {
-                keys.retain(|key| !known.contains(key));
-            }
+        for keys in [&mut rows.clickhouse, &mut rows.parquet]
+            .into_iter()
+            .flatten()
+        {
+            keys.retain(|key| !known.contains(key));
         }
         let sum = |keys: &Option<Vec<Key>>| {
             keys.as_ref().map(|keys| {
                 let mut sum = Sum::default();
-                keys.iter().for_each(|key| sum.add(key));
+                for key in keys {
+                    sum.add(key);
+                }
                 sum
             })
         };

@@ -37,7 +37,7 @@ pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
                 &corp.id,
                 |file| file.contents.anchors(),
                 |path, found| {
-                    anchors.extend(found.into_iter().map(|anchor| (anchor, path.clone())))
+                    anchors.extend(found.into_iter().map(|anchor| (anchor, path.clone())));
                 },
             )
             .await?;
@@ -208,7 +208,7 @@ async fn follow(
 struct Seen<'a> {
     known: &'a HashMap<u64, Known>,
     delivered: Option<u64>,
-    seen: HashMap<u64, u32>,
+    times: HashMap<u64, u32>,
     rows: u64,
 }
 
@@ -217,20 +217,20 @@ impl<'a> Seen<'a> {
         Self {
             known,
             delivered,
-            seen: HashMap::new(),
+            times: HashMap::new(),
             rows: 0,
         }
     }
 
     fn reset(&mut self) {
-        self.seen.clear();
+        self.times.clear();
         self.rows = 0;
     }
 
     /// What is wrong with a row, if anything is.
     fn row(&mut self, seq: u64, msgid: Digest128, row: Digest128) -> Option<Tampered> {
         self.rows += 1;
-        let times = self.seen.entry(seq).or_default();
+        let times = self.times.entry(seq).or_default();
         *times += 1;
         let Some(Known { settled }) = self.known.get(&seq) else {
             return Some(Tampered::Inserted);
@@ -254,7 +254,7 @@ impl<'a> Seen<'a> {
             .filter(|(seq, known)| {
                 known.settled.outcome == Outcome::Message
                     && **seq <= delivered
-                    && !self.seen.contains_key(seq)
+                    && !self.times.contains_key(seq)
             })
             .map(|(seq, _)| *seq)
             .collect();
