@@ -32,15 +32,15 @@ pub(crate) fn read_statement(
         let filled = fill(body, &mut text[before..])?;
         text.truncate(before + filled);
         let complete = filled < step;
-        if let Some(statement) = statement::parse(&text, complete)? {
-            return Ok((text, statement));
-        }
         if text.len() > MAX_TEXT {
             return Err(Exception::new(
                 229,
                 "QUERY_IS_TOO_LARGE",
                 format!("The statement's text has more than {MAX_TEXT} bytes"),
             ));
+        }
+        if let Some(statement) = statement::parse(&text, complete)? {
+            return Ok((text, statement));
         }
         step = text.len();
     }

@@ -89,7 +89,9 @@ impl Tenant {
         } else {
             self.options.faults.jump
         };
-        self.first_seq + jump + record * STRIDE + chance
+        // Readers may ask behind everything there can be.
+        let steps = record.saturating_mul(STRIDE).saturating_add(chance);
+        self.first_seq.saturating_add(jump).saturating_add(steps)
     }
 
     /// The record before which `seq` jumps.
