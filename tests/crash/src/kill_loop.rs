@@ -182,7 +182,8 @@ async fn differs(site: &Site, expected: &Expected, messages: &[Value]) -> Result
         &["msgid", "rule_id"],
         &want,
         &violations,
-    )
+    )?;
+    site.audits().await
 }
 
 /// One life: whether the kill hit it while it ran, and whether it had stored rows.
@@ -194,8 +195,9 @@ async fn life(site: &Site, moment: Moment) -> Result<(bool, bool)> {
     let delay = match moment {
         Moment::Started(delay) => delay.saturating_sub(began.elapsed()),
         Moment::Stored(delay) => {
-            until("a row is stored", FIRST_ROW, async || {
-                let done = rows().await? > before || process.ended()?.is_some();
+            until("a row is stored", FIRST_ROW * 2, async || {
+                let late = began.elapsed() >= FIRST_ROW;
+                let done = late || rows().await? > before || process.ended()?.is_some();
                 Ok(done.then_some(()))
             })
             .await?;

@@ -240,7 +240,11 @@ impl Ground<'_> {
     /// Drains a site after a tour and tells its cases what is wrong.
     async fn close(&self, site: &Site, cases: &mut [Case]) -> Result<()> {
         site.drain().await?;
-        let wrong = wrong(compare::same(site, &self.straight).await);
+        let same = async {
+            compare::same(site, &self.straight).await?;
+            site.audits().await
+        };
+        let wrong = wrong(same.await);
         for case in cases {
             case.wrong.clone_from(&wrong);
         }

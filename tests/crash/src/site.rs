@@ -165,6 +165,25 @@ impl Site {
         self.spawn(program, "run", &further, failpoints)
     }
 
+    /// What the program says about itself: every record that was pulled is accounted for, and none was
+    /// changed, removed or inserted.
+    ///
+    /// # Errors
+    /// It says otherwise; what it says is in the error.
+    pub async fn audits(&self) -> Result<()> {
+        for word in ["reconcile", "verify"] {
+            let mut audit = self.command(RELEASE, word)?;
+            let (code, told) = audit.finish(LIFE).await?;
+            let told = told.join("\n");
+            ensure!(
+                code == 0,
+                "{word}: exit code {code}:\n{told}\n{}",
+                audit.log()?
+            );
+        }
+        Ok(())
+    }
+
     /// Drains what there is, as the release does.
     ///
     /// # Errors
