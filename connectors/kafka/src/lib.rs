@@ -11,12 +11,14 @@ mod member;
 mod rebalance;
 mod session;
 mod topics;
+mod writer;
 
 pub use error::Error;
 pub use member::{Member, Membership};
 pub use rebalance::{Event, From, Taken};
 pub use session::{Header, Out, Record};
 pub use topics::{TopicSpec, ensure_topics, settled};
+pub use writer::Writes;
 
 use std::collections::BTreeMap;
 

@@ -4,19 +4,15 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tracing::{debug, error};
+use tracing::debug;
 
 use crate::rebalance::{Context, Event, From};
+use crate::writer::{RETRY, Writer, Writes};
 use crate::{Brokers, Error, Out, Record};
 
 /// Longest wait for the brokers in one call.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// After this an open transaction of a dead producer no longer holds readers up.
-const TRANSACTION_TIMEOUT_MS: &str = "30000";
-/// Pause before a step is tried again that the client says may be.
-const RETRY: Duration = Duration::from_millis(50);
 
 /// How to join.
 #[derive(Debug, Clone)]
@@ -32,22 +28,8 @@ pub struct Membership {
     pub instance: String,
     /// Where reading starts.
     pub from: From,
-    /// Transactional id, if the member writes.
-    pub transactional_id: Option<String>,
-}
-
-/// A fail point of the crash matrix, named after the group's last word; nothing without the feature.
-macro_rules! pass {
-    ($self:ident, $step:literal) => {
-        #[cfg(feature = "failpoints")]
-        fail::fail_point!(
-            &format!("{}.{}", $self.group.rsplit('.').next().unwrap_or(""), $step),
-            |_| Err(Error::Transaction {
-                step: $step,
-                source: KafkaError::Subscription("fail point".into())
-            })
-        );
-    };
+    /// What the member writes, if it does.
+    pub writes: Option<Writes>,
 }
 
 /// A live membership. Dropping it leaves the partitions to others once the session has run out.
@@ -55,7 +37,7 @@ pub struct Member {
     topic: String,
     group: String,
     consumer: StreamConsumer<Context>,
-    producer: Option<ThreadedProducer<DefaultProducerContext>>,
+    writer: Option<Writer>,
 }
 
 impl Member {
@@ -91,31 +73,15 @@ impl Member {
             .client(&own)
             .create_with_context(context)
             .map_err(Error::Setup)?;
-        let producer = match &membership.transactional_id {
-            Some(id) => {
-                let own = [
-                    ("transactional.id", id.as_str()),
-                    ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
-                    ("linger.ms", "5"),
-                    ("compression.type", "lz4"),
-                    ("message.max.bytes", "16777216"),
-                    ("queue.buffering.max.kbytes", "65536"),
-                ];
-                Some(
-                    membership
-                        .brokers
-                        .client(&own)
-                        .create()
-                        .map_err(Error::Setup)?,
-                )
-            }
+        let writer = match &membership.writes {
+            Some(writes) => Some(Writer::new(&membership.brokers, writes, group.as_deref())?),
             None => None,
         };
         let member = Self {
             topic: membership.topic.clone(),
             group: group.unwrap_or_default(),
             consumer,
-            producer,
+            writer,
         };
         if membership.group.is_some() {
             let joined = member.consumer.subscribe(&[&member.topic]);
@@ -279,19 +245,14 @@ impl Member {
     /// Fences every older holder of the transactional id and ends what it left open.
     ///
     /// # Errors
-    /// The member has no producer, or the coordinator does not answer.
+    /// The member does not write, or the coordinator does not answer.
     pub fn begin(&self) -> Result<(), Error> {
-        let producer = self.producer()?;
-        tokio::task::block_in_place(|| producer.init_transactions(TIMEOUT)).map_err(|source| {
-            Error::Transaction {
-                step: "start",
-                source,
-            }
-        })
+        let writer = self.writer()?;
+        tokio::task::block_in_place(|| writer.begin(&self.topic))
     }
 
-    fn producer(&self) -> Result<&ThreadedProducer<DefaultProducerContext>, Error> {
-        self.producer.as_ref().ok_or_else(|| Error::ReadOnly {
+    fn writer(&self) -> Result<&Writer, Error> {
+        self.writer.as_ref().ok_or_else(|| Error::ReadOnly {
             group: self.group.clone(),
         })
     }
@@ -302,80 +263,20 @@ impl Member {
     /// The transaction has been rolled back, or its producer has been fenced. Join anew and go on
     /// from the committed positions.
     pub fn transact(&self, records: &[Out], consumed: &[(i32, u64)]) -> Result<(), Error> {
-        let producer = self.producer()?;
+        let writer = self.writer()?;
         for (partition, _) in consumed {
             self.held(*partition)?;
         }
-        tokio::task::block_in_place(|| {
-            let result = self.transaction(producer, records, consumed);
-            if result.is_err()
-                && let Err(failure) = producer.abort_transaction(TIMEOUT)
-            {
-                error!(error = %failure, "kafka transaction could not be rolled back; its id will be taken over");
-            }
-            result
-        })
-    }
-
-    fn transaction(
-        &self,
-        producer: &ThreadedProducer<DefaultProducerContext>,
-        records: &[Out],
-        consumed: &[(i32, u64)],
-    ) -> Result<(), Error> {
-        let failed = |step| move |source| Error::Transaction { step, source };
-        producer.begin_transaction().map_err(failed("begin"))?;
-        pass!(self, "begun");
-        for record in records {
-            let mut unsent = record.record();
-            // The producer's queue is bounded; its own thread empties it.
-            while let Err((source, back)) = producer.send(unsent) {
-                if source.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                    return Err(failed("write")(source));
-                }
-                std::thread::sleep(RETRY);
-                unsent = back;
-            }
-        }
-        pass!(self, "produced");
-        if !consumed.is_empty() {
-            let mut positions = TopicPartitionList::with_capacity(consumed.len());
-            for (partition, position) in consumed {
-                let offset = Offset::Offset(*position as i64);
-                positions
-                    .add_partition_offset(&self.topic, *partition, offset)
-                    .map_err(failed("offsets"))?;
-            }
-            let group = self
-                .consumer
-                .group_metadata()
-                .ok_or_else(|| Error::NotJoined {
-                    group: self.group.clone(),
-                })?;
-            again("offsets", || {
-                producer.send_offsets_to_transaction(&positions, &group, TIMEOUT)
+        let positions = if consumed.is_empty() {
+            None
+        } else {
+            let joined = self.consumer.group_metadata();
+            let group = joined.ok_or_else(|| Error::NotJoined {
+                group: self.group.clone(),
             })?;
-            pass!(self, "offsets_sent");
-        }
-        again("commit", || producer.commit_transaction(TIMEOUT))?;
-        pass!(self, "committed");
-        Ok(())
-    }
-}
-
-/// Repeats a step as long as the client says that it may be repeated.
-fn again(step: &'static str, mut run: impl FnMut() -> Result<(), KafkaError>) -> Result<(), Error> {
-    const ATTEMPTS: u32 = 10;
-    let mut attempt = 1;
-    loop {
-        match run() {
-            Ok(()) => return Ok(()),
-            Err(KafkaError::Transaction(error)) if error.is_retriable() && attempt < ATTEMPTS => {
-                attempt += 1;
-                std::thread::sleep(RETRY);
-            }
-            Err(source) => return Err(Error::Transaction { step, source }),
-        }
+            Some((&self.topic[..], consumed, group))
+        };
+        tokio::task::block_in_place(|| writer.transact(records, positions))
     }
 }
 

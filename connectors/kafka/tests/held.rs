@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chatledger_kafka::{
-    Brokers, Error, Event, From, Member, Membership, Out, TopicSpec, ensure_topics,
+    Brokers, Error, Event, From, Member, Membership, Out, TopicSpec, Writes, ensure_topics,
 };
 use chatledger_schemas::{Classified, FaultClass};
 
@@ -58,7 +58,7 @@ impl Broker {
             group: Some("held.sink".to_owned()),
             instance: instance.to_owned(),
             from: From::BeforeCommitted(0),
-            transactional_id: None,
+            writes: None,
         }
     }
 }
@@ -99,7 +99,10 @@ async fn partition_taken_away_is_not_committed_nor_read_on_by_who_waited_beside(
     ensure_topics(&first.brokers, &[spec]).await.unwrap();
     let writer = Member::join(&Membership {
         group: None,
-        transactional_id: Some("held.writer".to_owned()),
+        writes: Some(Writes {
+            transactional_id: "held.writer".to_owned(),
+            topics: vec![TOPIC.to_owned()],
+        }),
         ..first.clone()
     })
     .unwrap();

@@ -8,7 +8,7 @@ use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::kafka::{
     Assigned, Event, Group, Join, LogRecord, OutRecord, Topic, process,
 };
-use chatledger_kafka::{From, Member, Membership, Out, TopicSpec};
+use chatledger_kafka::{From, Member, Membership, Out, TopicSpec, Writes};
 use chatledger_schemas::TOPIC_SCHEMA;
 use chatledger_schemas::ledger::Link;
 use futures::FutureExt;
@@ -69,17 +69,31 @@ impl Names {
                 Topic::Cursor,
                 Some("source".to_owned()),
                 From::Beginning,
-                Some("source".into()),
+                Some((
+                    "source".to_owned(),
+                    vec![Topic::Raw, Topic::Cursor, Topic::Ledger],
+                )),
             ),
             Role::Directory => {
-                let id = Some("directory".to_owned());
-                (Topic::Directory, id.clone(), From::Beginning, id)
+                let id = "directory".to_owned();
+                let writes = (id.clone(), vec![Topic::Directory]);
+                (Topic::Directory, Some(id), From::Beginning, Some(writes))
             }
             Role::Process => (
                 Topic::Raw,
                 Some("process".to_owned()),
                 From::BeforeCommitted(process::WINDOW as u64),
-                Some(format!("process.{}", self.instance)),
+                Some((
+                    format!("process.{}", self.instance),
+                    vec![
+                        Topic::Messages,
+                        Topic::Violations,
+                        Topic::DeadLetter,
+                        Topic::Directory,
+                        Topic::Ledger,
+                        Topic::Marks,
+                    ],
+                )),
             ),
             Role::Sink(sink, topic) => {
                 let group = format!("sink.{sink}.{}", topic.name());
@@ -90,8 +104,8 @@ impl Names {
             Role::Ledger => (Topic::Ledger, None, From::Beginning, None),
             Role::Letters => (Topic::DeadLetter, None, From::Beginning, None),
             Role::Desk => {
-                let id = Some("dlq".to_owned());
-                (Topic::DeadLetter, None, From::Beginning, id)
+                let writes = ("dlq".to_owned(), vec![Topic::Raw, Topic::DeadLetter]);
+                (Topic::DeadLetter, None, From::Beginning, Some(writes))
             }
         };
         let membership = Arc::new(Membership {
@@ -100,7 +114,10 @@ impl Names {
             group: group.map(|group| format!("{prefix}.{group}")),
             instance: format!("{prefix}.{}", self.instance),
             from,
-            transactional_id: writes.map(|id: String| format!("{prefix}.{id}")),
+            writes: writes.map(|(id, topics)| Writes {
+                transactional_id: format!("{prefix}.{id}"),
+                topics: topics.into_iter().map(|topic| self.topic(topic)).collect(),
+            }),
         });
         let names = self.clone();
         Box::new(move || {

@@ -3,6 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value};
 
+use crate::http;
+
 /// One row by column names.
 pub type Row = Map<String, Value>;
 
@@ -18,7 +20,7 @@ impl ClickHouse {
     /// The database on the server; neither has to be there yet.
     pub fn new(url: &str, database: &str) -> Self {
         Self {
-            client: reqwest::Client::new(),
+            client: http::client(),
             url: url.to_owned(),
             database: database.to_owned(),
         }

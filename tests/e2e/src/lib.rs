@@ -15,6 +15,7 @@ pub mod directory;
 pub mod expected;
 pub mod grafana;
 pub mod groups;
+pub mod http;
 pub mod janitor;
 pub mod kills;
 pub mod metrics;

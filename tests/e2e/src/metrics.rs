@@ -2,6 +2,8 @@
 
 use anyhow::{Context as _, Result};
 
+use crate::http;
+
 /// The endpoints of one process.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
@@ -13,7 +15,7 @@ impl Endpoints {
     /// Those at `host:port`.
     pub fn new(address: &str) -> Self {
         Self {
-            client: reqwest::Client::new(),
+            client: http::client(),
             base: format!("http://{address}"),
         }
     }

@@ -15,6 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::http;
+
 /// How requests fare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
@@ -74,7 +76,7 @@ impl Proxy {
         );
         let line = Arc::new(Line {
             server: server.to_owned(),
-            client: reqwest::Client::new(),
+            client: http::client(),
             mood: watch::Sender::new(Mood::Well),
             bitten: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
