@@ -256,7 +256,8 @@ impl Tenant {
         ensure!(text.contains(folder), "the configuration names no {folder}");
         let config = self.dir.join(format!("member-{number}.toml"));
         fs::write(&config, text.replacen(folder, &own, 1)).context("write the configuration")?;
-        self.spawn(&config, "info", "run", further)
+        let program = Command::new(place::program("chatledger")?);
+        self.spawn(program, &config, "info", "run", further)
     }
 
     /// Starts `chatledger COMMAND --config …` and further words of the command.
@@ -277,13 +278,37 @@ impl Tenant {
         word: &str,
         further: &[&str],
     ) -> Result<Process> {
-        self.spawn(&self.config, detail, word, further)
+        let program = Command::new(place::program("chatledger")?);
+        self.spawn(program, &self.config, detail, word, further)
     }
 
-    fn spawn(&self, config: &Path, detail: &str, word: &str, further: &[&str]) -> Result<Process> {
+    /// As [`Tenant::chatledger`]; and what a file's mode forbids is forbidden, to root too.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn chatledger_bound_by_modes(&self, word: &str, further: &[&str]) -> Result<Process> {
+        let program = place::program("chatledger")?;
+        let command = if nix::unistd::geteuid().is_root() {
+            let mut command = Command::new("setpriv");
+            command.arg("--bounding-set=-dac_override,-dac_read_search");
+            command.arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        self.spawn(command, &self.config, "info", word, further)
+    }
+
+    fn spawn(
+        &self,
+        mut command: Command,
+        config: &Path,
+        detail: &str,
+        word: &str,
+        further: &[&str],
+    ) -> Result<Process> {
         self.runs.set(self.runs.get() + 1);
         let log = self.dir.with_extension(format!("{}.log", self.runs.get()));
-        let mut command = Command::new(place::program("chatledger")?);
         command.arg(word).arg("--config").arg(config).args(further);
         command.env("CHATLEDGER_LOG", detail);
         Process::start(&format!("chatledger {word}"), command, &log)

@@ -1,7 +1,8 @@
-//! The Parquet target is full, then read-only: a small disk of its own, mounted for the test.
+//! The Parquet target is full, then read-only, then its modes forbid: a small disk of its own,
+//! mounted for the test.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use chatledger_e2e::Driver;
@@ -13,10 +14,10 @@ const ERRORS: &str = "chatledger_sink_errors_total";
 const SINK: &[&str] = &["sink=\"parquet\""];
 
 /// A disk in memory, at a folder. It goes with this value.
-struct Disk<'a>(&'a Path);
+struct Disk(PathBuf);
 
-impl<'a> Disk<'a> {
-    fn mount(folder: &'a Path, megabytes: u32) -> Self {
+impl Disk {
+    fn mount(folder: &Path, megabytes: u32) -> Self {
         fs::create_dir_all(folder).unwrap();
         let size = format!("size={megabytes}m,mode=0777");
         run(
@@ -24,12 +25,16 @@ impl<'a> Disk<'a> {
             &["-t", "tmpfs", "-o", &size, "chatledger-e2e"],
             folder,
         );
-        Self(folder)
+        Self(folder.to_owned())
     }
 
-    fn writable(&self, writable: bool) {
-        let mode = if writable { "remount,rw" } else { "remount,ro" };
-        run("mount", &["-o", mode], self.0);
+    /// Gives every folder and file this mode.
+    fn mode(&self, mode: &str) {
+        run("chmod", &["-R", mode], &self.0);
+    }
+
+    fn remount(&self, how: &str) {
+        run("mount", &["-o", how], &self.0);
     }
 
     /// Leaves no room.
@@ -44,9 +49,9 @@ impl<'a> Disk<'a> {
     }
 }
 
-impl Drop for Disk<'_> {
+impl Drop for Disk {
     fn drop(&mut self) {
-        run("umount", &["--lazy"], self.0);
+        run("umount", &["--lazy"], &self.0);
     }
 }
 
@@ -66,6 +71,21 @@ fn run(program: &str, words: &[&str], folder: &Path) {
     );
 }
 
+/// What goes wrong, and the word of the log that tells it.
+const TROUBLES: &[(fn(&Disk), fn(&Disk), &str)] = &[
+    (Disk::fill, Disk::clear, "No space left"),
+    (
+        |disk| disk.remount("remount,ro"),
+        |disk| disk.remount("remount,rw"),
+        "Read-only file system",
+    ),
+    (
+        |disk| disk.mode("a-w"),
+        |disk| disk.mode("a+w"),
+        "Permission denied",
+    ),
+];
+
 async fn parquet_in_trouble(driver: Driver) {
     let plan = Plan::new("full_disk", driver, 400)
         .faults("broken=7,unknown_key=3,duplicates=10")
@@ -77,24 +97,15 @@ async fn parquet_in_trouble(driver: Driver) {
     tenant
         .configure(&[("url = \"file:parquet\"", roll)])
         .unwrap();
-    let mut run = tenant.chatledger("run", &[]).unwrap();
+    let mut run = tenant.chatledger_bound_by_modes("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
     all_delivered(&tenant, &endpoints).await;
-    for word in ["No space left", "Read-only file system"] {
-        let full = word == "No space left";
-        if full {
-            disk.fill();
-        } else {
-            disk.writable(false);
-        }
+    for (begin, end, word) in TROUBLES {
+        begin(&disk);
         let before = metric(&endpoints, ERRORS, SINK).await;
         tenant.append(100).await.unwrap();
         exceeds(&endpoints, ERRORS, SINK, before + 1.5).await;
-        if full {
-            disk.clear();
-        } else {
-            disk.writable(true);
-        }
+        end(&disk);
         all_delivered(&tenant, &endpoints).await;
         assert!(run.ended().unwrap().is_none(), "it gave up: {word}");
         let log = run.log().unwrap();
@@ -104,11 +115,12 @@ async fn parquet_in_trouble(driver: Driver) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parquet_target_full_and_read_only_under_the_direct_driver_holds_every_row_once() {
+async fn parquet_target_full_read_only_and_forbidden_under_the_direct_driver_holds_every_row_once()
+{
     parquet_in_trouble(Driver::Direct).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parquet_target_full_and_read_only_under_the_kafka_driver_holds_every_row_once() {
+async fn parquet_target_full_read_only_and_forbidden_under_the_kafka_driver_holds_every_row_once() {
     parquet_in_trouble(Driver::Kafka).await;
 }
