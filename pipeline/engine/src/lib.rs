@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`stages`] | open, decode, join, match over one batch | yes |
 //! | [`letters`] | which dead letters are open | yes |
+//! | [`requests`] | what is asked for about dead letters | yes |
 //! | [`window`] | recognises a message that the source gives a second time | yes |
 //! | [`chain`] | extends the hash chain over what was pulled | yes |
 //! | [`audit`] | shows that every record is in exactly one place, and as it was written | yes |
@@ -36,6 +37,7 @@ pub mod mark;
 pub mod metrics;
 pub mod ports;
 pub mod pull;
+pub mod requests;
 pub mod shared;
 pub mod stages;
 pub mod window;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chatledger_schemas::ledger::{Entry, Outcome, Settled};
 use serde::Serialize;
 
-use super::{BLOCK, Key, Sum};
+use super::{BLOCK, Finding, Key, Sum};
 
 /// What the ledger says of a block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -223,7 +223,7 @@ pub struct BlockReport {
     /// Whether every record is in exactly one place.
     pub accounted: bool,
     /// What is wrong, the first of it.
-    pub findings: Vec<super::judge::Finding>,
+    pub findings: Vec<Finding>,
 }
 
 #[cfg(test)]

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use chatledger_schemas::ledger::{Digest128, Outcome};
-use serde::Serialize;
 
-use super::Key;
 use super::blocks::{Block, BlockReport};
+use super::{Finding, Key, Wrong};
 
 /// Findings that are told of one block at most; all of them are counted.
 const TOLD: usize = 20;
@@ -18,37 +17,6 @@ pub struct Recorded {
     pub key: Key,
     /// What became of it; `None` if that is not known yet.
     pub outcome: Option<Outcome>,
-}
-
-/// What is wrong with a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Wrong {
-    /// It is no row of the table `messages`.
-    MissingInClickhouse,
-    /// It is in no message file.
-    MissingInParquet,
-    /// It was parked, and is neither among the letters nor anywhere else.
-    MissingLetter,
-    /// It stands in the table more than once.
-    RepeatedInClickhouse,
-    /// It stands in the files more than once.
-    RepeatedInParquet,
-    /// The table has a row of it that does not belong there.
-    UnexpectedInClickhouse,
-    /// The files have a row of it that does not belong there.
-    UnexpectedInParquet,
-    /// A letter of it is open that does not belong there.
-    UnexpectedLetter,
-}
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Position of the record.
-    pub seq: u64,
-    /// What is wrong with it.
-    pub what: Wrong,
 }
 
 /// The rows of one block, place by place; `None` where a place is not in use.

@@ -71,3 +71,34 @@ impl Sum {
 fn hexadecimal<S: serde::Serializer>(hash: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format!("{hash:016x}"))
 }
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wrong {
+    /// It is no row of the table `messages`.
+    MissingInClickhouse,
+    /// It is in no message file.
+    MissingInParquet,
+    /// It was parked, and is neither among the letters nor anywhere else.
+    MissingLetter,
+    /// It stands in the table more than once.
+    RepeatedInClickhouse,
+    /// It stands in the files more than once.
+    RepeatedInParquet,
+    /// The table has a row of it that does not belong there.
+    UnexpectedInClickhouse,
+    /// The files have a row of it that does not belong there.
+    UnexpectedInParquet,
+    /// A letter of it is open that does not belong there.
+    UnexpectedLetter,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Position of the record.
+    pub seq: u64,
+    /// What is wrong with it.
+    pub what: Wrong,
+}

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::replayer::{Outcome, Request};
 use super::{StateError, write_whole};
+use crate::requests::{Outcome, Request};
 use crate::shared::now_ms;
 
 /// How long answers that nobody reads are kept, in milliseconds.

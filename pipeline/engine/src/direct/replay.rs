@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chatledger_schemas::dead_letter::Event;
-use chatledger_schemas::{DeadLetter, DeadLetterEvent, Reason, Retry, SealedRecord};
+use chatledger_schemas::{DeadLetter, DeadLetterEvent, Reason};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -30,7 +30,8 @@ use crate::lane::Cut;
 use crate::letters::Key;
 use crate::metrics::Metrics;
 use crate::ports::{Attempt, CutWriter};
-use crate::stages::{Processed, Pulled, Tools, process};
+use crate::requests::Asked;
+use crate::stages::{Processed, Tools, process};
 use crate::window::{MsgHash, Window, msg_hash};
 
 /// File that says what is about to be delivered, below the corp's folder.
@@ -82,15 +83,6 @@ pub enum ResumeError {
     },
 }
 
-/// Who asks for a replay, and when (milliseconds since the epoch, UTC).
-#[derive(Debug, Clone)]
-pub struct Asked {
-    /// Who.
-    pub actor: String,
-    /// When.
-    pub at: i64,
-}
-
 /// Letters that were looked at.
 #[derive(Default)]
 pub struct Look {
@@ -126,11 +118,11 @@ pub(super) fn prepare(
         };
         let named = !letter.msgid.is_empty();
         if named && window.has_opened(key.msg) {
-            events.push(event(&letter, Event::Duplicate, asked));
+            events.push(asked.event(&letter, Event::Duplicate, letter.attempts + 1));
         } else if named && behind.contains(&key.msg) {
             look.waiting += 1;
         } else {
-            pulled.push(retried(&letter, asked));
+            pulled.push(asked.again(&letter));
             letters.insert(key.clone(), letter);
         }
     }
@@ -186,7 +178,7 @@ pub fn drop_letters(
     let mut events = Vec::new();
     for key in chosen {
         if let Some(letter) = parked.letter(key)? {
-            let mut event = event(&letter, Event::Dropped, asked);
+            let mut event = asked.event(&letter, Event::Dropped, letter.attempts + 1);
             event.attempt = letter.attempts;
             because.clone_into(&mut event.because);
             events.push(event);
@@ -231,7 +223,7 @@ pub fn resume(
                 continue;
             };
             if event.event == Event::Replayed {
-                pulled.push(retried(&letter, &asked));
+                pulled.push(asked.again(&letter));
             } else {
                 letters.push(letter);
             }
@@ -320,43 +312,6 @@ fn prepared(journal: Journal, mut batch: Batch, attempt: Attempt) -> Prepared {
         attempt,
         cut: journal.cut,
         batch: Arc::new(batch),
-    }
-}
-
-/// The record of a letter, to be opened as if for the first time.
-fn retried(letter: &DeadLetter, asked: &Asked) -> Pulled {
-    Pulled {
-        record: SealedRecord {
-            corp_id: letter.corp_id.clone(),
-            seq: letter.seq,
-            msgid: letter.msgid.as_str().into(),
-            json: letter.sealed.clone().into(),
-        },
-        at: letter.first_seen,
-        retry: Some(Retry {
-            attempt: letter.attempts + 1,
-            first_seen: letter.first_seen,
-            at: asked.at,
-            actor: asked.actor.clone(),
-            reason: letter.reason,
-        }),
-    }
-}
-
-fn event(letter: &DeadLetter, event: Event, asked: &Asked) -> DeadLetterEvent {
-    DeadLetterEvent {
-        event,
-        corp_id: letter.corp_id.clone(),
-        seq: letter.seq,
-        msgid: letter.msgid.clone(),
-        attempt: letter.attempts + 1,
-        at: asked.at,
-        actor: asked.actor.clone(),
-        because: String::new(),
-        reason: letter.reason,
-        error: letter.error.clone(),
-        key_version: letter.key_version,
-        first_seen: letter.first_seen,
     }
 }
 

@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use chatledger_crypto::KeyRing;
 use chatledger_schemas::CorpId;
-use chatledger_schemas::dead_letter::Event;
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -22,12 +20,12 @@ use super::StateError;
 use super::desk::Desk;
 use super::parked::Parked;
 use super::replay::{
-    Asked, JOURNAL, Look, Outlet, Prepared, ResumeError, deliver, drop_letters, finish, prepare,
-    resume,
+    JOURNAL, Look, Outlet, Prepared, ResumeError, deliver, drop_letters, finish, prepare, resume,
 };
 use crate::fault::Fault;
 use crate::letters::{Choice, Key};
 use crate::metrics::Metrics;
+use crate::requests::{Asked, Outcome, Request};
 use crate::shared::{Current, now_ms};
 use crate::stages::{Processed, Tools};
 use crate::window::{MsgHash, Window};
@@ -38,65 +36,6 @@ const CHUNK: usize = 1000;
 const TICK: Duration = Duration::from_millis(200);
 /// Who replays when a key has come.
 const ITSELF: &str = "chatledger";
-
-/// What somebody asks for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
-pub enum Request {
-    /// Open letters again.
-    Replay {
-        /// Which.
-        choice: Choice,
-        /// Who asks.
-        actor: String,
-    },
-    /// Do without letters.
-    Drop {
-        /// Which.
-        choice: Choice,
-        /// Who asks.
-        actor: String,
-        /// Why.
-        because: String,
-    },
-}
-
-/// What became of letters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// Delivered.
-    pub replayed: u64,
-    /// Settled because their message had been delivered before.
-    pub duplicates: u64,
-    /// Still closed.
-    pub failed: u64,
-    /// Done without.
-    pub dropped: u64,
-    /// Left alone because their message or an earlier attempt is under way.
-    pub waiting: u64,
-}
-
-impl Outcome {
-    /// Counts one more.
-    pub fn count(&mut self, event: Event) {
-        match event {
-            Event::Replayed => self.replayed += 1,
-            Event::Duplicate => self.duplicates += 1,
-            Event::Failed => self.failed += 1,
-            Event::Dropped => self.dropped += 1,
-            Event::Retried => self.waiting += 1,
-        }
-    }
-
-    /// Adds another's counts.
-    pub fn add(&mut self, other: Self) {
-        self.replayed += other.replayed;
-        self.duplicates += other.duplicates;
-        self.failed += other.failed;
-        self.dropped += other.dropped;
-        self.waiting += other.waiting;
-    }
-}
 
 /// Why a replay did not come to its end; what was written down is taken up again.
 #[derive(Debug, thiserror::Error)]

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chatledger_schemas::dead_letter::Event as What;
-use chatledger_schemas::{DeadLetter, DeadLetterEvent, DeadLetterRecord, Retry};
+use chatledger_schemas::{DeadLetter, DeadLetterEvent, DeadLetterRecord};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::{Event, Group, Join, LogRecord, OutRecord, Topic};
-use crate::direct::replayer::Outcome;
 use crate::fault::Fault;
 use crate::letters::{Choice, Key, Letters, Place};
+use crate::requests::{Asked, Outcome};
 use crate::window::msg_hash;
 
 /// Letters of one transaction at most.
@@ -91,15 +91,6 @@ fn read(record: &LogRecord) -> Result<DeadLetterRecord, Fault> {
             column: 0,
         })
     })
-}
-
-/// Who asks, and when (milliseconds since the epoch, UTC).
-#[derive(Debug, Clone)]
-pub struct Asked {
-    /// Who.
-    pub actor: String,
-    /// When.
-    pub at: i64,
 }
 
 /// What was written for the letters that were chosen.
@@ -173,7 +164,7 @@ impl DeadLetterLog {
                         }
                         Next::Duplicate => {
                             let attempt = standing.attempts + 1;
-                            out.push(note(&event(letter, What::Duplicate, attempt, asked))?);
+                            out.push(note(&asked.event(letter, What::Duplicate, attempt))?);
                             published.outcome.duplicates += 1;
                         }
                     }
@@ -220,7 +211,7 @@ impl DeadLetterLog {
                     outcome.waiting += 1;
                     continue;
                 }
-                let mut event = event(letter, What::Dropped, standing.attempts, asked);
+                let mut event = asked.event(letter, What::Dropped, standing.attempts);
                 because.clone_into(&mut event.because);
                 out.push(note(&event)?);
                 outcome.dropped += 1;
@@ -318,32 +309,9 @@ fn retried(letter: &DeadLetter, attempts: u32, asked: &Asked) -> Result<[OutReco
         corp_id: letter.corp_id.to_string(),
         seq: letter.seq,
         link: None,
-        retry: Some(Retry {
-            attempt,
-            first_seen: letter.first_seen,
-            at: asked.at,
-            actor: asked.actor.clone(),
-            reason: letter.reason,
-        }),
+        retry: Some(asked.retry(letter, attempt)),
     };
-    Ok([record, note(&event(letter, What::Retried, attempt, asked))?])
-}
-
-fn event(letter: &DeadLetter, what: What, attempt: u32, asked: &Asked) -> DeadLetterEvent {
-    DeadLetterEvent {
-        event: what,
-        corp_id: letter.corp_id.clone(),
-        seq: letter.seq,
-        msgid: letter.msgid.clone(),
-        attempt,
-        at: asked.at,
-        actor: asked.actor.clone(),
-        because: String::new(),
-        reason: letter.reason,
-        error: letter.error.clone(),
-        key_version: letter.key_version,
-        first_seen: letter.first_seen,
-    }
+    Ok([record, note(&asked.event(letter, What::Retried, attempt))?])
 }
 
 /// An event on its way to `[deadletter]`, into the partition of its letter.

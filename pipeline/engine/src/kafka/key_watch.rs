@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::dead_letters::{Asked, DeadLetterLog, Reading};
+use super::dead_letters::{DeadLetterLog, Reading};
 use crate::fault::{Backoff, Fault};
 use crate::letters::Choice;
 use crate::metrics::Metrics;
+use crate::requests::Asked;
 use crate::shared::{Current, now_ms};
 
 /// How long to wait for the log in one go.

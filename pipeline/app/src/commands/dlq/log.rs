@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use chatledger_engine::direct::replayer::{Outcome, Request};
 use chatledger_engine::fault::Fault;
-use chatledger_engine::kafka::dead_letters::{Asked, DeadLetterLog};
+use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::letters::Letters;
+use chatledger_engine::requests::Asked;
+use chatledger_engine::requests::{Outcome, Request};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::{DeadLetter, FaultClass};
 use tokio::time::{Instant, timeout};

@@ -11,14 +11,15 @@ mod state;
 use std::collections::BTreeSet;
 
 use chatledger_directory::Directory;
-use chatledger_engine::direct::replayer::{Outcome, Request};
 use chatledger_engine::letters::{Choice, Letters, Place};
+use chatledger_engine::requests::{Asked, Outcome, Request};
+use chatledger_engine::shared::now_ms;
 use chatledger_engine::stages::{Pulled, Tools, process};
 use chatledger_engine::window::Window;
 use chatledger_rules::RuleSet;
 use chatledger_schemas::config::Mode;
 use chatledger_schemas::directory::Snapshot;
-use chatledger_schemas::{DeadLetter, DeadLetterEvent, Retry, SealedRecord};
+use chatledger_schemas::{DeadLetter, DeadLetterEvent};
 
 use self::log::Log;
 use self::show::{list, show, tell};
@@ -174,10 +175,14 @@ fn choice(which: &Which) -> Choice {
 /// What the keys of the configuration would open.
 fn would_open(settings: &Settings, letters: &Letters<Shown>, which: &Choice) -> Outcome {
     let mut outcome = Outcome::default();
+    let asked = Asked {
+        actor: actor(),
+        at: now_ms(),
+    };
     let chosen = letters.choose(None, which, usize::MAX);
     for corp in &settings.corps {
         let own = chosen.iter().filter(|key| key.corp_id == corp.id);
-        let pulled = own.map(|key| &letters.open()[key].place.0).map(retried);
+        let pulled = own.map(|key| asked.again(&letters.open()[key].place.0));
         let tools = Tools {
             corp_id: &corp.id,
             opener: &*corp.keys,
@@ -192,25 +197,6 @@ fn would_open(settings: &Settings, letters: &Letters<Shown>, which: &Choice) -> 
         }
     }
     outcome
-}
-
-fn retried(letter: &DeadLetter) -> Pulled {
-    Pulled {
-        record: SealedRecord {
-            corp_id: letter.corp_id.clone(),
-            seq: letter.seq,
-            msgid: letter.msgid.as_str().into(),
-            json: letter.sealed.clone().into(),
-        },
-        at: letter.first_seen,
-        retry: Some(Retry {
-            attempt: letter.attempts + 1,
-            first_seen: letter.first_seen,
-            at: letter.first_seen,
-            actor: String::new(),
-            reason: letter.reason,
-        }),
-    }
 }
 
 /// Who gives the command, for the trace.

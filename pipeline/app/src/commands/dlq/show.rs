@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use chatledger_engine::direct::replayer::Outcome;
 use chatledger_engine::letters::{Choice, Key, Letters, Standing};
+use chatledger_engine::requests::Outcome;
 use chatledger_schemas::Reason;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::{Value, json};

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use chatledger_engine::direct::desk::{Desk, State as Stands};
 use chatledger_engine::direct::parked;
-use chatledger_engine::direct::replayer::{Outcome, ReplayError, Request};
+use chatledger_engine::direct::replayer::ReplayError;
 use chatledger_engine::direct::{StateError, StateLock};
 use chatledger_engine::letters::Letters;
+use chatledger_engine::requests::{Outcome, Request};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::{CorpId, DeadLetter};
 use tokio::time::Instant;
