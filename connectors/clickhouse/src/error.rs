@@ -39,6 +39,16 @@ pub enum Error {
         /// Why.
         source: Fault,
     },
+    /// The database has a schema made by an older program, or none.
+    #[error(
+        "the database has schema {found}, this program wants {known}: run `chatledger migrate`"
+    )]
+    SchemaTooOld {
+        /// What it has; 0 if none.
+        found: u32,
+        /// What the program writes and reads.
+        known: u32,
+    },
     /// The database has a schema made by a newer program.
     #[error("the database has schema {found}, this program knows schemas up to {known}")]
     SchemaTooNew {
@@ -168,9 +178,11 @@ impl Fault {
 impl Classified for Error {
     fn class(&self) -> FaultClass {
         match self {
-            Self::Url(_) | Self::Certificates(_) | Self::Roots(_) | Self::SchemaTooNew { .. } => {
-                FaultClass::Stop
-            }
+            Self::Url(_)
+            | Self::Certificates(_)
+            | Self::Roots(_)
+            | Self::SchemaTooNew { .. }
+            | Self::SchemaTooOld { .. } => FaultClass::Stop,
             Self::Ping(source)
             | Self::CreateDatabase { source, .. }
             | Self::ReadVersion { source, .. }

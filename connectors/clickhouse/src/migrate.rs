@@ -4,6 +4,8 @@
 //! has a condition, and a step is noted in the ledger only after its statements. A database that is up to date is only
 //! read, so that a program without the right to create tables runs where somebody else migrates.
 
+use std::cmp::Ordering;
+
 use chatledger_schemas::migrations::{
     self, LATEST, LEDGER_DDL, LEDGER_TABLE, Migration, Statement,
 };
@@ -44,6 +46,19 @@ impl ClickHouse {
                 })?;
         }
         Ok(Migrated { from, to: LATEST })
+    }
+
+    /// Looks whether the database has the schema of this program, and changes nothing.
+    ///
+    /// # Errors
+    /// It has another: [`Error::SchemaTooNew`], [`Error::SchemaTooOld`]; or it does not answer.
+    pub async fn migrated(&self) -> Result<(), Error> {
+        let (found, known) = (self.schema_version().await?, LATEST);
+        match found.cmp(&known) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(Error::SchemaTooNew { found, known }),
+            Ordering::Less => Err(Error::SchemaTooOld { found, known }),
+        }
     }
 
     async fn create_database(&self) -> Result<(), Error> {

@@ -58,6 +58,12 @@ pub enum Error {
         /// The partition.
         partition: i32,
     },
+    /// A topic that is read outside any group has got more partitions.
+    #[error("kafka topic {topic} has got more partitions")]
+    Widened {
+        /// The topic.
+        topic: String,
+    },
     /// A partition cannot be read from another offset.
     #[error("kafka topic {topic} cannot be read from another offset")]
     Seek {
@@ -97,7 +103,7 @@ impl Classified for Error {
             Self::ReadOnly { .. } | Self::NotJoined { .. } | Self::Refused { .. } => {
                 return FaultClass::Stop;
             }
-            Self::NotHeld { .. } => return FaultClass::Refresh,
+            Self::NotHeld { .. } | Self::Widened { .. } => return FaultClass::Refresh,
             Self::Unsettled { .. } => return FaultClass::Retry,
             Self::Create { code, .. } => return class_of(*code),
             Self::Setup(source)

@@ -1,5 +1,6 @@
 //! A member of a consumer group on one topic, with a transactional producer where it writes.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
@@ -13,6 +14,11 @@ use crate::{Brokers, Error, Out, Record};
 
 /// Longest wait for the brokers in one call.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether a topic that is read outside any group has got more partitions.
+const WIDENED: Duration = Duration::from_secs(30);
+/// How long a broker may take to say so.
+const ASK: Duration = Duration::from_secs(1);
 
 /// How to join.
 #[derive(Debug, Clone)]
@@ -35,6 +41,8 @@ pub struct Membership {
 /// A live membership. Dropping it leaves the partitions to others once the session has run out.
 pub struct Member {
     topic: String,
+    /// Of a reader outside any group: how many partitions it reads, and when that was looked at.
+    followed: Mutex<(usize, Instant)>,
     group: String,
     consumer: StreamConsumer<Context>,
     writer: Option<Writer>,
@@ -79,6 +87,7 @@ impl Member {
         };
         let member = Self {
             topic: membership.topic.clone(),
+            followed: Mutex::new((0, Instant::now())),
             group: group.unwrap_or_default(),
             consumer,
             writer,
@@ -107,6 +116,7 @@ impl Member {
                     }
                 }
                 if all.count() > 0 {
+                    *lock(&self.followed) = (all.count(), Instant::now());
                     return self.consumer.assign(&all);
                 }
                 if Instant::now() >= deadline {
@@ -118,6 +128,30 @@ impl Member {
             }
         });
         assigned.map_err(|source| self.unreadable(source))
+    }
+
+    /// Looks from time to time whether a topic that is read outside any group has got more
+    /// partitions; a group is told by its broker.
+    fn still_whole(&self) -> Result<(), Error> {
+        let mut followed = lock(&self.followed);
+        let (count, looked) = *followed;
+        if !self.group.is_empty() || looked.elapsed() < WIDENED {
+            return Ok(());
+        }
+        followed.1 = Instant::now();
+        drop(followed);
+        let fetch = || self.consumer.fetch_metadata(Some(&self.topic), ASK);
+        // A broker that does not answer, or does not know the topic for a moment, is looked after elsewhere.
+        let Ok(metadata) = tokio::task::block_in_place(fetch) else {
+            return Ok(());
+        };
+        let topics = metadata.topics().iter();
+        let now: usize = topics.map(|topic| topic.partitions().len()).sum();
+        if now > count {
+            let topic = self.topic.clone();
+            return Err(Error::Widened { topic });
+        }
+        Ok(())
     }
 
     /// How many partitions are this member's now.
@@ -151,8 +185,10 @@ impl Member {
     /// The next event, waiting at most `wait`. Assignments are told before their first record.
     ///
     /// # Errors
-    /// The client has failed in a way it does not mend by itself.
+    /// The client has failed in a way it does not mend by itself; or a topic read outside any group
+    /// has got more partitions (class refresh: join anew).
     pub async fn next(&self, wait: Duration) -> Result<Event, Error> {
+        self.still_whole()?;
         if let Some(event) = self.notice()? {
             return Ok(event);
         }
@@ -278,6 +314,10 @@ impl Member {
         };
         tokio::task::block_in_place(|| writer.transact(records, positions))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Errors the client reports on its way and mends by itself.

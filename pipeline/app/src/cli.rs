@@ -146,6 +146,10 @@ pub struct VerifyArgs {
     /// Only this corp.
     #[arg(long)]
     pub corp: Option<String>,
+    /// Messages pulled less than so long ago may be on their way and are not told as removed (as 30s,
+    /// 2m). Default: with Kafka the time in which Parquet files are closed and 30 s, otherwise none.
+    #[arg(long)]
+    pub settle: Option<humantime::Duration>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,

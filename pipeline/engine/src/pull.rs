@@ -27,8 +27,8 @@ pub const KEPT: Duration = Duration::from_secs(5 * 24 * 3600);
 /// lost, and positions are not dense, so nothing would show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its archive has not been read for {} hours and keeps messages for 120: what came in between \
-     and is older than that is lost. To go on all the same, start once with --accept-gap; the gap is \
+    "what its archive has given is delivered up to {} hours ago, and it keeps messages for 120: \
+     what came in between and is older than that is lost. To go on all the same, start once with --accept-gap; the gap is \
      then written into the ledger",
     (now - silent_since) / 3_600_000
 )]

@@ -116,6 +116,7 @@ impl Asked {
             },
             at: letter.first_seen,
             retry: Some(self.retry(letter, letter.attempts + 1)),
+            parked: false,
         }
     }
 }

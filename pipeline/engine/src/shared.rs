@@ -172,10 +172,12 @@ impl Progress {
 
     /// The archive was read up to a position; `at_end` if it had nothing behind it.
     pub fn pulled(&self, position: u64, at_end: bool) {
-        if at_end {
+        let before = self.pulled_to.fetch_max(position, Ordering::Relaxed);
+        // What waits in memory for a sink is not delivered, however often the archive says that it
+        // has nothing more.
+        if at_end && self.cursor() >= before.max(position) {
             self.last_at_end.store(now_ms(), Ordering::Relaxed);
         }
-        self.pulled_to.fetch_max(position, Ordering::Relaxed);
         self.at_end.store(at_end, Ordering::Relaxed);
     }
 
@@ -218,7 +220,7 @@ impl Progress {
             let at_end = self.at_end.load(Ordering::Relaxed)
                 && cursor >= self.pulled_to.load(Ordering::Relaxed);
             // What is not delivered yet is newer than what is, and than the last time at which
-            // there was nothing more.
+            // there was nothing more and everything was delivered.
             let last_at_end = self.last_at_end.load(Ordering::Relaxed);
             let oldest = newest.unwrap_or_default().max(last_at_end);
             let waiting = if at_end || oldest == 0 {

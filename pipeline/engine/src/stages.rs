@@ -72,6 +72,9 @@ pub struct Pulled {
     pub at: i64,
     /// Set if it is a dead letter's record, which is tried again.
     pub retry: Option<Retry>,
+    /// It was parked before, and is told a sink once more as it was told then: no repeat, though
+    /// its message may have been opened since.
+    pub parked: bool,
 }
 
 /// What became of one record, for the ledger.
@@ -144,7 +147,7 @@ pub fn process(
         // A letter's own record stands in the log before its retry, and is no reason against it.
         let repeats = || match &pulled.retry {
             Some(_) => window.has_opened(hash),
-            None => window.repeats(hash, || body_hash(&pulled.record)),
+            None => !pulled.parked && window.repeats(hash, || body_hash(&pulled.record)),
         };
         if !pulled.record.msgid.is_empty() && repeats() {
             fates[place].outcome = Outcome::Duplicate;

@@ -187,7 +187,7 @@ async fn rows_altered_by_hand_are_named_by_block_in_the_kafka_driver() {
 
 /// What `verify` has found, as (what, place begins with, seq).
 async fn verified(tenant: &Tenant) -> Vec<(String, String, u64)> {
-    let (code, told) = told(tenant, "verify", &[]).await;
+    let (code, told) = told(tenant, "verify", &["--settle", "0s"]).await;
     let found = told["corps"][0]["findings"].as_array().unwrap();
     assert_eq!(code == 0, found.is_empty(), "{told}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -249,6 +249,14 @@ async fn each_alteration_of_the_ledger_is_named_with_its_record() {
             .any(|(what, place, _)| what == "unanchored" && place != "ledger"),
         "{all:?}"
     );
+    // All of it is: what the places hold is then of no record.
+    fs::write(&ledger, &good[..HEADER]).unwrap();
+    let (code, told) = told(&tenant, "reconcile", &[]).await;
+    let total = &told["corps"][0]["total"];
+    assert_eq!((code, &total["pulled"]["rows"]), (1, &Value::from(0)));
+    assert_eq!(total["unexpected"], 2970, "{total}");
+    let all = verified(&tenant).await;
+    assert!(all.iter().any(|(what, ..)| what == "inserted"), "{all:?}");
 }
 
 async fn each_alteration_of_a_row_is_named(driver: Driver) {
@@ -279,8 +287,27 @@ async fn each_alteration_of_a_row_is_named(driver: Driver) {
          SETTINGS mutations_sync = 2"
     );
     tenant.clickhouse.ask(&sql).await.unwrap();
-    let changed = ("changed".to_owned(), "clickhouse".to_owned(), seq);
-    assert_eq!(verified(&tenant).await, [changed]);
+    let found = |what: &str, seq| (what.to_owned(), "clickhouse".to_owned(), seq);
+    assert_eq!(verified(&tenant).await, [found("changed", seq)]);
+    let gone = row(&tenant, 2345).await;
+    let stranger = seq + 90_000_000;
+    for sql in [
+        format!("ALTER TABLE messages DELETE WHERE seq = {gone} SETTINGS mutations_sync = 2"),
+        format!(
+            "INSERT INTO messages SELECT * REPLACE ({stranger} AS seq, concat(msgid, 'y') AS msgid) \
+             FROM (SELECT * FROM messages WHERE seq = {seq})"
+        ),
+    ] {
+        tenant.clickhouse.ask(&sql).await.unwrap();
+    }
+    assert_eq!(
+        verified(&tenant).await,
+        [
+            found("changed", seq),
+            found("removed", gone),
+            found("inserted", stranger)
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -392,3 +392,31 @@ async fn replays_begun_at_once_in_the_kafka_driver_deliver_once() {
         UNKNOWN_KEY
     );
 }
+
+/// Letters stand behind what the files hold, are replayed, and their records come again after a
+/// kill: they become the letters again that they were, and everything stays accounted for.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_replayed_before_their_records_come_again_stay_accounted_for() {
+    let faults = format!("broken={BROKEN},unknown_key={UNKNOWN_KEY},duplicates=15");
+    let plan = Plan::new("again", Driver::Direct, 1200).faults(&faults);
+    let tenant = Tenant::start(plan).await.unwrap();
+    let rolling = "url = \"file:parquet\"\nroll_interval = \"1h\"";
+    tenant
+        .configure(&[("url = \"file:parquet\"", rolling)])
+        .unwrap();
+    let mut run = tenant.chatledger("run", &[]).unwrap();
+    let endpoints = Tenant::endpoints(&mut run).await.unwrap();
+    open_letters_are(&endpoints, UNKNOWN_KEY + BROKEN).await;
+    add_key(&tenant);
+    run.hang_up().unwrap();
+    let expected = healed(&tenant).await;
+    open_letters_are(&endpoints, BROKEN).await;
+    assert!(run.kill().unwrap());
+
+    tenant.drain().await.unwrap();
+    assert_equal(&tenant, &expected).await;
+    for command in ["reconcile", "verify"] {
+        let ended = tenant.ended(command, &[]).await.unwrap();
+        assert_eq!(ended.code, 0, "{command}: {}", ended.stdout.join("\n"));
+    }
+}

@@ -2,6 +2,7 @@
 
 use chatledger_clickhouse::ClickHouse;
 use chatledger_rules::{RuleSet, State};
+use chatledger_schemas::config::Mode;
 use comfy_table::{Table, presets};
 use serde_json::json;
 
@@ -15,6 +16,9 @@ use crate::{rules_dir, wiring};
 pub async fn check(args: CheckArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(Failure::config)?;
     let rules = rules_dir::configured(settings.rules_dir.as_deref())?;
+    if settings.driver.mode == Mode::Kafka {
+        settings.kafka.warn_of_plain_text();
+    }
     let peers = if args.connect {
         connect(&settings).await?
     } else {

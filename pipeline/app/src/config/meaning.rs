@@ -12,6 +12,7 @@ use chatledger_schemas::config as raw;
 use chatledger_schemas::config::Transport;
 use chatledger_schemas::{CorpId, Secret};
 use chrono_tz::Tz;
+use tracing::warn;
 
 use super::secret_file::{self, SecretFileError};
 use super::{Problem, kafka};
@@ -57,6 +58,17 @@ pub struct Kafka {
     pub replication: u16,
     /// What messages and violations are sealed with there.
     pub seal: Arc<SealRing>,
+}
+
+impl Kafka {
+    /// Says so where what people wrote will rest on the brokers as they wrote it.
+    pub fn warn_of_plain_text(&self) {
+        if self.seal.versions().is_empty() {
+            warn!(
+                "messages and violations rest on Kafka in plain text: there is no [[kafka.seal_key]]"
+            );
+        }
+    }
 }
 
 /// `[[corp]]`

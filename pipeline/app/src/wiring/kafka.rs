@@ -43,6 +43,7 @@ fn write_instance(file: &Path) -> std::io::Result<String> {
 pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failure> {
     let runs = |stage| options.stages.is_empty() || options.stages.contains(&stage);
     let name = instance(&parts.settings.driver.state_dir).map_err(Failure::other)?;
+    parts.settings.kafka.warn_of_plain_text();
     let names = Names::new(&parts.settings.kafka, name);
     let settings = &parts.settings;
     // A stage ends when the one before it in this process has; one that runs elsewhere is taken to

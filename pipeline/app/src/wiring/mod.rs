@@ -33,7 +33,7 @@ use tracing::warn;
 
 pub use self::desk::{dead_letter_log, replayers};
 use self::reach::{Needs, reach};
-pub use self::reach::{archive, migrate};
+pub use self::reach::{archive, migrate, migrated};
 use crate::adapters::{
     DirectoryTables, FileMarks, FileWriter, TableMarks, TableWriter, WecomArchive, WecomDirectory,
 };

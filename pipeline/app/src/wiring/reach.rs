@@ -125,12 +125,7 @@ pub(super) async fn reach(
 pub async fn migrate(
     settings: &Settings,
 ) -> Result<(Arc<ClickHouse>, chatledger_clickhouse::Migrated), Failure> {
-    let Some(sink) = &settings.clickhouse else {
-        return Err(Failure::config("there is no [sink.clickhouse] to migrate"));
-    };
-    let url = &sink.options.url;
-    let clickhouse = ClickHouse::new(sink.options.clone())
-        .map_err(|error| Failure::config(format!("sink.clickhouse: {}", chain(&error))))?;
+    let (clickhouse, url) = clickhouse(settings)?;
     let done = attempt("ClickHouse", || clickhouse.migrate())
         .await
         .map_err(|error| match error {
@@ -141,6 +136,30 @@ pub async fn migrate(
         info!(from = done.from, to = done.to, "tables brought up to date");
     }
     Ok((Arc::new(clickhouse), done))
+}
+
+/// Reaches ClickHouse and looks whether its tables have this program's schema.
+///
+/// # Errors
+/// It cannot be reached, or the schema is another.
+pub async fn migrated(settings: &Settings) -> Result<Arc<ClickHouse>, Failure> {
+    use chatledger_clickhouse::Error;
+    let (clickhouse, url) = clickhouse(settings)?;
+    let done = attempt("ClickHouse", || clickhouse.migrated()).await;
+    done.map_err(|error| match error {
+        Error::SchemaTooNew { .. } | Error::SchemaTooOld { .. } => Failure::refused(error),
+        other => not_reached("ClickHouse", url, &other),
+    })?;
+    Ok(Arc::new(clickhouse))
+}
+
+fn clickhouse(settings: &Settings) -> Result<(ClickHouse, &str), Failure> {
+    let Some(sink) = &settings.clickhouse else {
+        return Err(Failure::config("there is no [sink.clickhouse]"));
+    };
+    let clickhouse = ClickHouse::new(sink.options.clone())
+        .map_err(|error| Failure::config(format!("sink.clickhouse: {}", chain(&error))))?;
+    Ok((clickhouse, &sink.options.url))
 }
 
 /// One corp's archive.

@@ -164,7 +164,10 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
     let (mut ledger, mut recovered) =
         Ledger::open(&folder.join("ledger"), corp.corp_id.as_str(), start, WINDOW)?;
     let contact = Contact::in_folder(&folder);
+    // What was pulled and not delivered has to be given again, and may be older than the last answer.
+    let waiting = recovered.pulled.values().copied().min();
     let answered = contact.read()?.or(recovered.newest);
+    let answered = answered.map(|at| waiting.map_or(at, |waiting| at.min(waiting)));
     let gap = contact.close_gap(&mut ledger, start, answered, context.accept_gap)?;
     if let Some(source) = gap {
         let corp = corp.corp_id;
@@ -324,6 +327,7 @@ impl Processor {
                     record,
                     at,
                     retry: None,
+                    parked: false,
                 }
             });
             for run in split(pulled.collect(), &self.boundaries) {
@@ -387,11 +391,17 @@ impl Processor {
         let (corp_id, opener) = (self.corp_id.clone(), Arc::clone(&self.opener));
         let metrics = Arc::clone(&self.context.metrics);
         let (state, seen, processed) = tokio::task::spawn_blocking(move || {
+            let mut run = run;
             let seen: Vec<Seen> = run
                 .iter()
                 .map(|pulled| Seen::of(&pulled.record, pulled.at))
                 .collect();
             let parked = lock(&state.parked);
+            if !parked.remembered().is_empty() {
+                for pulled in &mut run {
+                    pulled.parked = parked.remembers(&pulled.record);
+                }
+            }
             let opener = Remembering {
                 corp_id: &corp_id,
                 opener: &*opener,
@@ -577,6 +587,7 @@ mod tests {
             },
             at: 0,
             retry: None,
+            parked: false,
         };
         let seqs = |runs: Vec<Vec<Pulled>>| -> Vec<Vec<u64>> {
             runs.iter()

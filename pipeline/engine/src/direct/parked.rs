@@ -114,6 +114,13 @@ impl Parked {
         Ok(Some(letter))
     }
 
+    /// Whether a record is one that was parked, and comes again.
+    pub fn remembers(&self, record: &SealedRecord) -> bool {
+        let (corp, text) = (&record.corp_id, record.json_text());
+        let key = Key::new(corp, record.seq, &record.msgid, &text);
+        self.remembered.contains_key(&key)
+    }
+
     /// What is remembered of letters whose records come again.
     pub fn remembered(&self) -> &HashMap<Key, Rejected> {
         &self.remembered

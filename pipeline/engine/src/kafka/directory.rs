@@ -160,11 +160,22 @@ impl DirectoryStage {
     }
 }
 
+fn read(record: &LogRecord) -> Result<DirectoryRow, Fault> {
+    // The client's own words would quote the value.
+    serde_json::from_slice(&record.value).map_err(|error| {
+        Fault::new(super::sink::Foreign {
+            partition: record.partition,
+            offset: record.offset,
+            column: error.column(),
+        })
+    })
+}
+
 fn follow(followed: &mut HashMap<String, Followed>, record: &LogRecord) -> Result<(), Fault> {
     let Some(followed) = followed.get_mut(&record.corp_id) else {
         return Ok(());
     };
-    match serde_json::from_slice(&record.value).map_err(Fault::local)? {
+    match read(record)? {
         DirectoryRow::Rooms(room) if room.kind == RoomKind::Wanted => {
             followed.wanted.add([room.room_id]);
         }
@@ -264,7 +275,7 @@ impl DirectoryFollower {
             let Some(assembler) = assemblers.get_mut(corp.as_str()) else {
                 continue;
             };
-            match serde_json::from_slice(&record.value).map_err(Fault::local)? {
+            match read(&record)? {
                 DirectoryRow::Rooms(room) if room.kind == RoomKind::Wanted => {}
                 row @ DirectoryRow::Complete { .. } => {
                     assembler.apply(row);

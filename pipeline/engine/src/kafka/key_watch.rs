@@ -25,6 +25,9 @@ use crate::shared::{Current, now_ms};
 const TICK: Duration = Duration::from_millis(200);
 /// How long the marks of an attempt may take to be read here before it is looked at again.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest pause before a corp's letters are tried again that stay closed though their key is
+/// here: the process that opens them may lack it, and each attempt is kept for ever.
+const LONGEST: Duration = Duration::from_secs(3600);
 /// Who has letters tried again.
 const ITSELF: &str = "chatledger";
 
@@ -68,6 +71,7 @@ impl KeyWatch {
         let mut reading: Reading<()> = self.log.follow().await?;
         let (mut again, mut changed) = (Instant::now(), true);
         let mut versions = self.versions();
+        let mut pauses: BTreeMap<&CorpId, (Instant, Duration)> = BTreeMap::new();
         loop {
             changed |= tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
@@ -81,6 +85,9 @@ impl KeyWatch {
             if !changed && now == versions {
                 continue;
             }
+            if now != versions {
+                pauses.clear();
+            }
             (changed, versions) = (false, now);
             self.show(&reading);
             for (corp, keys) in &self.keys {
@@ -89,10 +96,20 @@ impl KeyWatch {
                     ..Choice::lacking(&keys.get().versions())
                 };
                 let due = reading.letters.choose(None, &choice, usize::MAX);
+                if due.is_empty() {
+                    pauses.remove(corp);
+                }
                 let idle = |key| reading.letters.open()[key].retrying.is_none();
                 if !due.iter().any(idle) {
                     continue;
                 }
+                let at = Instant::now();
+                let (due_at, pause) = *pauses.entry(corp).or_insert((at, PATIENCE));
+                if at < due_at {
+                    (again, changed) = (at + PATIENCE.min(due_at - at), true);
+                    continue;
+                }
+                pauses.insert(corp, (at + pause, (pause * 2).min(LONGEST)));
                 let asked = Asked {
                     actor: ITSELF.into(),
                     at: now_ms(),

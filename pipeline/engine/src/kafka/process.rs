@@ -361,6 +361,8 @@ fn one(
                 .as_ref()
                 .map_or(record.timestamp, |retry| retry.first_seen),
             retry: record.retry.clone(),
+            // What is read again was committed with what it became, and is not processed again.
+            parked: false,
         })
         .collect();
     let tools = Tools {

@@ -135,6 +135,8 @@ impl SourceStage {
             }
         }
         group.begin().await?;
+        // An end that was seen before older holders were fenced may not have been the last.
+        group.seek(0, 0).await?;
         let cursors = recover(&*group).await?;
         info!(corps = cursors.len(), "this process reads the archives");
         if let Pulled::Failed(error) = self.pull(&group, &cursors).await? {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use chatledger_clickhouse::ClickHouse;
 use chatledger_parquet::{Contents, Target};
 use chatledger_schemas::CorpId;
+use chatledger_schemas::config::Mode;
 use futures::{Stream, StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -19,6 +20,9 @@ use crate::exit::{Failure, chain};
 
 /// Files that are read at once.
 const FILES: usize = 2;
+
+/// What is added to the time in which Parquet files are closed, for delivering them.
+const DELIVERY: Duration = Duration::from_secs(30);
 
 /// The corps that are asked for: one by its id, or all.
 fn corps<'a>(settings: &'a Settings, wanted: Option<&str>) -> Result<Vec<&'a Corp>, Failure> {
@@ -42,11 +46,23 @@ fn load(file: &Path) -> Result<Settings, Failure> {
     config::load(file).map_err(Failure::config)
 }
 
-/// ClickHouse, if it is a sink; its tables are brought up to date first.
+/// ClickHouse, if it is a sink. Who audits changes no table, and may not have the right to.
 async fn clickhouse(settings: &Settings) -> Result<Option<std::sync::Arc<ClickHouse>>, Failure> {
     match &settings.clickhouse {
-        Some(_) => Ok(Some(crate::wiring::migrate(settings).await?.0)),
+        Some(_) => Ok(Some(crate::wiring::migrated(settings).await?)),
         None => Ok(None),
+    }
+}
+
+/// How long what was pulled may be on its way to the sinks. With Kafka they write down offsets and not
+/// positions, so that nobody knows how far they are.
+fn patience(settings: &Settings) -> Duration {
+    match settings.driver.mode {
+        Mode::Direct => Duration::ZERO,
+        Mode::Kafka => settings
+            .parquet
+            .as_ref()
+            .map_or(DELIVERY, |parquet| parquet.roll_interval + DELIVERY),
     }
 }
 

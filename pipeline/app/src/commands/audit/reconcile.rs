@@ -15,17 +15,17 @@ use chatledger_engine::audit::{BLOCK, Key, Sum};
 use chatledger_engine::shared::now_ms;
 use chatledger_parquet::Target;
 use chatledger_schemas::CorpId;
-use chatledger_schemas::config::Mode;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{LedgerReader, Step, clickhouse, corps, each_file, load, unanswered};
+use super::{LedgerReader, Step, clickhouse, corps, each_file, load, patience, unanswered};
 use crate::cli::ReconcileArgs;
 use crate::commands::say;
 use crate::config::Settings;
-use crate::exit::Failure;
+use crate::exit::{Failure, chain};
 
-/// Blocks of a corp that are compared record by record at most; of the others the sums are told.
+/// So many blocks of a corp in which something is wrong are compared record by record; of the
+/// others the sums are told.
 const CLOSER: usize = 2000;
 /// Blocks of which every record is in memory at once.
 const AT_ONCE: usize = 500;
@@ -35,9 +35,6 @@ const NAMED: usize = 100;
 const ROWS: u64 = 100_000;
 /// Pause before places that do not agree yet are asked again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// What is added to the time in which Parquet files are closed, for delivering them.
-const DELIVERY: Duration = Duration::from_secs(30);
-
 /// Carries the command out.
 pub async fn reconcile(args: ReconcileArgs) -> Result<(), Failure> {
     let settings = load(&args.config)?;
@@ -51,11 +48,7 @@ pub async fn reconcile(args: ReconcileArgs) -> Result<(), Failure> {
     let reader = LedgerReader::of(&settings);
     let mut reports = Vec::new();
     for corp in corps(&settings, args.corp.as_deref())? {
-        let report = one(&corp.id, &args, &settings, &places, &reader).await?;
-        if let Some(clickhouse) = &places.clickhouse {
-            keep(clickhouse, &report).await?;
-        }
-        reports.push(report);
+        reports.push(one(&corp.id, &args, &settings, &places, &reader).await?);
     }
     let accounted = reports.iter().all(|report| report.accounted);
     if args.json {
@@ -64,6 +57,15 @@ pub async fn reconcile(args: ReconcileArgs) -> Result<(), Failure> {
     } else {
         for report in &reports {
             tell(report, args.blocks)?;
+        }
+    }
+    // What the panel shows is of the whole, and must not be lost with it.
+    let whole = args.from_seq.is_none() && args.to_seq.is_none();
+    for report in reports.iter().filter(|_| whole) {
+        if let Some(clickhouse) = &places.clickhouse
+            && let Err(error) = keep(clickhouse, report).await
+        {
+            tracing::warn!(corp = %report.corp_id, error = chain(&error), "the result is not kept");
         }
     }
     if accounted {
@@ -159,7 +161,8 @@ async fn one(
         let agree = blocks.iter().all(Block::agrees) && unreadable_files.is_empty();
         let settled = agree || tokio::time::Instant::now() >= deadline;
         // Letters that were replayed or dropped need the closer look; do not wait for them twice.
-        let mut reports = if agree || settled || attempt % 5 == 1 {
+        let looked = agree || settled || attempt % 5 == 1;
+        let mut reports = if looked {
             closely(reader, corp, sinks, &blocks, (first, last_seq)).await?
         } else {
             Vec::new()
@@ -167,8 +170,7 @@ async fn one(
         if args.to_seq.is_none() {
             reports.extend(strangers(reader, corp, sinks, last_seq).await?);
         }
-        let accounted =
-            !reports.is_empty() && reports.iter().all(|block| block.accounted) || blocks.is_empty();
+        let accounted = looked && reports.iter().all(|block| block.accounted);
         let accounted = accounted && unreadable_files.is_empty() && unreadable_ledger == 0;
         if accounted || settled {
             let mut total = Totals::default();
@@ -189,16 +191,6 @@ async fn one(
             });
         }
         tokio::time::sleep(AGAIN).await;
-    }
-}
-
-fn patience(settings: &Settings) -> Duration {
-    match settings.driver.mode {
-        Mode::Direct => Duration::ZERO,
-        Mode::Kafka => settings
-            .parquet
-            .as_ref()
-            .map_or(DELIVERY, |parquet| parquet.roll_interval + DELIVERY),
     }
 }
 
@@ -299,11 +291,17 @@ async fn closely(
 ) -> Result<Vec<BlockReport>, Failure> {
     let (agreeing, doubtful): (Vec<&Block>, Vec<&Block>) =
         blocks.iter().partition(|block| block.agrees());
-    let (close, rest) = doubtful.split_at(doubtful.len().min(CLOSER));
     let mut reports: Vec<BlockReport> = agreeing.iter().map(|block| block.report()).collect();
-    reports.extend(rest.iter().map(|block| block.report()));
-    for blocks in close.chunks(AT_ONCE) {
-        reports.extend(record_by_record(reader, corp, sinks, blocks, range).await?);
+    let mut wrong = 0;
+    for blocks in doubtful.chunks(AT_ONCE) {
+        if wrong >= CLOSER {
+            reports.extend(blocks.iter().map(|block| block.report()));
+            continue;
+        }
+        // Of most that were replayed or dropped nothing is wrong.
+        let closer = record_by_record(reader, corp, sinks, blocks, range).await?;
+        wrong += closer.iter().filter(|block| !block.accounted).count();
+        reports.extend(closer);
     }
     reports.sort_unstable_by_key(|block| block.first_seq);
     Ok(reports)
@@ -471,7 +469,10 @@ async fn strangers(
     Ok(reports)
 }
 
-async fn keep(clickhouse: &ClickHouse, report: &CorpReport) -> Result<(), Failure> {
+async fn keep(
+    clickhouse: &ClickHouse,
+    report: &CorpReport,
+) -> Result<(), chatledger_clickhouse::Error> {
     let rows = |sum: Option<Sum>| sum.map_or(0, |sum| sum.rows);
     let bad: Vec<u64> = bad(report)
         .map(|block| block.first_seq)
@@ -497,10 +498,7 @@ async fn keep(clickhouse: &ClickHouse, report: &CorpReport) -> Result<(), Failur
         accounted: report.accounted,
         bad_blocks: &bad,
     };
-    clickhouse
-        .keep_reconciliation(&row)
-        .await
-        .map_err(|error| unanswered(&error))
+    clickhouse.keep_reconciliation(&row).await
 }
 
 fn bad(report: &CorpReport) -> impl Iterator<Item = &BlockReport> {

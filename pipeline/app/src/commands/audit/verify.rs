@@ -4,20 +4,25 @@
 //! that was written anew does not fit the files. Of every message the ledger holds a digest of what
 //! its row must hold; rows of files and of the table are compared with it.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use chatledger_engine::audit::chain::{Finding, Tampered, Verifier};
+use chatledger_engine::shared::now_ms;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::ledger::{Anchor, Digest128, Outcome, Settled};
 use serde::Serialize;
 
-use super::{LedgerReader, Step, bar, clickhouse, corps, each_file, load, unanswered};
+use super::{LedgerReader, Step, bar, clickhouse, corps, each_file, load, patience, unanswered};
 use crate::cli::VerifyArgs;
 use crate::commands::say;
 use crate::exit::Failure;
 
 /// Positions whose rows are read from the table at once.
-const AT_ONCE: u64 = 20_000;
+const AT_ONCE: usize = 20_000;
+/// Of records pulled within this time it is remembered when, because they may be on their way.
+const FRESH: Duration = Duration::from_secs(24 * 3600);
 /// Findings that are told; all of them are counted.
 const TOLD: usize = 50;
 
@@ -42,10 +47,16 @@ pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
             )
             .await?;
         }
-        let rows = follow(&reader, &corp.id, anchors, &mut report).await?;
-        // What not every sink has yet is not missed.
-        let mut seen = Seen::new(&rows, reader.delivered(&corp.id)?);
+        let known = follow(&reader, &corp.id, anchors, &mut report).await?;
+        // What not every sink can have yet is not missed.
+        let settle = args.settle.map_or_else(|| patience(&settings), Into::into);
+        let due = Due {
+            position: reader.delivered(&corp.id)?,
+            before: now_ms().saturating_sub(settle.as_millis() as i64),
+        };
+        let mut strangers = Vec::new();
         if let Some(target) = target {
+            let mut seen = Seen::new(&known);
             let mut found = Vec::new();
             let unreadable = each_file(
                 target,
@@ -57,9 +68,15 @@ pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
                 },
                 |path, in_file| {
                     for row in in_file {
-                        let (key, row) = (row.key, row.row);
-                        if let Some(what) = seen.row(key.seq, key.msgid, row) {
-                            found.push((what, path.clone(), key.seq));
+                        let row = Row {
+                            seq: row.key.seq,
+                            msgid: row.key.msgid,
+                            digest: row.row,
+                        };
+                        match seen.row(&row) {
+                            None => {}
+                            Some(Tampered::Inserted) => strangers.push((path.clone(), row)),
+                            Some(what) => found.push((what, path.clone(), row.seq)),
                         }
                     }
                 },
@@ -72,28 +89,65 @@ pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
                 report.find(what, &path, seq);
             }
             report.parquet_rows = Some(seen.rows);
-            report.missed(seen.missed(), "parquet");
+            for (seq, _) in seen.missed(&due) {
+                report.find(Tampered::Removed, "parquet", seq);
+            }
         }
         if let Some(clickhouse) = &clickhouse {
-            seen.reset();
-            let bar = bar("rows of the table", rows.len() as u64);
-            let mut positions: Vec<u64> = rows.keys().copied().collect();
+            let mut seen = Seen::new(&known);
+            let mut positions: Vec<u64> = known.first.keys().copied().collect();
             positions.sort_unstable();
+            let bar = bar("rows of the table", positions.len() as u64);
             let mut from = 0;
-            for chunk in positions.chunks(AT_ONCE as usize) {
-                let to = chunk.last().copied().unwrap_or(from);
+            let ends = positions.chunks(AT_ONCE).filter_map(|chunk| chunk.last());
+            // The last stretch goes beyond what the ledger knows.
+            for to in ends.copied().chain([u64::MAX]) {
                 let read = clickhouse.row_digests(&corp.id, (from, to)).await;
                 for row in read.map_err(|error| unanswered(&error))? {
-                    if let Some(what) = seen.row(row.key.seq, row.key.msgid, row.row) {
-                        report.find(what, "clickhouse", row.key.seq);
+                    let row = Row {
+                        seq: row.key.seq,
+                        msgid: row.key.msgid,
+                        digest: row.row,
+                    };
+                    match seen.row(&row) {
+                        None => {}
+                        Some(Tampered::Inserted) => strangers.push(("clickhouse".into(), row)),
+                        Some(what) => report.find(what, "clickhouse", row.seq),
                     }
                 }
-                bar.inc(chunk.len() as u64);
+                bar.inc(AT_ONCE as u64);
                 from = to.saturating_add(1);
             }
             bar.finish_and_clear();
             report.clickhouse_rows = Some(seen.rows);
-            // Which of two rows of a repeated message stays is the table's choice; `reconcile` knows.
+            // Of a message that the archive repeated late, the table keeps one row.
+            let missed = seen.missed(&due);
+            let msgids: Vec<Digest128> = missed.iter().map(|(_, msgid)| *msgid).collect();
+            let elsewhere = clickhouse.rows_of(&corp.id, &msgids).await;
+            let elsewhere = elsewhere.map_err(|error| unanswered(&error))?;
+            let elsewhere: HashSet<Digest128> = elsewhere.iter().map(|row| row.msgid).collect();
+            for (seq, msgid) in missed {
+                if !elsewhere.contains(&msgid) {
+                    report.find(Tampered::Removed, "clickhouse", seq);
+                }
+            }
+        }
+        if !strangers.is_empty() {
+            // What has come since the ledger was read is in it now.
+            let mut later = Known::default();
+            reader.read(&corp.id, |step| later.step(step)).await?;
+            let mut seen = Seen::new(&later);
+            for (place, row) in strangers {
+                let new = known.of(row.seq, row.msgid).is_none();
+                let what = if new {
+                    seen.row(&row)
+                } else {
+                    Some(Tampered::Inserted)
+                };
+                if let Some(what) = what {
+                    report.find(what, &place, row.seq);
+                }
+            }
         }
         reports.push(report);
     }
@@ -160,17 +214,50 @@ impl Report {
             self.findings.push(finding);
         }
     }
-
-    fn missed(&mut self, seqs: Vec<u64>, place: &str) {
-        for seq in seqs {
-            self.find(Tampered::Removed, place, seq);
-        }
-    }
 }
 
-/// What the ledger holds of a record.
+/// What the ledger holds of records that were settled.
+#[derive(Default)]
 struct Known {
-    settled: Settled,
+    first: HashMap<u64, Settled>,
+    /// Further records of a position: a broken one takes its neighbour's.
+    further: HashMap<u64, Vec<Settled>>,
+    /// When the newest records were pulled, milliseconds since the epoch, UTC.
+    pulled: HashMap<u64, i64>,
+    /// Records pulled before this are old news.
+    fresh: i64,
+}
+
+impl Known {
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Pulled(entry) if entry.at >= self.fresh => {
+                self.pulled.insert(entry.seq, entry.at);
+            }
+            Step::Pulled(_) | Step::Unreadable => {}
+            Step::Settled(settled) => match self.first.entry(settled.seq) {
+                Entry::Vacant(place) => drop(place.insert(settled)),
+                Entry::Occupied(mut there) if there.get().msgid == settled.msgid => {
+                    there.insert(settled);
+                }
+                Entry::Occupied(_) => {
+                    let further = self.further.entry(settled.seq).or_default();
+                    further.retain(|other| other.msgid != settled.msgid);
+                    further.push(settled);
+                }
+            },
+        }
+    }
+
+    fn of(&self, seq: u64, msgid: Digest128) -> Option<&Settled> {
+        let further = self.further.get(&seq).into_iter().flatten();
+        let mut all = self.first.get(&seq).into_iter().chain(further);
+        all.find(|settled| settled.msgid == msgid)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Settled> {
+        self.first.values().chain(self.further.values().flatten())
+    }
 }
 
 async fn follow(
@@ -178,19 +265,23 @@ async fn follow(
     corp: &CorpId,
     anchors: Vec<(Anchor, String)>,
     report: &mut Report,
-) -> Result<HashMap<u64, Known>, Failure> {
+) -> Result<Known, Failure> {
     let anchors = anchors
         .into_iter()
         .filter(|(anchor, _)| anchor.corp_id == *corp);
     let mut verifier = Verifier::new(corp.as_str(), anchors);
-    let mut rows = HashMap::new();
+    let mut known = Known {
+        fresh: now_ms().saturating_sub(FRESH.as_millis() as i64),
+        ..Known::default()
+    };
     reader
-        .read(corp, |step| match step {
-            Step::Pulled(entry) => verifier.entry(&entry),
-            Step::Settled(settled) => {
-                rows.insert(settled.seq, Known { settled });
+        .read(corp, |step| {
+            match &step {
+                Step::Pulled(entry) => verifier.entry(entry),
+                Step::Settled(_) => {}
+                Step::Unreadable => verifier.unreadable(),
             }
-            Step::Unreadable => verifier.unreadable(),
+            known.step(step);
         })
         .await?;
     let followed = verifier.finish();
@@ -201,62 +292,71 @@ async fn follow(
     for finding in followed.findings {
         report.add(finding);
     }
-    Ok(rows)
+    Ok(known)
+}
+
+/// What a place holds of a message.
+struct Row {
+    seq: u64,
+    msgid: Digest128,
+    digest: Digest128,
+}
+
+/// Which records every place must have by now.
+struct Due {
+    /// Up to this position, if it is known.
+    position: Option<u64>,
+    /// Pulled before this, milliseconds since the epoch, UTC.
+    before: i64,
 }
 
 /// The rows of one place against the ledger.
 struct Seen<'a> {
-    known: &'a HashMap<u64, Known>,
-    delivered: Option<u64>,
-    times: HashMap<u64, u32>,
+    known: &'a Known,
+    there: HashSet<(u64, Digest128)>,
     rows: u64,
 }
 
 impl<'a> Seen<'a> {
-    fn new(known: &'a HashMap<u64, Known>, delivered: Option<u64>) -> Self {
+    fn new(known: &'a Known) -> Self {
         Self {
             known,
-            delivered,
-            times: HashMap::new(),
+            there: HashSet::new(),
             rows: 0,
         }
     }
 
-    fn reset(&mut self) {
-        self.times.clear();
-        self.rows = 0;
-    }
-
     /// What is wrong with a row, if anything is.
-    fn row(&mut self, seq: u64, msgid: Digest128, row: Digest128) -> Option<Tampered> {
+    fn row(&mut self, row: &Row) -> Option<Tampered> {
         self.rows += 1;
-        let times = self.times.entry(seq).or_default();
-        *times += 1;
-        let Some(Known { settled }) = self.known.get(&seq) else {
-            return Some(Tampered::Inserted);
+        let first = self.there.insert((row.seq, row.msgid));
+        let Some(settled) = self.known.of(row.seq, row.msgid) else {
+            let position = self.known.first.contains_key(&row.seq);
+            return Some(if position {
+                Tampered::Changed
+            } else {
+                Tampered::Inserted
+            });
         };
         match settled.outcome {
-            _ if *times > 1 => Some(Tampered::Inserted),
-            _ if settled.msgid != msgid => Some(Tampered::Changed),
-            Outcome::Message if settled.row != row => Some(Tampered::Changed),
+            _ if !first => Some(Tampered::Inserted),
+            Outcome::Message if settled.row != row.digest => Some(Tampered::Changed),
             // A letter that was replayed: the ledger holds no digest of its row.
             Outcome::Message | Outcome::DeadLetter => None,
             Outcome::Duplicate => Some(Tampered::Inserted),
         }
     }
 
-    /// Messages without a row, ascending.
-    fn missed(&self) -> Vec<u64> {
-        let delivered = self.delivered.unwrap_or(u64::MAX);
-        let mut missed: Vec<u64> = self
+    /// Messages without a row, ascending, that should have one.
+    fn missed(&self, due: &Due) -> Vec<(u64, Digest128)> {
+        let position = due.position.unwrap_or(u64::MAX);
+        let pulled = |seq| self.known.pulled.get(&seq).copied().unwrap_or_default();
+        let mut missed: Vec<(u64, Digest128)> = self
             .known
-            .iter()
-            .filter(|(seq, known)| {
-                known.settled.outcome == Outcome::Message
-                    && **seq <= delivered
-                    && !self.times.contains_key(seq)
-            })
-            .map(|(seq, _)| *seq)
+            .all()
+            .filter(|settled| settled.outcome == Outcome::Message && settled.seq <= position)
+            .map(|settled| (settled.seq, settled.msgid))
+            .filter(|key| !self.there.contains(key) && pulled(key.0) < due.before)
             .collect();
         missed.sort_unstable();
         missed

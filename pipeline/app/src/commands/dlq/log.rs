@@ -58,13 +58,14 @@ impl Log {
 async fn within<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Failure> {
     match timeout(PATIENCE, work).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(fault)) if fault.class == FaultClass::Stop => Err(Failure::unreachable(format!(
+        Ok(Err(fault)) if fault.class == FaultClass::Refresh => Err(Failure::unreachable(format!(
             "{fault}; perhaps somebody else replays or drops dead letters just now: look with \
              `chatledger dlq list` and try again"
         ))),
         Ok(Err(fault)) => Err(Failure::unreachable(fault)),
         Err(_) => Err(Failure::unreachable(format!(
-            "the topic of dead letters was not read to its end within {PATIENCE:?}"
+            "the topic of dead letters was not read and written to its end within {PATIENCE:?}; what \
+             was asked for before is under way: `chatledger dlq list` shows what is left"
         ))),
     }
 }
