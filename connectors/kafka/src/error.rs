@@ -58,6 +58,9 @@ pub enum Error {
         /// The partition.
         partition: i32,
     },
+    /// A broker went away while this producer was in use: join anew.
+    #[error("a broker went away; what was written last is looked after first")]
+    Disturbed,
     /// A topic that is read outside any group has got more partitions.
     #[error("kafka topic {topic} has got more partitions")]
     Widened {
@@ -103,7 +106,9 @@ impl Classified for Error {
             Self::ReadOnly { .. } | Self::NotJoined { .. } | Self::Refused { .. } => {
                 return FaultClass::Stop;
             }
-            Self::NotHeld { .. } | Self::Widened { .. } => return FaultClass::Refresh,
+            Self::NotHeld { .. } | Self::Widened { .. } | Self::Disturbed => {
+                return FaultClass::Refresh;
+            }
             Self::Unsettled { .. } => return FaultClass::Retry,
             Self::Create { code, .. } => return class_of(*code),
             Self::Setup(source)

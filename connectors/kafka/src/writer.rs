@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tracing::error;
+use tracing::{debug, error, warn};
 
 use crate::{Brokers, Error, Out};
 
@@ -34,13 +35,31 @@ pub struct Writes {
 /// Positions of a group's topic that go with a transaction.
 pub(crate) type Positions<'a> = (&'a str, &'a [(i32, u64)], ConsumerGroupMetadata);
 
-/// Whether a record was not taken by its broker.
+/// What the client tells beside its answers.
 #[derive(Default)]
 struct Deliveries {
+    /// A record was not taken by its broker.
     failed: AtomicBool,
+    /// A broker went away.
+    disturbed: AtomicBool,
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // The only word of it: librdkafka makes no error of a connection that ends, and is silent
+        // about one that has idled.
+        if facility == "FAIL" && message.contains("in state UP") {
+            self.disturbed.store(true, Ordering::Relaxed);
+        }
+        match level {
+            RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
+                debug!(facility, message, "kafka producer");
+            }
+            RDKafkaLogLevel::Warning => warn!(facility, message, "kafka producer"),
+            _ => error!(facility, message, "kafka producer"),
+        }
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
@@ -98,6 +117,8 @@ impl Writer {
         ];
         let producer = brokers
             .client(&own)
+            // As much as tells of connections that end.
+            .set_log_level(RDKafkaLogLevel::Info)
             .create_with_context(Deliveries::default())
             .map_err(Error::Setup)?;
         Ok(Self {
@@ -112,6 +133,8 @@ impl Writer {
     /// is. `topic` is one the group has positions of.
     pub(crate) fn begin(&self, topic: &str) -> Result<(), Error> {
         let failed = |step| move |source| Error::Transaction { step, source };
+        let disturbed = &self.producer.context().disturbed;
+        disturbed.store(false, Ordering::Relaxed);
         let started = self.producer.init_transactions(TIMEOUT);
         started.map_err(failed("start"))?;
         let clearing = self.clear(topic);
@@ -183,6 +206,7 @@ impl Writer {
 
     fn transaction(&self, records: &[Out], positions: Option<Positions<'_>>) -> Result<(), Error> {
         let failed = |step| move |source| Error::Transaction { step, source };
+        self.undisturbed()?;
         self.producer.begin_transaction().map_err(failed("begin"))?;
         pass!(self, "begun");
         for record in records {
@@ -203,8 +227,21 @@ impl Writer {
             .map_err(failed("offsets"))?;
             pass!(self, "offsets_sent");
         }
+        // Once a broker has taken all of it, the transaction before it is over on every partition.
+        self.producer.flush(TIMEOUT).map_err(failed("write"))?;
+        self.undisturbed()?;
         again(|| self.producer.commit_transaction(TIMEOUT)).map_err(failed("commit"))?;
         pass!(self, "committed");
+        Ok(())
+    }
+
+    /// Refuses to go on after a broker went away: what was committed last may hang there (see
+    /// [`Writer::clear`]), and a commit on top of it would bring a part of it to light and move the
+    /// positions on. Begun again, the whole of it is rolled back and done once more.
+    fn undisturbed(&self) -> Result<(), Error> {
+        if self.producer.context().disturbed.load(Ordering::Relaxed) {
+            return Err(Error::Disturbed);
+        }
         Ok(())
     }
 

@@ -77,6 +77,18 @@ pub struct Pulled {
     pub parked: bool,
 }
 
+impl Pulled {
+    /// A record that the archive gives, and when it gave it first.
+    pub fn new(record: SealedRecord, at: i64) -> Self {
+        Self {
+            record,
+            at,
+            retry: None,
+            parked: false,
+        }
+    }
+}
+
 /// What became of one record, for the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fate {

@@ -164,10 +164,9 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
     let (mut ledger, mut recovered) =
         Ledger::open(&folder.join("ledger"), corp.corp_id.as_str(), start, WINDOW)?;
     let contact = Contact::in_folder(&folder);
-    // What was pulled and not delivered has to be given again, and may be older than the last answer.
-    let waiting = recovered.pulled.values().copied().min();
     let answered = contact.read()?.or(recovered.newest);
-    let answered = answered.map(|at| waiting.map_or(at, |waiting| at.min(waiting)));
+    // What was pulled and not delivered has to be given again, and may be older than that.
+    let answered = answered.min(recovered.waiting_since().or(answered));
     let gap = contact.close_gap(&mut ledger, start, answered, context.accept_gap)?;
     if let Some(source) = gap {
         let corp = corp.corp_id;
@@ -323,12 +322,7 @@ impl Processor {
             let now = now_ms();
             let pulled = records.into_iter().map(|record| {
                 let at = self.pulled.remove(&record.seq).unwrap_or(now);
-                Pulled {
-                    record,
-                    at,
-                    retry: None,
-                    parked: false,
-                }
+                Pulled::new(record, at)
             });
             for run in split(pulled.collect(), &self.boundaries) {
                 let Some(batch) = self.one(run).await? else {
@@ -383,7 +377,7 @@ impl Processor {
         Ok(())
     }
 
-    async fn one(&mut self, run: Vec<Pulled>) -> Result<Option<Arc<Batch>>, DriverError> {
+    async fn one(&mut self, mut run: Vec<Pulled>) -> Result<Option<Arc<Batch>>, DriverError> {
         let Some(mut state) = self.state.take() else {
             return Ok(None);
         };
@@ -391,17 +385,12 @@ impl Processor {
         let (corp_id, opener) = (self.corp_id.clone(), Arc::clone(&self.opener));
         let metrics = Arc::clone(&self.context.metrics);
         let (state, seen, processed) = tokio::task::spawn_blocking(move || {
-            let mut run = run;
             let seen: Vec<Seen> = run
                 .iter()
                 .map(|pulled| Seen::of(&pulled.record, pulled.at))
                 .collect();
             let parked = lock(&state.parked);
-            if !parked.remembered().is_empty() {
-                for pulled in &mut run {
-                    pulled.parked = parked.remembers(&pulled.record);
-                }
-            }
+            parked.mark(&mut run);
             let opener = Remembering {
                 corp_id: &corp_id,
                 opener: &*opener,
@@ -578,16 +567,14 @@ mod tests {
 
     #[test]
     fn runs_end_at_every_boundary() {
-        let pulled = |seq| Pulled {
-            record: SealedRecord {
+        let pulled = |seq| {
+            let record = SealedRecord {
                 corp_id: "ww1".into(),
                 seq,
                 msgid: "m".into(),
                 json: bytes::Bytes::new(),
-            },
-            at: 0,
-            retry: None,
-            parked: false,
+            };
+            Pulled::new(record, 0)
         };
         let seqs = |runs: Vec<Vec<Pulled>>| -> Vec<Vec<u64>> {
             runs.iter()

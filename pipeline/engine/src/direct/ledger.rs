@@ -94,6 +94,13 @@ pub struct Recovered {
     pub behind: HashSet<MsgHash>,
 }
 
+impl Recovered {
+    /// When the oldest record was pulled that is not delivered; `None` if all are.
+    pub fn waiting_since(&self) -> Option<i64> {
+        self.pulled.values().copied().min()
+    }
+}
+
 impl Ledger {
     /// Opens the ledger of a corp, ready to go on behind `position` (the lowest of the lanes).
     ///

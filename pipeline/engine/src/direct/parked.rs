@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use super::StateError;
 use crate::failpoint;
 use crate::letters::{Key, Letters, Place};
+use crate::stages::Pulled;
 
 /// File of the letters, below the corp's folder.
 pub const LETTERS: &str = "dead_letters.jsonl";
@@ -114,11 +115,17 @@ impl Parked {
         Ok(Some(letter))
     }
 
-    /// Whether a record is one that was parked, and comes again.
-    pub fn remembers(&self, record: &SealedRecord) -> bool {
-        let (corp, text) = (&record.corp_id, record.json_text());
-        let key = Key::new(corp, record.seq, &record.msgid, &text);
-        self.remembered.contains_key(&key)
+    /// Marks the records that were parked and come again.
+    pub fn mark(&self, run: &mut [Pulled]) {
+        if self.remembered.is_empty() {
+            return;
+        }
+        for pulled in run {
+            let record = &pulled.record;
+            let (corp, text) = (&record.corp_id, record.json_text());
+            let key = Key::new(corp, record.seq, &record.msgid, &text);
+            pulled.parked = self.remembered.contains_key(&key);
+        }
     }
 
     /// What is remembered of letters whose records come again.

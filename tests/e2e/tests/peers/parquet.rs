@@ -71,19 +71,30 @@ fn run(program: &str, words: &[&str], folder: &Path) {
     );
 }
 
-/// What goes wrong, and the word of the log that tells it.
-const TROUBLES: &[(fn(&Disk), fn(&Disk), &str)] = &[
-    (Disk::fill, Disk::clear, "No space left"),
-    (
-        |disk| disk.remount("remount,ro"),
-        |disk| disk.remount("remount,rw"),
-        "Read-only file system",
-    ),
-    (
-        |disk| disk.mode("a-w"),
-        |disk| disk.mode("a+w"),
-        "Permission denied",
-    ),
+/// What goes wrong and is put right again.
+struct Trouble {
+    begin: fn(&Disk),
+    end: fn(&Disk),
+    /// Of the log, which tells it.
+    word: &'static str,
+}
+
+const TROUBLES: &[Trouble] = &[
+    Trouble {
+        begin: Disk::fill,
+        end: Disk::clear,
+        word: "No space left",
+    },
+    Trouble {
+        begin: |disk| disk.remount("remount,ro"),
+        end: |disk| disk.remount("remount,rw"),
+        word: "Read-only file system",
+    },
+    Trouble {
+        begin: |disk| disk.mode("a-w"),
+        end: |disk| disk.mode("a+w"),
+        word: "Permission denied",
+    },
 ];
 
 async fn parquet_in_trouble(driver: Driver) {
@@ -100,7 +111,7 @@ async fn parquet_in_trouble(driver: Driver) {
     let mut run = tenant.chatledger_bound_by_modes("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
     all_delivered(&tenant, &endpoints).await;
-    for (begin, end, word) in TROUBLES {
+    for Trouble { begin, end, word } in TROUBLES {
         begin(&disk);
         let before = metric(&endpoints, ERRORS, SINK).await;
         tenant.append(100).await.unwrap();
