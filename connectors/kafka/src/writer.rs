@@ -195,6 +195,8 @@ impl Writer {
         records: &[Out],
         positions: Option<Positions<'_>>,
     ) -> Result<(), Error> {
+        // Before it is begun, there is nothing to roll back.
+        self.undisturbed()?;
         let result = self.transaction(records, positions);
         if result.is_err()
             && let Err(failure) = self.producer.abort_transaction(TIMEOUT)
@@ -206,7 +208,6 @@ impl Writer {
 
     fn transaction(&self, records: &[Out], positions: Option<Positions<'_>>) -> Result<(), Error> {
         let failed = |step| move |source| Error::Transaction { step, source };
-        self.undisturbed()?;
         self.producer.begin_transaction().map_err(failed("begin"))?;
         pass!(self, "begun");
         for record in records {
