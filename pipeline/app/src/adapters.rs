@@ -17,8 +17,8 @@ use chatledger_wecom::{Archive, DirectoryClient};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-pub use self::files::{FileMarks, FileWriter};
-pub use self::tables::{TableMarks, TableWriter};
+pub use self::files::{FileCheckpoints, FileWriter};
+pub use self::tables::{TableCheckpoints, TableWriter};
 
 fn wecom_fault(error: chatledger_wecom::Error) -> Fault {
     let pause = error.retry_after();

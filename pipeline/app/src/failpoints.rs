@@ -25,7 +25,7 @@ use tracing::warn;
 const VARIABLE: &str = "CHATLEDGER_FAILPOINTS";
 
 /// What the environment asks for.
-pub enum Asked {
+pub enum Requester {
     /// To go on, with the points armed.
     ToRun,
     /// The list, which has been printed.
@@ -51,14 +51,14 @@ struct Order<'a> {
 ///
 /// # Errors
 /// The variable is of another form, or names a point that is not there.
-pub fn arm() -> anyhow::Result<Asked> {
+pub fn arm() -> anyhow::Result<Requester> {
     let Ok(text) = std::env::var(VARIABLE) else {
-        return Ok(Asked::ToRun);
+        return Ok(Requester::ToRun);
     };
     if text == "list" {
         serde_json::to_writer(std::io::stdout(), ALL)?;
         writeln!(std::io::stdout())?;
-        return Ok(Asked::ForTheList);
+        return Ok(Requester::ForTheList);
     }
     for order in text.split(';').filter(|part| !part.is_empty()) {
         let order = parse(order)
@@ -72,7 +72,7 @@ pub fn arm() -> anyhow::Result<Asked> {
             }
         }
     }
-    Ok(Asked::ToRun)
+    Ok(Requester::ToRun)
 }
 
 fn parse(order: &str) -> Option<Order<'_>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chatledger_engine::fault::Fault;
 use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::kafka::{
-    Assigned, Event, Group, Join, LogRecord, OutRecord, Topic, process,
+    Assigned, GroupEvent, Group, Join, LogRecord, OutRecord, Topic, process,
 };
 use chatledger_kafka::{From, Member, Membership, Out, TopicSpec, Writes};
 use chatledger_schemas::TOPIC_SCHEMA;
@@ -38,13 +38,13 @@ pub enum Role {
     /// A follower of `[directory]`, outside any group.
     Follower,
     /// A reader of `[marks]`, outside any group.
-    Marks,
+    CheckpointStore,
     /// A reader of `[ledger]`, outside any group.
     Ledger,
     /// A reader of `[deadletter]` from its beginning, outside any group.
-    Letters,
+    DeadLetterIndex,
     /// The one that has dead letters tried again or done without.
-    Desk,
+    ControlInbox,
 }
 
 impl Names {
@@ -102,8 +102,8 @@ impl Names {
             Role::Follower => (Topic::Directory, None, From::Beginning, None),
             Role::Marks => (Topic::Marks, None, From::Beginning, None),
             Role::Ledger => (Topic::Ledger, None, From::Beginning, None),
-            Role::Letters => (Topic::DeadLetter, None, From::Beginning, None),
-            Role::Desk => {
+            Role::DeadLetterIndex => (Topic::DeadLetter, None, From::Beginning, None),
+            Role::ControlInbox => {
                 let writes = ("dlq".to_owned(), vec![Topic::Raw, Topic::DeadLetter]);
                 (Topic::DeadLetter, None, From::Beginning, Some(writes))
             }
@@ -134,8 +134,8 @@ impl Names {
     pub fn dead_letters(&self) -> DeadLetterLog {
         let names = self.clone();
         DeadLetterLog {
-            reader: self.join(&Role::Letters),
-            writer: self.join(&Role::Desk),
+            reader: self.join(&Role::DeadLetterIndex),
+            writer: self.join(&Role::ControlInbox),
             settled: Box::new(move || {
                 let names = names.clone();
                 async move {
@@ -199,11 +199,11 @@ struct Log {
 }
 
 impl Group for Log {
-    fn next(&self, wait: Duration) -> BoxFuture<'_, Result<Event, Fault>> {
+    fn next(&self, wait: Duration) -> BoxFuture<'_, Result<GroupEvent, Fault>> {
         async move {
             use chatledger_kafka::Event as E;
             Ok(match self.member.next(wait).await.map_err(Fault::new)? {
-                E::Assigned(taken) => Event::Assigned(
+                E::Assigned(taken) => GroupEvent::Assigned(
                     taken
                         .into_iter()
                         .map(|taken| Assigned {
@@ -213,8 +213,8 @@ impl Group for Log {
                         })
                         .collect(),
                 ),
-                E::Revoked(partitions) => Event::Revoked(partitions),
-                E::Record(record) => Event::Record(LogRecord {
+                E::Revoked(partitions) => GroupEvent::Revoked(partitions),
+                E::Record(record) => GroupEvent::Record(LogRecord {
                     corp_id: record.header("corp_id").unwrap_or_default().to_owned(),
                     seq: record
                         .header("seq")
@@ -230,8 +230,8 @@ impl Group for Log {
                     value: record.value,
                     timestamp: record.timestamp,
                 }),
-                E::End(partition) => Event::End(partition),
-                E::Idle => Event::Idle,
+                E::End(partition) => GroupEvent::End(partition),
+                E::Idle => GroupEvent::Idle,
             })
         }
         .boxed()

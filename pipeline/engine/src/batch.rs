@@ -1,23 +1,23 @@
-//! What the stages made of a run of consecutive records.
+//! The rows made from a run of consecutive records, and the range they cover.
 
 use chatledger_schemas::ledger::Anchor;
 use chatledger_schemas::{DeadLetter, DeadLetterEvent, Message, Violation};
 
-/// A run of consecutive positions in a log and an order-independent digest of what stood there.
+/// A range of positions in a log, with an order-independent digest of the records in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Extent {
-    /// First position in it.
+pub struct BatchRange {
+    /// First position.
     pub first: u64,
-    /// Last position in it.
+    /// Last position.
     pub last: u64,
-    /// How many records there are between the two; positions need not be dense.
+    /// Number of records between the two; positions need not be dense.
     pub records: u64,
-    /// Sum over hashes of the records' positions and ids: the same records, the same digest.
+    /// Sum of hashes of the records' positions and ids: the same records give the same digest.
     pub digest: u64,
 }
 
-impl Extent {
-    /// The extent of one record.
+impl BatchRange {
+    /// The range of one record.
     pub fn of(position: u64, id: &str) -> Self {
         let digest = xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), position);
         Self {
@@ -28,15 +28,15 @@ impl Extent {
         }
     }
 
-    /// Grows by an extent that follows.
+    /// Appends the range that follows.
     pub fn extend(&mut self, next: Self) {
-        debug_assert!(next.first > self.last, "extents follow each other");
+        debug_assert!(next.first > self.last, "ranges must ascend");
         self.last = next.last;
         self.records += next.records;
         self.digest = self.digest.wrapping_add(next.digest);
     }
 
-    /// The extent of several records in ascending order; `None` if there are none.
+    /// The range of several records in ascending order; `None` if there are none.
     pub fn over<'a>(records: impl IntoIterator<Item = (u64, &'a str)>) -> Option<Self> {
         let mut whole: Option<Self> = None;
         for (position, id) in records {
@@ -48,30 +48,38 @@ impl Extent {
         }
         whole
     }
+
+    /// The name under which a repeated write changes nothing. Names of one log sort by position.
+    pub fn name(&self, log: &str) -> String {
+        format!(
+            "{log}-{:020}-{:020}-{:016x}",
+            self.first, self.last, self.digest
+        )
+    }
 }
 
-/// The rows of an extent, in ascending position.
+/// Rows of one range, in ascending position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// What it covers, duplicates and dead letters included.
-    pub extent: Extent,
-    /// Messages that were opened.
+    /// Range covered, including duplicates and dead letters.
+    pub range: BatchRange,
+    /// Opened messages.
     pub messages: Vec<Message>,
-    /// Rules they broke.
+    /// Rule violations in them.
     pub violations: Vec<Violation>,
     /// Records that could not be opened.
     pub dead_letters: Vec<DeadLetter>,
-    /// The hash chain at records in it.
+    /// Links of the hash chain at records in the range.
     pub anchors: Vec<Anchor>,
-    /// What was done about dead letters.
+    /// Events of dead letters.
     pub events: Vec<DeadLetterEvent>,
 }
 
 impl Batch {
-    /// A batch without rows.
-    pub fn empty(extent: Extent) -> Self {
+    /// Creates a batch without rows.
+    pub fn empty(range: BatchRange) -> Self {
         Self {
-            extent,
+            range,
             messages: Vec::new(),
             violations: Vec::new(),
             dead_letters: Vec::new(),
@@ -80,7 +88,7 @@ impl Batch {
         }
     }
 
-    /// Rows of all tables together.
+    /// Total number of rows.
     pub fn rows(&self) -> usize {
         self.messages.len() + self.violations.len() + self.dead_letters.len() + self.events.len()
     }

@@ -5,7 +5,7 @@ use chatledger_schemas::ledger::{Digest128, Entry, Link, digest_of};
 
 /// What the chain is over, of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct ChainInput {
     /// Position in the corp's archive.
     pub seq: u64,
     /// When it was pulled first, milliseconds since the epoch, UTC.
@@ -16,7 +16,7 @@ pub struct Seen {
     pub sealed: Digest128,
 }
 
-impl Seen {
+impl ChainInput {
     /// Digests a record.
     pub fn of(record: &SealedRecord, at: i64) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl Chain {
     }
 
     /// Adds a record.
-    pub fn record(&mut self, seen: &Seen) -> Entry {
+    pub fn record(&mut self, seen: &ChainInput) -> Entry {
         self.step(seen, false)
     }
 
@@ -66,7 +66,7 @@ impl Chain {
         sealed[..8].copy_from_slice(&silent_since.to_le_bytes());
         let msgid = [0; 16];
         self.step(
-            &Seen {
+            &ChainInput {
                 seq,
                 at,
                 msgid,
@@ -76,8 +76,8 @@ impl Chain {
         )
     }
 
-    fn step(&mut self, seen: &Seen, gap: bool) -> Entry {
-        let Seen {
+    fn step(&mut self, seen: &ChainInput, gap: bool) -> Entry {
+        let ChainInput {
             seq,
             at,
             msgid,
@@ -99,7 +99,7 @@ impl Chain {
     /// The same entry at this place of the chain.
     pub fn again(&mut self, entry: &Entry) -> Entry {
         self.step(
-            &Seen {
+            &ChainInput {
                 seq: entry.seq,
                 at: entry.at,
                 msgid: entry.msgid,

@@ -1,11 +1,18 @@
-//! Carries a lane's decisions out: gathers a cut, writes it down, writes it, moves the position.
+//! Carries out what a lane decides: gathers an open batch and delivers it to the sink.
 //!
-//! One [`Delivery`] is one lane into one sink. It never gives up on a write and never drops a row:
-//! a failing sink is asked again with growing pauses until it answers or the process is told to
-//! stop. What has not been confirmed by then is repeated at the next start. Whatever is sent to the
-//! sink later than a moment after the cut was written down is sent only when it has been written
-//! down once more: a journal that refuses tells that the lane has gone to somebody else while this
-//! process waited or was stopped.
+//! One [`Delivery`] is one lane into one sink. [`Delivery::flush`] delivers the open batch in four
+//! steps; `pipeline/DELIVERY.md` uses the same numbers:
+//!
+//! 1. Record the pending batch in the journal.
+//! 2. Write the rows under the range's name.
+//! 3. Store the sink checkpoint beside the rows (kafka driver only).
+//! 4. Save the new position in the journal.
+//!
+//! A delivery never gives up on a write and never drops a row: it retries with growing pauses until
+//! the sink acknowledges or the process is told to stop. The next start repeats what was not
+//! acknowledged. Before each write that begins more than [`FRESH`] after the pending batch was
+//! recorded, step 1 is repeated: a journal that refuses means that another process owns the lane
+//! now, and nothing may be written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,36 +22,35 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchRange};
 use crate::failpoint;
-use crate::fault::{Backoff, Fault};
-use crate::lane::{Checkpoint, Cut, Lane, Offer};
-use crate::mark::Mark;
+use crate::fault::{Fault, Retry};
+use crate::lane::{Closed, Lane, LaneCheckpoint, Offer};
 use crate::metrics::Metrics;
-use crate::ports::{Attempt, CutWriter, Journal, Marks};
+use crate::ports::{BatchWriter, CheckpointStore, Journal, WriteAttempt};
+use crate::sink::{Limits, Sink};
+use crate::sink_checkpoint::SinkCheckpoint;
 
-/// A cut written down within this time is the lane's still: no group gives a partition away sooner.
+/// A pending batch recorded within this time still belongs to this process: no group moves a
+/// partition faster.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// When a cut is complete.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Rows after which it is written.
-    pub rows: usize,
-    /// Bytes in memory after which it is written.
-    pub bytes: usize,
-    /// Time after its first row after which it is written.
-    pub interval: Duration,
-}
-
-/// What became of an attempt to write.
+/// The result of [`Delivery::flush`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flushed {
     /// The sink holds everything up to this position.
     Delivered(u64),
     /// There was nothing to write.
     Nothing,
-    /// The process is stopping; the rows will come again.
+    /// The process is stopping; the next start reads the rows again.
+    Cancelled,
+}
+
+/// Whether a step was completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Done,
+    /// The process is stopping.
     Cancelled,
 }
 
@@ -54,56 +60,72 @@ pub struct Delivery {
     log: String,
     lane: Lane,
     limits: Limits,
-    writer: Box<dyn CutWriter>,
-    marks: Option<Arc<dyn Marks>>,
-    /// Digest of the last record taken, for the mark.
-    witness: u64,
+    writer: Box<dyn BatchWriter>,
+    checkpoints: Option<Arc<dyn CheckpointStore>>,
     metrics: Arc<Metrics>,
+    open: OpenBatch,
+}
+
+/// What the delivery knows about the open batch.
+#[derive(Debug)]
+struct OpenBatch {
     rows: usize,
-    newest: i64,
-    opened: Option<Instant>,
+    /// Time of the newest message, milliseconds since the epoch, UTC.
+    newest: Option<i64>,
+    /// Fingerprint of the last record, for the sink checkpoint.
+    fingerprint: u64,
+    /// When its first rows arrived.
+    since: Option<Instant>,
     close_now: bool,
 }
 
+/// A batch that is being written: what a retry needs to know.
+struct Write {
+    range: BatchRange,
+    attempt: WriteAttempt,
+    /// When the journal last confirmed the pending batch; `None` before and after a failure.
+    recorded: Option<Instant>,
+}
+
 impl Delivery {
-    /// Takes up a lane where its journal left it. `log` names the lane in the names of its cuts.
+    /// Resumes a lane from its journal. `log` names the lane in the names of its batches.
     pub fn resume(
-        sink: &'static str,
+        sink: &Sink,
         log: String,
-        checkpoint: Checkpoint,
-        limits: Limits,
-        writer: Box<dyn CutWriter>,
+        checkpoint: LaneCheckpoint,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            sink,
+            sink: sink.name,
             log,
             lane: Lane::resume(checkpoint),
-            limits,
-            writer,
-            marks: None,
-            witness: 0,
+            limits: sink.limits,
+            writer: sink.writer(),
+            checkpoints: None,
             metrics,
-            rows: 0,
-            newest: i64::MIN,
-            opened: None,
-            close_now: false,
+            open: OpenBatch {
+                rows: 0,
+                newest: None,
+                fingerprint: 0,
+                since: None,
+                close_now: false,
+            },
         }
     }
 
-    /// Keeps a mark beside the rows with each cut.
+    /// Stores a sink checkpoint with each batch (step 3).
     #[must_use]
-    pub fn marked(mut self, marks: Arc<dyn Marks>) -> Self {
-        self.marks = Some(marks);
+    pub fn with_checkpoints(mut self, checkpoints: Arc<dyn CheckpointStore>) -> Self {
+        self.checkpoints = Some(checkpoints);
         self
     }
 
-    /// Says what the last record of the last batch taken was: the mark will name it.
-    pub fn ends_with(&mut self, witness: u64) {
-        self.witness = witness;
+    /// Sets the fingerprint of the last record taken, for the sink checkpoint.
+    pub fn set_fingerprint(&mut self, fingerprint: u64) {
+        self.open.fingerprint = fingerprint;
     }
 
-    /// Bytes the open cut holds in memory.
+    /// Bytes of memory that the open batch uses.
     pub fn bytes(&self) -> usize {
         self.writer.bytes()
     }
@@ -113,220 +135,269 @@ impl Delivery {
         &self.lane
     }
 
-    /// Offers a batch; false if the open cut has to be written before it can be taken.
+    /// Offers a batch; false if the open batch must be flushed first.
     ///
     /// # Errors
-    /// The rows cannot be gathered.
+    /// The writer cannot gather the rows.
     pub async fn push(&mut self, batch: &Arc<Batch>) -> Result<bool, Fault> {
-        match self.lane.offer(batch.extent) {
+        match self.lane.offer(batch.range) {
             Offer::Skip => return Ok(true),
             Offer::CloseFirst => {
-                self.close_now = true;
+                self.open.close_now = true;
                 return Ok(false);
             }
             Offer::Take => {}
-            Offer::TakeAndClose => self.close_now = true,
+            Offer::TakeAndClose => self.open.close_now = true,
         }
         self.writer.append(Arc::clone(batch)).await?;
-        self.rows += batch.rows();
+        self.open.rows += batch.rows();
         let newest = batch.messages.iter().map(|message| message.msgtime).max();
-        self.newest = self.newest.max(newest.unwrap_or(i64::MIN));
+        self.open.newest = self.open.newest.max(newest);
+        self.open.since.get_or_insert_with(Instant::now);
         self.metrics.sink_pending(self.sink, batch.rows() as i64);
-        self.opened.get_or_insert_with(Instant::now);
         Ok(true)
     }
 
     /// Time of the newest message offered so far, milliseconds since the epoch, UTC.
     pub fn newest(&self) -> Option<i64> {
-        (self.newest != i64::MIN).then_some(self.newest)
+        self.open.newest
     }
 
-    /// When the open cut has to be written at the latest; `None` while there is none, or while one
-    /// is being repeated (it ends where it ended before, whenever that is).
+    /// The latest time to flush the open batch. `None` while there is none, and while a pending
+    /// batch is repeated: it ends where it ended before, however long that takes.
     pub fn deadline(&self) -> Option<Instant> {
         if self.lane.repeating().is_some() {
             return None;
         }
-        Some(self.opened? + self.limits.interval)
+        Some(self.open.since? + self.limits.interval)
     }
 
-    /// Whether the open cut has to be written now.
+    /// Whether the open batch must be flushed now.
     pub fn is_due(&self) -> bool {
         if self.lane.open().is_none() {
             return false;
         }
-        if self.close_now {
+        if self.open.close_now {
             return true;
         }
+        let past = |deadline| Instant::now() >= deadline;
         self.lane.repeating().is_none()
-            && (self.rows >= self.limits.rows
+            && (self.open.rows >= self.limits.rows
                 || self.writer.bytes() >= self.limits.bytes
-                || self
-                    .deadline()
-                    .is_some_and(|deadline| Instant::now() >= deadline))
+                || self.deadline().is_some_and(past))
     }
 
-    /// Writes the open cut down, writes it, keeps the mark, and moves the position.
+    /// Delivers the open batch in the four steps described in the module documentation.
     ///
     /// # Errors
-    /// The journal refuses: somebody else has taken the lane over, so nothing may be written.
+    /// The journal refuses because another process owns the lane. Nothing is written after that.
     pub async fn flush(
         &mut self,
         journal: &mut dyn Journal,
         cancel: &CancellationToken,
     ) -> Result<Flushed, Fault> {
+        let started = Instant::now();
         let repeated = self.lane.repeating();
-        let Some((cut, write_down)) = self.lane.close() else {
+        let Some(closed) = self.lane.close() else {
             return Ok(Flushed::Nothing);
         };
-        if write_down && let Some(repeated) = repeated {
-            error!(
-                sink = self.sink,
-                log = self.log,
-                first = repeated.first,
-                last = repeated.last,
-                "the log does not give the records of the last cut again; writing what it gives"
-            );
-        }
-        let mut attempt = Attempt::First;
-        if let Some(Cut { first, last, .. }) = repeated {
-            info!(
-                sink = self.sink,
-                log = self.log,
-                first,
-                last,
-                "repeating the last cut"
-            );
-            attempt = Attempt::Again;
-        }
-        let started = Instant::now();
-        let mut saved = None;
-        if write_down {
-            let checkpoint = Checkpoint {
-                position: self.lane.position(),
-                cut: Some(cut),
-            };
-            if !save(self.sink, journal, checkpoint, cancel).await? {
-                return Ok(Flushed::Cancelled);
-            }
-            saved = Some(Instant::now());
-        }
-        if !self.write(&cut, attempt, saved, journal, cancel).await? {
+        self.log_repeat(repeated, closed);
+        let mut write = Write {
+            range: closed.range,
+            attempt: match repeated {
+                Some(_) => WriteAttempt::Repeat,
+                None => WriteAttempt::First,
+            },
+            recorded: None,
+        };
+        // 1. A pending batch that is repeated is in the journal already.
+        if closed.record_first && self.record(&mut write, journal, cancel).await? == Step::Cancelled
+        {
             return Ok(Flushed::Cancelled);
         }
-        let checkpoint = self.lane.delivered(cut);
-        if !save(self.sink, journal, checkpoint, cancel).await? {
+        // 2.
+        if self.write_rows(&mut write, journal, cancel).await? == Step::Cancelled {
             return Ok(Flushed::Cancelled);
         }
-
-        self.metrics.stage(self.sink, started.elapsed());
-        self.metrics.sink_wrote(self.sink, self.rows);
-        self.metrics.sink_pending(self.sink, -(self.rows as i64));
-        self.rows = 0;
-        self.opened = None;
-        self.close_now = false;
+        // 3.
+        if self.store_checkpoint(&mut write, journal, cancel).await? == Step::Cancelled {
+            return Ok(Flushed::Cancelled);
+        }
+        // 4.
+        let position = self.lane.delivered(write.range);
+        if save(self.sink, journal, position, cancel).await? == Step::Cancelled {
+            return Ok(Flushed::Cancelled);
+        }
+        self.finish(started);
         Ok(Flushed::Delivered(self.lane.position()))
     }
 
-    /// Asks the sink until it has answered; false if the process is stopping before that.
-    async fn write(
+    fn log_repeat(&self, repeated: Option<BatchRange>, closed: Closed) {
+        let Some(BatchRange { first, last, .. }) = repeated else {
+            return;
+        };
+        let (sink, log) = (self.sink, &self.log);
+        if closed.record_first {
+            error!(
+                sink,
+                log,
+                first,
+                last,
+                "the log no longer returns the records of the pending batch; writing the records it returns"
+            );
+        }
+        info!(sink, log, first, last, "repeating the pending batch");
+    }
+
+    /// Step 1: records the pending batch.
+    async fn record(
         &mut self,
-        cut: &Cut,
-        mut attempt: Attempt,
-        mut saved: Option<Instant>,
+        write: &mut Write,
         journal: &mut dyn Journal,
         cancel: &CancellationToken,
-    ) -> Result<bool, Fault> {
-        let sink = self.sink;
-        let checkpoint = Checkpoint {
+    ) -> Result<Step, Fault> {
+        let checkpoint = LaneCheckpoint {
             position: self.lane.position(),
-            cut: Some(*cut),
+            pending: Some(write.range),
         };
-        let mark = Mark {
-            position: cut.last,
-            witness: self.witness,
-        };
-        let mut backoff = Backoff::default();
-        let mut rows_are_in = false;
+        let step = save(self.sink, journal, checkpoint, cancel).await?;
+        write.recorded = Some(Instant::now());
+        Ok(step)
+    }
+
+    /// Repeats step 1 if the last time was too long ago.
+    async fn confirm(
+        &mut self,
+        write: &mut Write,
+        journal: &mut dyn Journal,
+        cancel: &CancellationToken,
+    ) -> Result<Step, Fault> {
+        match write.recorded {
+            Some(at) if at.elapsed() < FRESH => Ok(Step::Done),
+            _ => self.record(write, journal, cancel).await,
+        }
+    }
+
+    /// Step 2: writes the rows until the sink acknowledges them.
+    async fn write_rows(
+        &mut self,
+        write: &mut Write,
+        journal: &mut dyn Journal,
+        cancel: &CancellationToken,
+    ) -> Result<Step, Fault> {
+        let mut retry = Retry::new(cancel);
         loop {
-            if saved.is_none_or(|saved| saved.elapsed() >= FRESH) {
-                if !save(sink, journal, checkpoint, cancel).await? {
-                    return Ok(false);
-                }
-                saved = Some(Instant::now());
+            if self.confirm(write, journal, cancel).await? == Step::Cancelled {
+                return Ok(Step::Cancelled);
             }
-            let written = if !rows_are_in {
-                self.writer.write(&self.log, cut, attempt).await
-            } else if let Some(marks) = &self.marks {
-                match failpoint::pass(sink, "rows_written") {
-                    Ok(()) => marks.keep(&self.log, mark).await,
-                    Err(injected) => Err(injected.into()),
-                }
-            } else {
-                return Ok(true);
-            };
+            let written = self
+                .writer
+                .write(&self.log, &write.range, write.attempt)
+                .await;
             let Err(fault) = written else {
-                if rows_are_in {
-                    return Ok(true);
-                }
-                rows_are_in = true;
-                continue;
+                return Ok(Step::Done);
             };
-            saved = None;
-            attempt = Attempt::Again;
-            self.metrics.sink_failed(sink, fault.class);
-            let pause = backoff.pause(&fault, rand::random());
-            let class = fault.class.as_str();
-            warn!(sink, class, error = %fault, ?pause, "write failed; the rows are kept");
-            tokio::select! {
-                () = cancel.cancelled() => return Ok(false),
-                () = tokio::time::sleep(pause) => {}
+            if !self.wait(&mut retry, write, &fault).await {
+                return Ok(Step::Cancelled);
             }
         }
+    }
+
+    /// Step 3: stores the sink checkpoint until the sink acknowledges it.
+    async fn store_checkpoint(
+        &mut self,
+        write: &mut Write,
+        journal: &mut dyn Journal,
+        cancel: &CancellationToken,
+    ) -> Result<Step, Fault> {
+        let Some(checkpoints) = self.checkpoints.clone() else {
+            return Ok(Step::Done);
+        };
+        let checkpoint = SinkCheckpoint {
+            position: write.range.last,
+            fingerprint: self.open.fingerprint,
+        };
+        let mut retry = Retry::new(cancel);
+        loop {
+            if self.confirm(write, journal, cancel).await? == Step::Cancelled {
+                return Ok(Step::Cancelled);
+            }
+            let stored = match failpoint::pass(self.sink, "rows_written") {
+                Ok(()) => checkpoints.store(&self.log, checkpoint).await,
+                Err(injected) => Err(injected.into()),
+            };
+            let Err(fault) = stored else {
+                return Ok(Step::Done);
+            };
+            if !self.wait(&mut retry, write, &fault).await {
+                return Ok(Step::Cancelled);
+            }
+        }
+    }
+
+    /// Waits after a failed write; false if the process is stopping.
+    async fn wait(&mut self, retry: &mut Retry<'_>, write: &mut Write, fault: &Fault) -> bool {
+        write.recorded = None;
+        write.attempt = WriteAttempt::Repeat;
+        let (sink, class) = (self.sink, fault.class.as_str());
+        self.metrics.sink_failed(sink, fault.class);
+        let log = |pause| warn!(sink, class, error = %fault, ?pause, "write failed; retrying");
+        retry.wait(fault, log).await
+    }
+
+    fn finish(&mut self, started: Instant) {
+        self.metrics.stage(self.sink, started.elapsed());
+        self.metrics.sink_wrote(self.sink, self.open.rows);
+        self.metrics
+            .sink_pending(self.sink, -(self.open.rows as i64));
+        self.open.rows = 0;
+        self.open.since = None;
+        self.open.close_now = false;
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.metrics.sink_pending(self.sink, -(self.rows as i64));
+        self.metrics
+            .sink_pending(self.sink, -(self.open.rows as i64));
     }
 }
 
-/// Saves until the journal has it; false if the process is stopping before that. A journal that
-/// refuses for good (the lane has a new owner) is an error.
+/// Saves a checkpoint until the journal has it.
+///
+/// # Errors
+/// The journal refuses permanently: another process owns the lane.
 async fn save(
     sink: &'static str,
     journal: &mut dyn Journal,
-    checkpoint: Checkpoint,
+    checkpoint: LaneCheckpoint,
     cancel: &CancellationToken,
-) -> Result<bool, Fault> {
-    let mut backoff = Backoff::default();
+) -> Result<Step, Fault> {
+    let mut retry = Retry::new(cancel);
     loop {
         let fault = match save_once(sink, journal, checkpoint).await {
-            Ok(()) => return Ok(true),
+            Ok(()) => return Ok(Step::Done),
             Err(fault) if matches!(fault.class, FaultClass::Stop | FaultClass::Refresh) => {
                 return Err(fault);
             }
             Err(fault) => fault,
         };
-        let pause = backoff.pause(&fault, rand::random());
-        warn!(sink, error = %fault, ?pause, "position cannot be saved; waiting");
-        tokio::select! {
-            () = cancel.cancelled() => return Ok(false),
-            () = tokio::time::sleep(pause) => {}
+        let log = |pause| warn!(sink, error = %fault, ?pause, "cannot save the position; retrying");
+        if !retry.wait(&fault, log).await {
+            return Ok(Step::Cancelled);
         }
     }
 }
 
-/// Saves, with the fail points before and after.
+/// Saves once, with the fail points before and after.
 async fn save_once(
     sink: &'static str,
     journal: &mut dyn Journal,
-    checkpoint: Checkpoint,
+    checkpoint: LaneCheckpoint,
 ) -> Result<(), Fault> {
-    let [before, after] = match checkpoint.cut {
-        Some(_) => ["cut_gathered", "cut_written"],
-        None => ["cut_delivered", "position_saved"],
+    let [before, after] = match checkpoint.pending {
+        Some(_) => ["batch_gathered", "batch_recorded"],
+        None => ["batch_delivered", "position_saved"],
     };
     failpoint::pass(sink, before)?;
     journal.save(checkpoint).await?;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::direct::write_whole;
-use crate::fault::{Fault, until_done};
+use crate::fault::{Fault, retry};
 use crate::ports::{DirectorySink, DirectorySource};
 use crate::shared::{Current, Progress, WantedRooms};
 
@@ -22,7 +22,7 @@ pub struct DirectorySync {
     pub corp_id: CorpId,
     /// Where the directory is read.
     pub source: Arc<dyn DirectorySource>,
-    /// Where its rows go; each is asked until it has them.
+    /// Where its rows go; each is requester until it has them.
     pub sinks: Vec<Arc<dyn DirectorySink>>,
     /// What the stages read.
     pub current: Arc<Current<Directory>>,
@@ -40,7 +40,7 @@ pub struct DirectorySync {
 
 impl DirectorySync {
     /// Runs until stopped. `first` turns true after the first sync has been published to the
-    /// stages. On the way out, rooms that messages have named meanwhile are asked for once more.
+    /// stages. On the way out, rooms that messages have named meanwhile are requester for once more.
     pub async fn run(self, first: watch::Sender<bool>, stop: CancellationToken) {
         let mut latest = self.last.clone();
         if latest.taken_at > 0 {
@@ -76,7 +76,7 @@ impl DirectorySync {
         let wanted = self.wanted.list();
         let attempt = || self.source.sync(&wanted, &latest.rooms);
         let fresh = tokio::select! {
-            fresh = until_done(stop, report, attempt) => fresh?,
+            fresh = retry(stop, report, attempt) => fresh?,
             () = stop.cancelled() => return None,
         };
         self.wanted.remove(&wanted);
@@ -99,7 +99,7 @@ impl DirectorySync {
                 warn!(corp = %self.corp_id, class, error = %fault, ?pause, "directory not stored");
             };
             let attempt = || sink.store(&self.corp_id, latest.taken_at, &rows);
-            if until_done(stop, report, attempt).await.is_none() {
+            if retry(stop, report, attempt).await.is_none() {
                 return false;
             }
         }

@@ -1,4 +1,4 @@
-//! What went wrong outside, and how long to wait before the next attempt.
+//! Failures of other systems, and how long to wait before the next attempt.
 
 use std::fmt;
 use std::future::Future;
@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failpoint::Injected;
 
-/// A failure of somebody else's system, already classified by the connector it came from.
+/// A failure of another system, classified by the connector that reported it.
 #[derive(Debug)]
 pub struct Fault {
     /// What to do about it.
     pub class: FaultClass,
-    /// How long the peer asked to be left alone, if it said so.
+    /// How long the peer requester to be left alone, if it said so.
     pub retry_after: Option<Duration>,
     source: Box<dyn std::error::Error + Send + Sync>,
 }
@@ -29,14 +29,14 @@ impl Fault {
         }
     }
 
-    /// The same, with a pause the peer asked for.
+    /// The same, with a pause the peer requester for.
     #[must_use]
     pub fn after(mut self, pause: Option<Duration>) -> Self {
         self.retry_after = pause;
         self
     }
 
-    /// A failure of this machine: the state folder cannot be written, a worker died.
+    /// Wraps a failure of this machine: the state folder cannot be written, a worker thread died.
     pub fn local(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self {
             class: FaultClass::Retry,
@@ -54,20 +54,14 @@ impl From<Injected> for Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.source)?;
-        let mut cause = self.source.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        f.write_str(&error_chain(&*self.source))
     }
 }
 
 impl std::error::Error for Fault {}
 
-/// Growing pauses between attempts: doubles from 100 ms to 30 s, the upper half of each at random,
-/// so that many processes do not return at the same moment.
+/// Growing pauses between attempts: doubles from 100 ms to 30 s. The upper half of each pause is
+/// random, so that many processes do not return at the same moment.
 #[derive(Debug, Default)]
 pub struct Backoff {
     attempts: u32,
@@ -76,15 +70,15 @@ pub struct Backoff {
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(30);
-    /// A refusal is not cured by asking again soon.
+    /// A refusal does not go away by asking again soon.
     const REFUSED: Duration = Duration::from_secs(60);
 
-    /// How often it has been asked since the last success.
+    /// Number of failures since the last success.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The pause before the next attempt; `random` lies in 0..1.
+    /// The pause before the next attempt; `random` is in 0..1.
     pub fn pause(&mut self, fault: &Fault, random: f64) -> Duration {
         let doubled = Self::FIRST
             .saturating_mul(1 << self.attempts.min(10))
@@ -105,28 +99,82 @@ impl Backoff {
     }
 }
 
-/// Repeats an operation until it succeeds or the token is cancelled; each failure is reported.
-pub async fn until_done<T, F>(
+/// A loop of attempts: waits between them and ends when the process is told to stop.
+#[derive(Debug)]
+pub struct Retry<'a> {
+    backoff: Backoff,
+    cancel: &'a CancellationToken,
+}
+
+impl<'a> Retry<'a> {
+    /// Starts a loop that ends early when `cancel` is cancelled.
+    pub fn new(cancel: &'a CancellationToken) -> Self {
+        Self {
+            backoff: Backoff::default(),
+            cancel,
+        }
+    }
+
+    /// Waits before the next attempt; `log` receives the pause. False if the process is told to
+    /// stop meanwhile.
+    pub async fn wait(&mut self, fault: &Fault, log: impl FnOnce(Duration)) -> bool {
+        let pause = self.backoff.pause(fault, jitter());
+        log(pause);
+        sleep_unless(self.cancel, pause).await
+    }
+
+    /// Forgets past failures.
+    pub fn succeeded(&mut self) {
+        self.backoff.reset();
+    }
+}
+
+/// Sleeps; false if `cancel` is cancelled first.
+pub async fn sleep_unless(cancel: &CancellationToken, pause: Duration) -> bool {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => false,
+        () = tokio::time::sleep(pause) => true,
+    }
+}
+
+/// Repeats an operation until it succeeds; `log` receives each fault and the pause after it. `None`
+/// if the process is told to stop meanwhile.
+pub async fn retry<T, F>(
     cancel: &CancellationToken,
-    mut report: impl FnMut(&Fault, Duration),
+    mut log: impl FnMut(&Fault, Duration),
     mut operation: impl FnMut() -> F,
 ) -> Option<T>
 where
     F: Future<Output = Result<T, Fault>>,
 {
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new(cancel);
     loop {
         let fault = match operation().await {
             Ok(value) => return Some(value),
             Err(fault) => fault,
         };
-        let pause = backoff.pause(&fault, rand::random());
-        report(&fault, pause);
-        tokio::select! {
-            () = cancel.cancelled() => return None,
-            () = tokio::time::sleep(pause) => {}
+        if !retry.wait(&fault, |pause| log(&fault, pause)).await {
+            return None;
         }
     }
+}
+
+/// A random number in 0..1, for pauses.
+fn jitter() -> f64 {
+    rand::random()
+}
+
+/// An error with its causes, outermost first.
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]
@@ -141,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_a_bound_and_start_again_after_success() {
+    fn pauses_grow_to_a_limit_and_start_again_after_success() {
         let mut backoff = Backoff::default();
         let retry = fault(FaultClass::Retry);
         let pauses: Vec<_> = (0..12)
@@ -154,10 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_names_a_pause_gets_it_and_a_refusal_a_long_one() {
+    fn pause_requested_by_the_peer_is_kept_and_a_refusal_waits_long() {
         let mut backoff = Backoff::default();
-        let asked = fault(FaultClass::SlowDown).after(Some(Duration::from_secs(42)));
-        assert_eq!(backoff.pause(&asked, 0.5), Duration::from_secs(42));
+        let requester = fault(FaultClass::SlowDown).after(Some(Duration::from_secs(42)));
+        assert_eq!(backoff.pause(&requester, 0.5), Duration::from_secs(42));
         let refused = fault(FaultClass::Stop);
         let last = (0..5).map(|_| backoff.pause(&refused, 0.5)).last();
         assert_eq!(last, Some(Duration::from_secs(60)));

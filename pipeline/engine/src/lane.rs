@@ -1,78 +1,86 @@
-//! Decides what a sink writes, what it writes down before, and what it repeats after a crash.
+//! Decides what a sink writes, what it records before writing, and what it writes again after a
+//! crash.
 //!
 //! # The guarantee
 //! A *lane* is one log (a corp's archive by `seq`, or a Kafka partition by offset) on its way into
-//! one sink. Its *position* says: everything up to here is in the sink. Before a lane writes rows it
-//! writes down the exact *cut* it is about to write; after the sink has answered, the new position
-//! replaces the cut.
+//! one sink. Its *position* says: everything up to here is in the sink. Before a lane writes rows,
+//! it records the exact range it is about to write, the *pending batch*. After the sink has
+//! acknowledged the rows, the new position replaces the pending batch.
 //!
-//! | died | found at the next start | what happens |
+//! | the process dies | the journal holds | what the next start does |
 //! |---|---|---|
-//! | before the cut was written down | position | nothing had been written; rows are cut anew |
-//! | after it, before or in the write | position and cut | exactly the cut is written again |
-//! | after the write, before the position | position and cut | exactly the cut is written again |
-//! | after the position | position | goes on behind it |
+//! | before the pending batch is recorded | position | nothing was written; it gathers new batches |
+//! | after that, before or during the write | position, pending batch | writes exactly that range again |
+//! | after the write, before the new position | position, pending batch | writes exactly that range again |
+//! | after the new position | position | continues after it |
 //!
-//! Writing a cut again is a no-op, because its name is the same: ClickHouse knows the name as the
-//! insert's deduplication token, the object store knows the file by it. The name holds a digest of
-//! what stood in the cut; should the log not give the same records again, the name differs, and the
-//! rows are written rather than taken for known: two of a row can be told apart later, a lost one
-//! cannot be brought back.
+//! Writing a range again changes nothing, because it has the same name: ClickHouse knows it as the
+//! insert's deduplication token, an object store as the file's name. The name contains a digest of
+//! the records in the range. If the log no longer returns the same records, the name differs and
+//! the rows are written: a duplicate can be removed later, a lost row cannot be recovered.
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::Extent;
-
-/// What a lane is about to write.
-pub type Cut = Extent;
-
-impl Cut {
-    /// The name that makes a repeat a no-op. Names of one lane sort by position.
-    pub fn name(&self, log: &str) -> String {
-        format!(
-            "{log}-{:020}-{:020}-{:016x}",
-            self.first, self.last, self.digest
-        )
-    }
-}
+use crate::batch::BatchRange;
 
 /// What a journal holds for a lane.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checkpoint {
+pub struct LaneCheckpoint {
     /// Everything up to here is in the sink; 0 if nothing is.
     pub position: u64,
-    /// What was about to be written.
-    pub cut: Option<Cut>,
+    /// The batch that was about to be written. The name `cut` is part of the file format.
+    #[serde(rename = "cut")]
+    pub pending: Option<BatchRange>,
+}
+
+impl LaneCheckpoint {
+    /// A checkpoint without a pending batch.
+    pub fn at(position: u64) -> Self {
+        Self {
+            position,
+            pending: None,
+        }
+    }
 }
 
 /// What to do with a batch offered to a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
-    /// It is in the sink already.
+    /// Skip it: it is in the sink already.
     Skip,
-    /// It belongs to the open cut.
+    /// Add it to the open batch.
     Take,
-    /// It belongs to the open cut and ends it: close the cut before the next batch.
+    /// Add it to the open batch, then write the open batch before the next offer.
     TakeAndClose,
-    /// Close the open cut first, then offer the batch again.
+    /// Write the open batch first, then offer this one again.
     CloseFirst,
 }
 
-/// The state of one lane. Batches must be offered in ascending order and must not lie across a
-/// position or the end of a cut to be repeated: see [`Lane::boundaries`].
+/// A lane that ends its open batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// The range to write.
+    pub range: BatchRange,
+    /// Whether the range must be recorded as pending before it is written. False if it repeats a
+    /// pending batch that the journal already holds.
+    pub record_first: bool,
+}
+
+/// The state of one lane. Batches must be offered in ascending order and must not cross the
+/// position or the end of a pending batch: see [`Lane::boundaries`].
 #[derive(Debug)]
 pub struct Lane {
     position: u64,
-    repeat: Option<Cut>,
-    open: Option<Cut>,
+    repeat: Option<BatchRange>,
+    open: Option<BatchRange>,
 }
 
 impl Lane {
-    /// Takes up a lane where its journal left it.
-    pub fn resume(checkpoint: Checkpoint) -> Self {
+    /// Resumes a lane from its journal.
+    pub fn resume(checkpoint: LaneCheckpoint) -> Self {
         Self {
             position: checkpoint.position,
-            repeat: checkpoint.cut,
+            repeat: checkpoint.pending,
             open: None,
         }
     }
@@ -82,32 +90,32 @@ impl Lane {
         self.position
     }
 
-    /// Positions at which batches must end, so that what is repeated is exactly what was cut.
+    /// Positions at which batches must end, so that a pending batch is repeated exactly.
     pub fn boundaries(&self) -> impl Iterator<Item = u64> {
-        [Some(self.position), self.repeat.map(|cut| cut.last)]
+        [Some(self.position), self.repeat.map(|range| range.last)]
             .into_iter()
             .flatten()
     }
 
-    /// The cut that has to be repeated, as long as it has not been.
-    pub fn repeating(&self) -> Option<Cut> {
+    /// The pending batch of an earlier process, until it has been written again.
+    pub fn repeating(&self) -> Option<BatchRange> {
         self.repeat
     }
 
-    /// The cut being gathered.
-    pub fn open(&self) -> Option<Cut> {
+    /// The range of the open batch.
+    pub fn open(&self) -> Option<BatchRange> {
         self.open
     }
 
-    /// Decides about a batch; with `Take` and `TakeAndClose` it becomes part of the open cut.
-    pub fn offer(&mut self, batch: Extent) -> Offer {
+    /// Decides about a batch; on `Take` and `TakeAndClose` it becomes part of the open batch.
+    pub fn offer(&mut self, batch: BatchRange) -> Offer {
         if batch.last <= self.position {
             return Offer::Skip;
         }
         if let Some(repeat) = self.repeat
             && batch.first > repeat.last
         {
-            // The log no longer holds all of what had been cut.
+            // The log no longer holds all records of the pending batch.
             if self.open.is_some() {
                 return Offer::CloseFirst;
             }
@@ -123,21 +131,21 @@ impl Lane {
         }
     }
 
-    /// Ends the open cut. The second value says whether it must be written down before it is
-    /// written: not if it is the repeat of one that is written down already.
-    pub fn close(&mut self) -> Option<(Cut, bool)> {
-        let cut = self.open.take()?;
-        Some((cut, self.repeat != Some(cut)))
+    /// Ends the open batch; `None` if there is none.
+    pub fn close(&mut self) -> Option<Closed> {
+        let range = self.open.take()?;
+        let record_first = self.repeat != Some(range);
+        Some(Closed {
+            range,
+            record_first,
+        })
     }
 
-    /// The sink holds the cut.
-    pub fn delivered(&mut self, cut: Cut) -> Checkpoint {
-        self.position = self.position.max(cut.last);
+    /// Moves the position after the sink has acknowledged a range.
+    pub fn delivered(&mut self, range: BatchRange) -> LaneCheckpoint {
+        self.position = self.position.max(range.last);
         self.repeat = None;
-        Checkpoint {
-            position: self.position,
-            cut: None,
-        }
+        LaneCheckpoint::at(self.position)
     }
 }
 
@@ -146,75 +154,62 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn extent(range: std::ops::RangeInclusive<u64>) -> Extent {
-        Extent::over(range.map(|n| (n, "m"))).unwrap()
+    fn extent(range: std::ops::RangeInclusive<u64>) -> BatchRange {
+        BatchRange::over(range.map(|n| (n, "m"))).unwrap()
+    }
+
+    fn resumed(position: u64, pending: Option<BatchRange>) -> Lane {
+        Lane::resume(LaneCheckpoint { position, pending })
     }
 
     #[test]
-    fn lane_without_a_cut_skips_what_is_in_the_sink_and_takes_the_rest() {
-        let mut lane = Lane::resume(Checkpoint {
-            position: 10,
-            cut: None,
-        });
+    fn lane_without_a_pending_batch_skips_what_is_in_the_sink_and_takes_the_rest() {
+        let mut lane = resumed(10, None);
         assert_eq!(lane.offer(extent(1..=10)), Offer::Skip);
         assert_eq!(lane.offer(extent(11..=20)), Offer::Take);
         assert_eq!(lane.offer(extent(21..=25)), Offer::Take);
-        let (cut, write_down) = lane.close().unwrap();
-        assert_eq!((cut, write_down), (extent(11..=25), true));
-        assert_eq!(
-            lane.delivered(cut),
-            Checkpoint {
-                position: 25,
-                cut: None
-            }
-        );
+        let closed = lane.close().unwrap();
+        assert_eq!((closed.range, closed.record_first), (extent(11..=25), true));
+        assert_eq!(lane.delivered(closed.range), LaneCheckpoint::at(25));
     }
 
     #[test]
-    fn repeated_cut_is_exactly_the_one_written_down() {
-        let cut = extent(11..=20);
-        let mut lane = Lane::resume(Checkpoint {
-            position: 10,
-            cut: Some(cut),
-        });
+    fn pending_batch_is_repeated_exactly() {
+        let pending = extent(11..=20);
+        let mut lane = resumed(10, Some(pending));
         assert_eq!(lane.boundaries().collect::<Vec<_>>(), [10, 20]);
         assert_eq!(lane.offer(extent(11..=15)), Offer::Take);
         assert_eq!(lane.offer(extent(16..=20)), Offer::TakeAndClose);
-        assert_eq!(lane.close(), Some((cut, false)));
-        lane.delivered(cut);
+        let closed = lane.close().unwrap();
+        assert_eq!((closed.range, closed.record_first), (pending, false));
+        lane.delivered(pending);
         assert_eq!(lane.offer(extent(21..=30)), Offer::Take);
     }
 
     #[test]
-    fn cut_whose_records_changed_gets_another_name_and_is_written_down_again() {
-        let cut = extent(11..=20);
-        let mut lane = Lane::resume(Checkpoint {
-            position: 10,
-            cut: Some(cut),
-        });
+    fn range_whose_records_changed_gets_another_name_and_is_recorded_again() {
+        let pending = extent(11..=20);
+        let mut lane = resumed(10, Some(pending));
         assert_eq!(lane.offer(extent(12..=20)), Offer::TakeAndClose);
-        let (changed, write_down) = lane.close().unwrap();
-        assert!(write_down);
-        assert_ne!(changed.name("x"), cut.name("x"));
+        let closed = lane.close().unwrap();
+        assert!(closed.record_first);
+        assert_ne!(closed.range.name("x"), pending.name("x"));
     }
 
     #[test]
-    fn cut_whose_end_is_gone_is_closed_before_what_follows() {
-        let mut lane = Lane::resume(Checkpoint {
-            position: 10,
-            cut: Some(extent(11..=20)),
-        });
+    fn open_batch_is_closed_if_the_end_of_the_pending_batch_is_gone_from_the_log() {
+        let mut lane = resumed(10, Some(extent(11..=20)));
         assert_eq!(lane.offer(extent(11..=15)), Offer::Take);
         assert_eq!(lane.offer(extent(25..=30)), Offer::CloseFirst);
-        let (cut, write_down) = lane.close().unwrap();
-        assert!(write_down);
-        lane.delivered(cut);
+        let closed = lane.close().unwrap();
+        assert!(closed.record_first);
+        lane.delivered(closed.range);
         assert_eq!(lane.offer(extent(25..=30)), Offer::Take);
     }
 
-    /// A sink that knows what it holds by name, as ClickHouse and an object store do.
+    /// A sink that knows names it has seen, as ClickHouse and an object store do.
     #[derive(Default)]
-    struct Sink {
+    struct NamedRows {
         names: std::collections::HashSet<String>,
         rows: Vec<u64>,
     }
@@ -222,12 +217,12 @@ mod tests {
     proptest! {
         /// Dies at any step, any number of times, with batches of any size: every record once.
         #[test]
-        fn every_record_is_in_the_sink_once_whatever_dies_where(
+        fn every_record_is_in_the_sink_once_wherever_the_process_dies(
             seeds in prop::collection::vec((1_u64..7, 0_u8..4, 1_usize..5), 1..60)
         ) {
             const END: u64 = 40;
-            let mut journal = Checkpoint::default();
-            let mut sink = Sink::default();
+            let mut journal = LaneCheckpoint::default();
+            let mut sink = NamedRows::default();
             let mut seeds = seeds.into_iter().chain(std::iter::repeat((5, 9, 2)));
             while journal.position < END {
                 let mut lane = Lane::resume(journal);
@@ -235,7 +230,7 @@ mod tests {
                 bounds.push(END);
                 let mut at = lane.position();
                 'life: while at < END {
-                    let (size, death, per_cut) = seeds.next().unwrap();
+                    let (size, death, per_write) = seeds.next().unwrap();
                     let mut batches = 0;
                     while at < END {
                         let bound = bounds.iter().copied().filter(|b| *b > at).min().unwrap();
@@ -244,18 +239,18 @@ mod tests {
                         prop_assert!(!matches!(offer, Offer::CloseFirst | Offer::Skip));
                         at = end;
                         batches += 1;
-                        let full = batches >= per_cut && lane.repeating().is_none();
+                        let full = batches >= per_write && lane.repeating().is_none();
                         if offer == Offer::TakeAndClose || full { break; }
                     }
-                    let Some((cut, write_down)) = lane.close() else { break };
+                    let Some(Closed { range, record_first }) = lane.close() else { break };
                     if death == 0 { break 'life; }
-                    if write_down { journal.cut = Some(cut); }
+                    if record_first { journal.pending = Some(range); }
                     if death == 1 { break 'life; }
-                    if sink.names.insert(cut.name("log")) {
-                        sink.rows.extend(cut.first..=cut.last);
+                    if sink.names.insert(range.name("log")) {
+                        sink.rows.extend(range.first..=range.last);
                     }
                     if death == 2 { break 'life; }
-                    journal = lane.delivered(cut);
+                    journal = lane.delivered(range);
                     if death == 3 { break 'life; }
                 }
             }

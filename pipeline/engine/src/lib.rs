@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`stages`] | open, decode, join, match over one batch | yes |
 //! | [`letters`] | which dead letters are open | yes |
-//! | [`requests`] | what is asked for about dead letters | yes |
+//! | [`requests`] | what is requester for about dead letters | yes |
 //! | [`window`] | recognises a message that the source gives a second time | yes |
 //! | [`chain`] | extends the hash chain over what was pulled | yes |
 //! | [`audit`] | shows that every record is in exactly one place, and as it was written | yes |
@@ -25,6 +25,8 @@
 pub mod audit;
 pub mod batch;
 pub mod chain;
+pub mod dead_letter_index;
+pub mod dead_letter_requests;
 pub mod delivery;
 pub mod direct;
 pub mod directory_sync;
@@ -32,12 +34,11 @@ pub mod failpoint;
 pub mod fault;
 pub mod kafka;
 pub mod lane;
-pub mod letters;
-pub mod mark;
 pub mod metrics;
 pub mod ports;
 pub mod pull;
-pub mod requests;
 pub mod shared;
+pub mod sink;
+pub mod sink_checkpoint;
 pub mod stages;
 pub mod window;

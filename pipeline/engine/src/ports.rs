@@ -1,4 +1,4 @@
-//! What the engine needs from outside. The application fills these in with connectors.
+//! The interfaces to the outside. The application implements them with connectors.
 
 use std::sync::Arc;
 
@@ -6,21 +6,21 @@ use chatledger_schemas::directory::{DirectoryRow, Room, Snapshot};
 use chatledger_schemas::{CorpId, SealedRecord};
 use futures::future::BoxFuture;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchRange};
 use crate::fault::Fault;
-use crate::lane::{Checkpoint, Cut};
-use crate::mark::Mark;
+use crate::lane::LaneCheckpoint;
+use crate::sink_checkpoint::SinkCheckpoint;
 
 /// The archive of one corp.
 pub trait Source: Send + Sync {
-    /// The records behind a position, ascending; none if there are none now.
+    /// Returns records after a position, ascending; none if there are none now.
     fn page(&self, after: u64) -> BoxFuture<'_, Result<Vec<SealedRecord>, Fault>>;
 }
 
 /// The directory of one corp.
 pub trait DirectorySource: Send + Sync {
-    /// Reads everything; `wanted` are rooms seen in messages that nobody has asked about,
-    /// `known` the rooms of the last snapshot.
+    /// Reads the whole directory. `wanted` are rooms seen in messages that have not been looked up;
+    /// `known` are the rooms of the last snapshot.
     fn sync<'a>(
         &'a self,
         wanted: &'a [String],
@@ -28,9 +28,9 @@ pub trait DirectorySource: Send + Sync {
     ) -> BoxFuture<'a, Result<Snapshot, Fault>>;
 }
 
-/// Where directory rows are kept or sent.
+/// Stores or forwards directory rows.
 pub trait DirectorySink: Send + Sync {
-    /// Stores rows of one snapshot; storing them again changes nothing.
+    /// Stores rows of one snapshot. Storing them again changes nothing.
     fn store<'a>(
         &'a self,
         corp: &'a CorpId,
@@ -39,44 +39,48 @@ pub trait DirectorySink: Send + Sync {
     ) -> BoxFuture<'a, Result<(), Fault>>;
 }
 
-/// One sink's writing end for one lane: gathers the rows of a cut, then writes them under its name.
-pub trait CutWriter: Send {
-    /// Adds a batch to the cut being gathered. CPU work belongs off the async threads.
+/// The writing end of a sink for one lane: gathers the rows of a batch, then writes them under the
+/// name of their range.
+pub trait BatchWriter: Send {
+    /// Adds rows to the open batch. CPU work must not run on async threads.
     fn append(&mut self, batch: Arc<Batch>) -> BoxFuture<'_, Result<(), Fault>>;
-    /// Bytes it holds in memory.
+    /// Bytes of memory in use.
     fn bytes(&self) -> usize;
-    /// Writes the gathered rows under the cut's name; `log` names the lane. May be called again
-    /// after a fault with the same cut, and must then be as if it had been called once. After
-    /// success the rows are forgotten.
+    /// Writes the gathered rows under the name of their range; `log` names the lane. After a fault
+    /// it is called again with the same range, and the result must be as if it had been called once.
+    /// After success it forgets the rows.
     fn write<'a>(
         &'a mut self,
         log: &'a str,
-        cut: &'a Cut,
-        attempt: Attempt,
+        range: &'a BatchRange,
+        attempt: WriteAttempt,
     ) -> BoxFuture<'a, Result<(), Fault>>;
 }
 
-/// Whether a cut may be there already, whole or in part.
+/// Whether the sink may hold a batch already, in whole or in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
-    /// It has never been sent.
+pub enum WriteAttempt {
+    /// It was never sent.
     First,
-    /// It may have been, by a process that died or in a call that failed: the sink may remember its
-    /// name without having its rows.
-    Again,
+    /// It may have been sent, by a process that died or in a call that failed. The sink may know
+    /// the name of the range without holding its rows.
+    Repeat,
 }
 
-/// Where a sink keeps, beside the rows, how far each lane has been written. The last mark kept is
-/// the one that is held.
-pub trait Marks: Send + Sync {
-    /// The lane's mark; `None` if it has none.
-    fn held<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<Mark>, Fault>>;
-    /// Replaces the lane's mark.
-    fn keep<'a>(&'a self, log: &'a str, mark: Mark) -> BoxFuture<'a, Result<(), Fault>>;
+/// Where a sink keeps, beside the rows, how far each lane has been written.
+pub trait CheckpointStore: Send + Sync {
+    /// Returns the lane's last checkpoint; `None` if it has none.
+    fn load<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<SinkCheckpoint>, Fault>>;
+    /// Replaces the lane's checkpoint.
+    fn store<'a>(
+        &'a self,
+        log: &'a str,
+        checkpoint: SinkCheckpoint,
+    ) -> BoxFuture<'a, Result<(), Fault>>;
 }
 
-/// Where a lane writes down what it is about to write.
+/// Where a lane records its checkpoint.
 pub trait Journal: Send {
-    /// Stores the lane's checkpoint durably, replacing the last.
-    fn save(&mut self, checkpoint: Checkpoint) -> BoxFuture<'_, Result<(), Fault>>;
+    /// Stores the lane's checkpoint durably and replaces the last one.
+    fn save(&mut self, checkpoint: LaneCheckpoint) -> BoxFuture<'_, Result<(), Fault>>;
 }

@@ -43,7 +43,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Rooms seen in messages that the directory has not been asked about; bounded.
+/// Rooms seen in messages that the directory has not been requester about; bounded.
 #[derive(Debug, Default)]
 pub struct WantedRooms(Mutex<BTreeSet<String>>);
 
@@ -65,7 +65,7 @@ impl WantedRooms {
         lock(&self.0).iter().cloned().collect()
     }
 
-    /// Forgets rooms that have been asked about.
+    /// Forgets rooms that have been requester about.
     pub fn remove(&self, rooms: &[String]) {
         let mut wanted = lock(&self.0);
         for room in rooms {
@@ -143,12 +143,12 @@ pub struct Progress {
     at_end: AtomicBool,
     last_at_end: AtomicI64,
     answered: AtomicI64,
-    sinks: Mutex<BTreeMap<&'static str, Reached>>,
+    sinks: Mutex<BTreeMap<&'static str, SinkProgress>>,
     directory_at: Mutex<Option<i64>>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Reached {
+struct SinkProgress {
     position: u64,
     newest: Option<i64>,
 }

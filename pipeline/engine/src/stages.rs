@@ -1,11 +1,11 @@
-//! What happens to records: drop repeats, open, decode, join, match. One function over a batch.
+//! What happens to records: drop duplicates, open, decode, join, match. One function over a batch.
 //!
 //! Pure: the same records with the same keys, directory, rules and window give the same rows. Times
-//! come in with the records; how long a stage takes is measured by whoever is told of its end.
+//! come in with the records. The caller is notified at the end of each stage and measures it.
 
 use std::collections::HashMap;
 
-use chatledger_crypto::{Opener, Rejected};
+use chatledger_crypto::{Opened, Opener, Rejected};
 use chatledger_decode::decode;
 use chatledger_directory::{Directory, Unresolved};
 use chatledger_rules::RuleSet;
@@ -15,7 +15,7 @@ use chatledger_schemas::{
     CorpId, DeadLetter, DeadLetterEvent, Message, Reason, Retry, SealedRecord,
 };
 
-use crate::batch::{Batch, Extent};
+use crate::batch::{Batch, BatchRange};
 use crate::window::{MsgHash, Window, body_hash, msg_hash};
 
 /// Bytes of a message at most, as JSON with its key: sealed it is a third longer, and with names and
@@ -65,33 +65,33 @@ pub struct Tools<'a> {
 /// A record and when it was pulled (milliseconds since the epoch, UTC): the time at which a
 /// violation in it was found and a dead letter first seen, also when it is processed again.
 #[derive(Debug, Clone)]
-pub struct Pulled {
+pub struct PulledRecord {
     /// The record.
     pub record: SealedRecord,
     /// When the archive gave it first.
     pub at: i64,
     /// Set if it is a dead letter's record, which is tried again.
     pub retry: Option<Retry>,
-    /// It was parked before, and is told a sink once more as it was told then: no repeat, though
+    /// It was dead_lettered before, and is told a sink once more as it was told then: no repeat, though
     /// its message may have been opened since.
-    pub parked: bool,
+    pub dead_lettered: bool,
 }
 
-impl Pulled {
+impl PulledRecord {
     /// A record that the archive gives, and when it gave it first.
     pub fn new(record: SealedRecord, at: i64) -> Self {
         Self {
             record,
             at,
             retry: None,
-            parked: false,
+            dead_lettered: false,
         }
     }
 }
 
 /// What became of one record, for the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fate {
+pub struct RecordOutcome {
     /// Position of the record.
     pub seq: u64,
     /// Hash of its msgid.
@@ -104,12 +104,25 @@ pub struct Fate {
     pub row: Digest128,
 }
 
-/// A batch and what is to be told about it.
+impl RecordOutcome {
+    /// The outcome of a record before it is opened.
+    fn of(pulled: &PulledRecord) -> Self {
+        Self {
+            seq: pulled.record.seq,
+            hash: msg_hash(&pulled.record.msgid),
+            at: pulled.at,
+            outcome: Outcome::Message,
+            row: [0; 16],
+        }
+    }
+}
+
+/// A processed batch.
 pub struct Processed {
     /// The rows.
     pub batch: Batch,
     /// What became of each record, in their order.
-    pub fates: Vec<Fate>,
+    pub outcomes: Vec<RecordOutcome>,
     /// Ids that the directory does not know.
     pub unresolved: Unresolved,
 }
@@ -117,112 +130,40 @@ pub struct Processed {
 impl Processed {
     /// Records whose message had been there before.
     pub fn duplicates(&self) -> u64 {
-        self.fates
+        self.outcomes
             .iter()
-            .filter(|fate| fate.outcome == Outcome::Duplicate)
+            .filter(|record| record.outcome == Outcome::Duplicate)
             .count() as u64
     }
 }
 
-/// Takes a run of records, ascending by `seq`, through all stages; `None` if there are none.
-/// `done` is told when a stage has ended.
+/// Takes consecutive records, ascending by `seq`, through all stages; `None` if there are none.
+/// `done` is called at the end of each stage.
 pub fn process(
     tools: &Tools<'_>,
-    pulled: Vec<Pulled>,
+    pulled: Vec<PulledRecord>,
     window: &mut Window,
     mut done: impl FnMut(Stage),
 ) -> Option<Processed> {
-    let extent = Extent::over(
-        pulled
-            .iter()
-            .map(|pulled| (pulled.record.seq, &*pulled.record.msgid)),
-    )?;
-    let mut fates: Vec<Fate> = pulled
-        .iter()
-        .map(|pulled| Fate {
-            seq: pulled.record.seq,
-            hash: msg_hash(&pulled.record.msgid),
-            at: pulled.at,
-            outcome: Outcome::Message,
-            row: [0; 16],
-        })
-        .collect();
+    let ids = pulled.iter().map(|pulled| &pulled.record);
+    let range = BatchRange::over(ids.map(|record| (record.seq, &*record.msgid)))?;
+    let mut outcomes: Vec<RecordOutcome> = pulled.iter().map(RecordOutcome::of).collect();
+    let mut rows = Rows::default();
 
-    // Repeats of what has been opened before are not worth an RSA operation. A record without an
-    // id is never a repeat.
-    let mut sealed = Vec::with_capacity(pulled.len());
-    let mut places = Vec::with_capacity(pulled.len());
-    let mut events = Vec::new();
-    let mut retries: HashMap<usize, Retry> = HashMap::new();
-    for (place, pulled) in pulled.into_iter().enumerate() {
-        let hash = fates[place].hash;
-        // A letter's own record stands in the log before its retry, and is no reason against it.
-        let repeats = || match &pulled.retry {
-            Some(_) => window.has_opened(hash),
-            None => !pulled.parked && window.repeats(hash, || body_hash(&pulled.record)),
-        };
-        if !pulled.record.msgid.is_empty() && repeats() {
-            fates[place].outcome = Outcome::Duplicate;
-            if let Some(retry) = pulled.retry {
-                events.push(settled(&pulled.record, retry, Event::Duplicate, 0));
-            }
-        } else {
-            if let Some(retry) = pulled.retry {
-                retries.insert(place, retry);
-            }
-            sealed.push(pulled.record);
-            places.push(place);
-        }
-    }
-
-    let opened = tools.opener.open(&sealed);
+    let remaining = drop_duplicates(pulled, window, &mut outcomes, &mut rows.events);
+    let opened = tools.opener.open(&remaining.sealed);
     done(Stage::Open);
-
-    let mut messages: Vec<Message> = Vec::with_capacity(sealed.len());
-    let mut dead_letters = Vec::new();
-    for ((record, opened), place) in sealed.iter().zip(opened).zip(places) {
-        let fate = &mut fates[place];
-        let decoded = opened.and_then(|opened| {
-            let version = opened.key_version;
-            decode(
-                &record.corp_id,
-                record.seq,
-                &record.msgid,
-                version,
-                opened.plaintext,
-            )
-            .map_err(|rejected| Rejected {
-                reason: rejected.reason,
-                error: rejected.error,
-                key_version: version,
-            })
-            .and_then(|message| bounded(message, version))
-        });
-        let retry = retries.remove(&place);
-        match decoded {
-            // Within one batch a message may stand twice; the first is kept.
-            Ok(message) if !record.msgid.is_empty() && !window.opened(fate.hash) => {
-                fate.outcome = Outcome::Duplicate;
-                let version = message.key_version;
-                events.extend(retry.map(|r| settled(record, r, Event::Duplicate, version)));
-            }
-            Ok(message) => {
-                let version = message.key_version;
-                events.extend(retry.map(|r| settled(record, r, Event::Replayed, version)));
-                fate.row = RowParts::from(&message).digest();
-                messages.push(message);
-            }
-            Err(rejected) => {
-                fate.outcome = Outcome::DeadLetter;
-                let attempts = retry.as_ref().map_or(0, |retry| retry.attempt);
-                let letter = dead_letter(record, rejected, fate.at, attempts);
-                events.extend(retry.map(|retry| failed(&letter, retry)));
-                dead_letters.push(letter);
-            }
-        }
+    for ((record, opened), index) in remaining.sealed.iter().zip(opened).zip(&remaining.indices) {
+        let retry = remaining.retries.get(index).cloned();
+        rows.add(record, opened, retry, window, &mut outcomes[*index]);
     }
     done(Stage::Decode);
 
+    let Rows {
+        mut messages,
+        dead_letters,
+        events,
+    } = rows;
     let unresolved = tools.directory.join(&mut messages);
     done(Stage::Join);
 
@@ -232,7 +173,10 @@ pub fn process(
         0,
     );
     if !violations.is_empty() {
-        let times: HashMap<u64, i64> = fates.iter().map(|fate| (fate.seq, fate.at)).collect();
+        let times: HashMap<u64, i64> = outcomes
+            .iter()
+            .map(|record| (record.seq, record.at))
+            .collect();
         for violation in &mut violations {
             violation.detected_at = times.get(&violation.seq).copied().unwrap_or_default();
         }
@@ -241,16 +185,117 @@ pub fn process(
 
     Some(Processed {
         batch: Batch {
-            extent,
+            range,
             messages,
             violations,
             dead_letters,
             anchors: Vec::new(),
             events,
         },
-        fates,
+        outcomes,
         unresolved,
     })
+}
+
+/// The records of a batch that are not duplicates.
+struct Remaining {
+    sealed: Vec<SealedRecord>,
+    /// The index of each in the batch.
+    indices: Vec<usize>,
+    /// Which of them are dead letters being replayed, by index in the batch.
+    retries: HashMap<usize, Retry>,
+}
+
+/// Drops records whose message was opened before: they are not worth an RSA operation. A record
+/// without an id is never a duplicate.
+fn drop_duplicates(
+    pulled: Vec<PulledRecord>,
+    window: &Window,
+    outcomes: &mut [RecordOutcome],
+    events: &mut Vec<DeadLetterEvent>,
+) -> Remaining {
+    let mut remaining = Remaining {
+        sealed: Vec::with_capacity(pulled.len()),
+        indices: Vec::with_capacity(pulled.len()),
+        retries: HashMap::new(),
+    };
+    for (index, pulled) in pulled.into_iter().enumerate() {
+        let hash = outcomes[index].hash;
+        // The dead letter's own record precedes its replay in the log; that alone does not make the
+        // replay a duplicate.
+        let repeats = || match &pulled.retry {
+            Some(_) => window.has_opened(hash),
+            None => !pulled.dead_lettered && window.repeats(hash, || body_hash(&pulled.record)),
+        };
+        if !pulled.record.msgid.is_empty() && repeats() {
+            outcomes[index].outcome = Outcome::Duplicate;
+            if let Some(retry) = pulled.retry {
+                events.push(settled(&pulled.record, retry, Event::Duplicate, 0));
+            }
+        } else {
+            if let Some(retry) = pulled.retry {
+                remaining.retries.insert(index, retry);
+            }
+            remaining.sealed.push(pulled.record);
+            remaining.indices.push(index);
+        }
+    }
+    remaining
+}
+
+/// The rows of a batch while it is decoded.
+#[derive(Default)]
+struct Rows {
+    messages: Vec<Message>,
+    dead_letters: Vec<DeadLetter>,
+    events: Vec<DeadLetterEvent>,
+}
+
+impl Rows {
+    /// Decodes an opened record and adds its row.
+    fn add(
+        &mut self,
+        record: &SealedRecord,
+        opened: Result<Opened, Rejected>,
+        retry: Option<Retry>,
+        window: &mut Window,
+        outcome: &mut RecordOutcome,
+    ) {
+        let decoded = opened.and_then(|opened| {
+            let version = opened.key_version;
+            let (corp, seq, msgid) = (&record.corp_id, record.seq, &record.msgid);
+            decode(corp, seq, msgid, version, opened.plaintext)
+                .map_err(|error| Rejected {
+                    reason: error.reason,
+                    error: error.error,
+                    key_version: version,
+                })
+                .and_then(|message| bounded(message, version))
+        });
+        match decoded {
+            // A message may occur twice within one batch; the first is kept.
+            Ok(message) if !record.msgid.is_empty() && !window.opened(outcome.hash) => {
+                outcome.outcome = Outcome::Duplicate;
+                let event =
+                    retry.map(|r| settled(record, r, Event::Duplicate, message.key_version));
+                self.events.extend(event);
+            }
+            Ok(message) => {
+                let event = retry.map(|r| settled(record, r, Event::Replayed, message.key_version));
+                self.events.extend(event);
+                outcome.row = RowParts::from(&message).digest();
+                self.messages.push(message);
+            }
+            Err(rejected) => {
+                outcome.outcome = Outcome::DeadLetter;
+                let attempts = retry.as_ref().map_or(0, |retry| retry.attempt);
+                let dead_letter = dead_letter(record, rejected, outcome.at, attempts);
+                self.events
+                    .extend(retry.map(|retry| failed(&dead_letter, retry)));
+                self.dead_letters.push(dead_letter);
+            }
+        }
+    }
 }
 
 /// Refuses a message whose row would not fit where it has to go.
@@ -344,7 +389,7 @@ fn dead_letter(
     }
 }
 
-/// Reasons under which records of a batch were parked for the first time, each with its number.
+/// Reasons under which records of a batch were dead_lettered for the first time, each with its number.
 pub fn reasons(batch: &Batch) -> impl Iterator<Item = (Reason, u64)> {
     Reason::ALL.into_iter().filter_map(|reason| {
         let count = batch

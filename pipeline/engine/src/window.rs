@@ -51,7 +51,7 @@ impl Hasher for Uniform {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum Remembered {
     /// It was opened.
     Opened,
     /// It was in the log, with this body; what became of it is not known.
@@ -62,7 +62,7 @@ enum Seen {
 pub struct Window {
     capacity: usize,
     order: VecDeque<MsgHash>,
-    seen: HashMap<MsgHash, Seen, BuildHasherDefault<Uniform>>,
+    seen: HashMap<MsgHash, Remembered, BuildHasherDefault<Uniform>>,
 }
 
 impl Window {
@@ -79,29 +79,29 @@ impl Window {
     pub fn repeats(&self, hash: MsgHash, body: impl FnOnce() -> u64) -> bool {
         match self.seen.get(&hash) {
             None => false,
-            Some(Seen::Opened) => true,
-            Some(Seen::Logged(logged)) => *logged == body(),
+            Some(Remembered::Opened) => true,
+            Some(Remembered::Logged(logged)) => *logged == body(),
         }
     }
 
     /// Whether a message is known to have been opened.
     pub fn has_opened(&self, hash: MsgHash) -> bool {
-        self.seen.get(&hash) == Some(&Seen::Opened)
+        self.seen.get(&hash) == Some(&Remembered::Opened)
     }
 
     /// Remembers a message that was opened; false if it had been opened before.
     pub fn opened(&mut self, hash: MsgHash) -> bool {
-        self.remember(hash, Seen::Opened) != Some(Seen::Opened)
+        self.remember(hash, Remembered::Opened) != Some(Remembered::Opened)
     }
 
     /// Remembers a record of which only the log is known.
     pub fn logged(&mut self, hash: MsgHash, body: u64) {
-        if self.seen.get(&hash) != Some(&Seen::Opened) {
-            self.remember(hash, Seen::Logged(body));
+        if self.seen.get(&hash) != Some(&Remembered::Opened) {
+            self.remember(hash, Remembered::Logged(body));
         }
     }
 
-    fn remember(&mut self, hash: MsgHash, seen: Seen) -> Option<Seen> {
+    fn remember(&mut self, hash: MsgHash, seen: Remembered) -> Option<Remembered> {
         let before = self.seen.insert(hash, seen);
         if before.is_none() {
             self.order.push_back(hash);

@@ -1,6 +1,6 @@
-//! A cut's rows on their way into Parquet files, and the lanes' marks beside them.
+//! A range's rows on their way into Parquet files, and the lanes' marks beside them.
 //!
-//! A cut that may have been put before needs nothing further: a file's name is never written over,
+//! A range that may have been put before needs nothing further: a file's name is never written over,
 //! and what stands under it is whole.
 
 use std::collections::BTreeMap;
@@ -9,20 +9,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chatledger_engine::batch::Batch;
 use chatledger_engine::fault::Fault;
-use chatledger_engine::lane::Cut;
-use chatledger_engine::mark::Mark;
-use chatledger_engine::ports::{Attempt, CutWriter, Marks};
+use chatledger_engine::lane::BatchRange;
+use chatledger_engine::sink_checkpoint::SinkCheckpoint;
+use chatledger_engine::ports::{WriteAttempt, BatchWriter, CheckpointStore};
 use chatledger_parquet::{File, Open, Target, Zones};
 use chatledger_schemas::ledger::Anchor;
 use chatledger_schemas::{Classified, CorpId, FaultClass};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-/// A cut's rows on their way into Parquet files.
+/// A range's rows on their way into Parquet files.
 pub struct FileWriter {
     target: Target,
     zones: Zones,
-    /// The furthest of each corp in the cut.
+    /// The furthest of each corp in the range.
     anchors: BTreeMap<CorpId, Anchor>,
     state: Files,
 }
@@ -35,7 +35,7 @@ enum Files {
 }
 
 impl FileWriter {
-    /// An empty cut.
+    /// An empty range.
     pub fn new(target: Target, zones: Zones) -> Self {
         let state = Files::Open(Some(Box::new(Open::new(zones.clone()))));
         Self {
@@ -49,10 +49,10 @@ impl FileWriter {
 
 /// Rows were added to files that are being put; the engine does not do that.
 #[derive(Debug, thiserror::Error)]
-#[error("the cut's files are closed, or a worker died over them")]
+#[error("the range's files are closed, or a worker died over them")]
 struct Closed;
 
-impl CutWriter for FileWriter {
+impl BatchWriter for FileWriter {
     fn append(&mut self, batch: Arc<Batch>) -> BoxFuture<'_, Result<(), Fault>> {
         async move {
             let Files::Open(open) = &mut self.state else {
@@ -90,20 +90,20 @@ impl CutWriter for FileWriter {
     fn write<'a>(
         &'a mut self,
         log: &'a str,
-        cut: &'a Cut,
-        _attempt: Attempt,
+        range: &'a BatchRange,
+        _attempt: WriteAttempt,
     ) -> BoxFuture<'a, Result<(), Fault>> {
         async move {
             if let Files::Open(open) = &mut self.state {
                 let Some(open) = open.take() else {
                     return Err(Fault::local(Closed));
                 };
-                let name = cut.name(log);
+                let name = range.name(log);
                 let mut metadata = vec![
                     ("chatledger.log".to_owned(), log.to_owned()),
-                    ("chatledger.first".to_owned(), cut.first.to_string()),
-                    ("chatledger.last".to_owned(), cut.last.to_string()),
-                    ("chatledger.records".to_owned(), cut.records.to_string()),
+                    ("chatledger.first".to_owned(), range.first.to_string()),
+                    ("chatledger.last".to_owned(), range.last.to_string()),
+                    ("chatledger.records".to_owned(), range.records.to_string()),
                 ];
                 let anchors = std::mem::take(&mut self.anchors);
                 let anchors = anchors.values();
@@ -130,7 +130,7 @@ impl CutWriter for FileWriter {
 }
 
 /// The marks in `_chatledger/lanes/<prefix>.<log>.json`.
-pub struct FileMarks {
+pub struct FileCheckpoints {
     target: Target,
     prefix: String,
 }
@@ -149,8 +149,8 @@ impl Classified for NoMark {
     }
 }
 
-impl FileMarks {
-    /// Marks of logs whose names begin with `prefix` there.
+impl FileCheckpoints {
+    /// CheckpointStore of logs whose names begin with `prefix` there.
     pub fn new(target: Target, prefix: String) -> Self {
         Self { target, prefix }
     }
@@ -160,8 +160,8 @@ impl FileMarks {
     }
 }
 
-impl Marks for FileMarks {
-    fn held<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<Mark>, Fault>> {
+impl CheckpointStore for FileCheckpoints {
+    fn held<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<SinkCheckpoint>, Fault>> {
         async move {
             let path = self.path(log);
             let Some(note) = self.target.note(&path).await.map_err(Fault::new)? else {
@@ -174,7 +174,7 @@ impl Marks for FileMarks {
         .boxed()
     }
 
-    fn keep<'a>(&'a self, log: &'a str, mark: Mark) -> BoxFuture<'a, Result<(), Fault>> {
+    fn keep<'a>(&'a self, log: &'a str, mark: SinkCheckpoint) -> BoxFuture<'a, Result<(), Fault>> {
         async move {
             let note = Bytes::from(serde_json::to_vec(&mark).map_err(Fault::local)?);
             let kept = self.target.keep_note(&self.path(log), note).await;

@@ -1,6 +1,6 @@
-//! A cut's rows on their way into the tables, and the lanes' marks beside them.
+//! A range's rows on their way into the tables, and the lanes' marks beside them.
 //!
-//! A cut that may have been sent before is inserted under its token and then looked for: a server
+//! A range that may have been sent before is inserted under its token and then looked for: a server
 //! that was killed in the middle of an insert can remember the token without the rows, and drops
 //! the repeat. Rows that stay missing are inserted under another token. They are looked for several
 //! times first, because an insert that is still at work in the server shows its rows late; written
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use chatledger_clickhouse::{ClickHouse, LaneMark};
 use chatledger_engine::batch::Batch;
 use chatledger_engine::fault::Fault;
-use chatledger_engine::lane::Cut;
-use chatledger_engine::mark::Mark;
-use chatledger_engine::ports::{Attempt, CutWriter, Marks};
+use chatledger_engine::lane::BatchRange;
+use chatledger_engine::sink_checkpoint::SinkCheckpoint;
+use chatledger_engine::ports::{WriteAttempt, BatchWriter, CheckpointStore};
 use chatledger_schemas::dead_letter::Event;
 use chatledger_schemas::{Classified, DeadLetter, DeadLetterEvent, FaultClass, Message, Violation};
 use futures::FutureExt;
@@ -24,9 +24,9 @@ use tracing::warn;
 /// before they are taken to be lost: two to four seconds.
 const LOOKS: u32 = 6;
 
-/// The server knows a cut's token and does not show all of its rows.
+/// The server knows a range's token and does not show all of its rows.
 #[derive(Debug, thiserror::Error)]
-#[error("{rows} rows of the cut are not in {table} though its token is known")]
+#[error("{rows} rows of the range are not in {table} though its token is known")]
 struct Hidden {
     table: &'static str,
     rows: usize,
@@ -38,17 +38,17 @@ impl Classified for Hidden {
     }
 }
 
-/// A cut's rows on their way into the tables.
+/// A range's rows on their way into the tables.
 pub struct TableWriter {
     clickhouse: Arc<ClickHouse>,
     batches: Vec<Arc<Batch>>,
     bytes: usize,
-    /// How often rows of this cut have been looked for in vain.
+    /// How often rows of this range have been looked for in vain.
     looks: u32,
 }
 
 impl TableWriter {
-    /// An empty cut.
+    /// An empty range.
     pub fn new(clickhouse: Arc<ClickHouse>) -> Self {
         Self {
             clickhouse,
@@ -69,23 +69,23 @@ impl TableWriter {
         self.looks = 0;
         warn!(
             table,
-            token, rows, "the server knows the cut's token and has lost its rows; inserting them"
+            token, rows, "the server knows the range's token and has lost its rows; inserting them"
         );
         Ok(format!("{token}-{:016x}", rand::random::<u64>()))
     }
 }
 
-/// Inserts the cut's rows of one table and, if they may have been sent before, sees to it that they
+/// Inserts the range's rows of one table and, if they may have been sent before, sees to it that they
 /// are there.
 macro_rules! table {
     ($name:ident, $row:ty, $rows:expr, $insert:ident, $absent:ident) => {
-        async fn $name(&mut self, token: &str, attempt: Attempt) -> Result<(), Fault> {
+        async fn $name(&mut self, token: &str, attempt: WriteAttempt) -> Result<(), Fault> {
             let batches = self.batches.clone();
             let clickhouse = Arc::clone(&self.clickhouse);
             let rows: Vec<&$row> = batches.iter().flat_map($rows).collect();
             let inserted = clickhouse.$insert(token, rows.iter().copied()).await;
             inserted.map_err(Fault::new)?;
-            if attempt == Attempt::First {
+            if attempt == WriteAttempt::First {
                 return Ok(());
             }
             loop {
@@ -156,7 +156,7 @@ fn weight(batch: &Batch) -> usize {
     messages.sum::<usize>() + letters.sum::<usize>() + others * 500
 }
 
-impl CutWriter for TableWriter {
+impl BatchWriter for TableWriter {
     fn append(&mut self, batch: Arc<Batch>) -> BoxFuture<'_, Result<(), Fault>> {
         self.bytes += weight(&batch);
         self.batches.push(batch);
@@ -170,11 +170,11 @@ impl CutWriter for TableWriter {
     fn write<'a>(
         &'a mut self,
         log: &'a str,
-        cut: &'a Cut,
-        attempt: Attempt,
+        range: &'a BatchRange,
+        attempt: WriteAttempt,
     ) -> BoxFuture<'a, Result<(), Fault>> {
         async move {
-            let token = cut.name(log);
+            let token = range.name(log);
             // Messages first: a violation or dead letter never stands there before its message does.
             self.messages(&token, attempt).await?;
             self.violations(&token, attempt).await?;
@@ -192,33 +192,33 @@ impl CutWriter for TableWriter {
 }
 
 /// The marks in the table `lanes`.
-pub struct TableMarks {
+pub struct TableCheckpoints {
     clickhouse: Arc<ClickHouse>,
     prefix: String,
 }
 
-impl TableMarks {
-    /// Marks of logs whose names begin with `prefix` there.
+impl TableCheckpoints {
+    /// CheckpointStore of logs whose names begin with `prefix` there.
     pub fn new(clickhouse: Arc<ClickHouse>, prefix: String) -> Self {
         Self { clickhouse, prefix }
     }
 }
 
-impl Marks for TableMarks {
-    fn held<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<Mark>, Fault>> {
+impl CheckpointStore for TableCheckpoints {
+    fn held<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<SinkCheckpoint>, Fault>> {
         async move {
             let name = format!("{}.{log}", self.prefix);
             let mark = self.clickhouse.lane_mark(&name).await.map_err(Fault::new)?;
-            Ok(mark.map(|LaneMark { position, witness }| Mark { position, witness }))
+            Ok(mark.map(|LaneMark { position, fingerprint }| SinkCheckpoint { position, fingerprint }))
         }
         .boxed()
     }
 
-    fn keep<'a>(&'a self, log: &'a str, mark: Mark) -> BoxFuture<'a, Result<(), Fault>> {
+    fn keep<'a>(&'a self, log: &'a str, mark: SinkCheckpoint) -> BoxFuture<'a, Result<(), Fault>> {
         async move {
             let name = format!("{}.{log}", self.prefix);
-            let Mark { position, witness } = mark;
-            let mark = LaneMark { position, witness };
+            let SinkCheckpoint { position, fingerprint } = mark;
+            let mark = LaneMark { position, fingerprint };
             let kept = self.clickhouse.keep_lane_mark(&name, mark).await;
             kept.map_err(Fault::new)
         }

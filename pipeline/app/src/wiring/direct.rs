@@ -23,7 +23,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         abandon: options.abandon.clone(),
         accept_gap: options.accept_gap,
     };
-    // Directories stop after the corps, so that rooms named last are still asked for.
+    // Directories stop after the corps, so that rooms named last are still requester for.
     let directories_stop = CancellationToken::new();
     let mut directories = JoinSet::new();
     let mut firsts = Vec::new();
@@ -65,7 +65,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
                     writer: (parts.writer)(),
                 })
                 .collect(),
-            outlets: parts.outlets(),
+            replay_sinks: parts.replay_sinks(),
         });
     }
     await_directories(firsts, &options.stop).await;

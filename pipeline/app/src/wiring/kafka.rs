@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use chatledger_engine::kafka::directory::{CorpDirectory, DirectoryFollower, DirectoryStage};
 use chatledger_engine::kafka::key_watch::KeyWatch;
-use chatledger_engine::kafka::marks::MarkReader;
+use chatledger_engine::kafka::process_checkpoints::ProcessCheckpointReader;
 use chatledger_engine::kafka::process::{CorpTools, ProcessStage};
 use chatledger_engine::kafka::sink::SinkStage;
 use chatledger_engine::kafka::source::SourceStage;
@@ -156,7 +156,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         background.spawn(names_task.run());
         let stage = ProcessStage {
             join: names.join(&Role::Process),
-            marks: MarkReader(names.join(&Role::Marks)),
+            marks: ProcessCheckpointReader(names.join(&Role::Marks)),
             corps: Arc::new(tools),
             seal: Arc::clone(&parts.settings.kafka.seal),
             rules: Arc::clone(&parts.rules),

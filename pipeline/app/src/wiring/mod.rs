@@ -1,6 +1,6 @@
 //! Puts the parts together, by hand, and runs them: the one place where engine and connectors meet.
 
-mod desk;
+mod control_inbox;
 mod direct;
 mod kafka;
 mod reach;
@@ -14,11 +14,11 @@ use chatledger_clickhouse::ClickHouse;
 use chatledger_crypto::KeyRing;
 use chatledger_directory::Directory;
 use chatledger_engine::delivery::Limits;
-use chatledger_engine::direct::replay::Outlet;
+use chatledger_engine::direct::replay::ReplaySink;
 use chatledger_engine::direct::{StateError, StateLock};
 use chatledger_engine::directory_sync::await_first;
 use chatledger_engine::metrics::Metrics;
-use chatledger_engine::ports::{CutWriter, DirectorySink, Marks};
+use chatledger_engine::ports::{BatchWriter, DirectorySink, CheckpointStore};
 use chatledger_engine::pull::Puller;
 use chatledger_engine::shared::{Current, Progress, Totals};
 use chatledger_parquet::Zones;
@@ -31,11 +31,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub use self::desk::{dead_letter_log, replayers};
+pub use self::offline::{dead_letter_log, replayers};
 use self::reach::{Needs, reach};
 pub use self::reach::{archive, migrate, migrated};
 use crate::adapters::{
-    DirectoryTables, FileMarks, FileWriter, TableMarks, TableWriter, WecomArchive, WecomDirectory,
+    DirectoryTables, FileCheckpoints, FileWriter, TableCheckpoints, TableWriter, WecomArchive, WecomDirectory,
 };
 use crate::cli::StageName;
 use crate::config::{Corp, Settings};
@@ -253,7 +253,7 @@ impl Parts {
                 bytes: LANE_BYTES,
                 interval: setting.batch_interval,
             };
-            let marks = Arc::new(TableMarks::new(Arc::clone(clickhouse), prefix.clone()));
+            let marks = Arc::new(TableCheckpoints::new(Arc::clone(clickhouse), prefix.clone()));
             let clickhouse = Arc::clone(clickhouse);
             let make = move || Box::new(TableWriter::new(Arc::clone(&clickhouse))) as Writer;
             sinks.push(SinkParts {
@@ -269,7 +269,7 @@ impl Parts {
                 bytes: LANE_BYTES,
                 interval: setting.roll_interval,
             };
-            let marks = Arc::new(FileMarks::new(setting.target.clone(), prefix.clone()));
+            let marks = Arc::new(FileCheckpoints::new(setting.target.clone(), prefix.clone()));
             let (target, zones) = (setting.target.clone(), self.zones.clone());
             let make = move || Box::new(FileWriter::new(target.clone(), zones.clone())) as Writer;
             sinks.push(SinkParts {
@@ -285,10 +285,10 @@ impl Parts {
 
 impl Parts {
     /// The sinks once more, for replays.
-    fn outlets(&self) -> Vec<Outlet> {
+    fn replay_sinks(&self) -> Vec<ReplaySink> {
         let sinks = self.sinks().into_iter();
         sinks
-            .map(|parts| Outlet {
+            .map(|parts| ReplaySink {
                 sink: parts.sink,
                 writer: (parts.writer)(),
             })
@@ -303,10 +303,10 @@ struct SinkParts {
     /// Makes a lane's writing end.
     writer: WriterFactory,
     /// Where it keeps how far each lane of the log is; the direct driver has no need of it.
-    marks: Arc<dyn Marks>,
+    marks: Arc<dyn CheckpointStore>,
 }
 
-type Writer = Box<dyn CutWriter>;
+type Writer = Box<dyn BatchWriter>;
 type WriterFactory = Box<dyn Fn() -> Writer + Send + Sync>;
 
 fn nobody(corp: &Corp) -> Arc<Current<Directory>> {

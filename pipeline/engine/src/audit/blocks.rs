@@ -5,57 +5,53 @@ use std::collections::BTreeMap;
 use chatledger_schemas::ledger::{Entry, Outcome, Settled};
 use serde::Serialize;
 
-use super::{BLOCK, Finding, Key, Sum};
+use super::{BLOCK, Content, Finding, Place, RecordKey, Sum};
 
-/// What the ledger says of a block.
+/// What the ledger says about a block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct LedgerBlock {
     /// Records pulled.
     pub pulled: Sum,
-    /// Those that became messages.
+    /// Records whose outcome is a message.
     pub messages: Sum,
-    /// Those that were parked.
-    pub parked: Sum,
-    /// Those whose message had been there before.
+    /// Records that were dead-lettered.
+    pub dead_lettered: Sum,
+    /// Records whose message was already archived.
     pub duplicates: Sum,
-    /// Gaps accepted in it.
+    /// Accepted gaps in it.
     pub gaps: u64,
 }
 
-impl Tally {
-    /// Records of which the ledger does not say yet what became of them.
+impl LedgerBlock {
+    /// Records without an outcome yet.
     pub fn unsettled(&self) -> u64 {
-        let settled = self.messages.rows + self.parked.rows + self.duplicates.rows;
+        let settled = self.messages.rows + self.dead_lettered.rows + self.duplicates.rows;
         self.pulled.rows.saturating_sub(settled)
+    }
+
+    /// What a place must hold if no dead letter was replayed or discarded.
+    fn expected(&self, content: Content) -> Sum {
+        match content {
+            Content::Messages => self.messages,
+            Content::OpenDeadLetters => self.dead_lettered,
+            Content::DiscardedDeadLetters => Sum::default(),
+        }
     }
 }
 
-/// What a place holds, by block. Absent: the place is not in use.
-pub type Held = Option<BTreeMap<u64, Sum>>;
-
-/// What the places hold.
-#[derive(Debug, Clone, Default)]
-pub struct Places {
-    /// The table `messages`.
-    pub clickhouse: Held,
-    /// The message files.
-    pub parquet: Held,
-    /// Letters that are open.
-    pub open: Held,
-    /// Letters that somebody dropped.
-    pub dropped: Held,
-}
+/// What the places in use hold, by block.
+pub type Held = BTreeMap<Place, BTreeMap<u64, Sum>>;
 
 /// The ledger's sums between two positions, both included.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct LedgerSums {
     first: u64,
     last: u64,
-    blocks: BTreeMap<u64, Tally>,
+    blocks: BTreeMap<u64, LedgerBlock>,
 }
 
-impl Ledger {
-    /// Takes up records between two positions, both included.
+impl LedgerSums {
+    /// Starts to sum records between two positions, both included.
     pub fn between(first: u64, last: u64) -> Self {
         Self {
             first,
@@ -64,124 +60,121 @@ impl Ledger {
         }
     }
 
-    /// Whether a position lies between the two.
-    pub fn covers(&self, seq: u64) -> bool {
+    fn covers(&self, seq: u64) -> bool {
         (self.first..=self.last).contains(&seq)
     }
 
-    /// A record was pulled, or a gap accepted.
+    /// Adds a pulled record or an accepted gap.
     pub fn pulled(&mut self, entry: &Entry) {
         if self.covers(entry.seq) {
-            let tally = self.blocks.entry(entry.seq / BLOCK).or_default();
+            let block = self.blocks.entry(entry.seq / BLOCK).or_default();
             if entry.gap {
-                tally.gaps += 1;
+                block.gaps += 1;
             } else {
-                tally.pulled.add(&key(entry.seq, entry.msgid));
+                block.pulled.add(&key(entry.seq, entry.msgid));
             }
         }
     }
 
-    /// What became of a record.
+    /// Adds the outcome of a record.
     pub fn settled(&mut self, settled: &Settled) {
         if self.covers(settled.seq) {
-            let tally = self.blocks.entry(settled.seq / BLOCK).or_default();
+            let block = self.blocks.entry(settled.seq / BLOCK).or_default();
             let sum = match settled.outcome {
-                Outcome::Message => &mut tally.messages,
-                Outcome::DeadLetter => &mut tally.parked,
-                Outcome::Duplicate => &mut tally.duplicates,
+                Outcome::Message => &mut block.messages,
+                Outcome::DeadLetter => &mut block.dead_lettered,
+                Outcome::Duplicate => &mut block.duplicates,
             };
             sum.add(&key(settled.seq, settled.msgid));
         }
     }
 
-    /// Every block with a record in the ledger or a row in a place, and what they say.
-    pub fn compare<'a>(&'a self, places: &'a Places) -> impl Iterator<Item = Block> + 'a {
-        let held = [
-            &places.clickhouse,
-            &places.parquet,
-            &places.open,
-            &places.dropped,
-        ];
+    /// Returns every block with a record in the ledger or a row in a place.
+    pub fn compare<'a>(&'a self, held: &'a Held) -> impl Iterator<Item = Block> + 'a {
         let mut numbers: Vec<u64> = self.blocks.keys().copied().collect();
-        for held in held.into_iter().flatten() {
-            numbers.extend(held.keys());
-        }
+        numbers.extend(held.values().flat_map(BTreeMap::keys));
         numbers.sort_unstable();
         numbers.dedup();
         numbers.into_iter().map(move |number| {
-            let at = |held: &Held| {
-                let held = held.as_ref()?;
-                Some(held.get(&number).copied().unwrap_or_default())
-            };
+            let sum = |blocks: &BTreeMap<u64, Sum>| blocks.get(&number).copied();
             Block {
                 number,
                 ledger: self.blocks.get(&number).copied().unwrap_or_default(),
-                clickhouse: at(&places.clickhouse),
-                parquet: at(&places.parquet),
-                open: at(&places.open),
-                dropped: at(&places.dropped),
+                places: held
+                    .iter()
+                    .map(|(place, blocks)| PlaceSum {
+                        place: *place,
+                        sum: sum(blocks).unwrap_or_default(),
+                    })
+                    .collect(),
             }
         })
     }
 }
 
-fn key(seq: u64, msgid: chatledger_schemas::ledger::Digest128) -> Key {
-    Key { seq, msgid }
+fn key(seq: u64, msgid: chatledger_schemas::ledger::Digest128) -> RecordKey {
+    RecordKey { seq, msgid }
 }
 
-/// One block, and what everybody says of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What one place holds of a block, or of a whole corp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PlaceSum {
+    /// The place.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Its rows.
+    #[serde(flatten)]
+    pub sum: Sum,
+}
+
+/// One block: what the ledger says about it and what each place holds of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     /// Its number: its first position divided by [`BLOCK`].
     pub number: u64,
     /// What the ledger says.
-    pub ledger: Tally,
-    /// What the table holds.
-    pub clickhouse: Option<Sum>,
-    /// What the files hold.
-    pub parquet: Option<Sum>,
-    /// Open letters.
-    pub open: Option<Sum>,
-    /// Dropped letters.
-    pub dropped: Option<Sum>,
+    pub ledger: LedgerBlock,
+    /// What the places hold; one entry for each place in use.
+    pub places: Vec<PlaceSum>,
 }
 
 impl Block {
-    /// Whether the sums show that every record is in its place and nothing else is there. Letters
-    /// that were replayed or dropped need a closer look.
+    /// Whether the sums show that every record is in its place and nothing else is there. Replayed
+    /// and discarded dead letters need a comparison record by record.
     pub fn agrees(&self) -> bool {
-        let is = |held: Option<Sum>, due: Sum| held.is_none_or(|held| held == due);
-        self.ledger.unsettled() == 0
-            && is(self.clickhouse, self.ledger.messages)
-            && is(self.parquet, self.ledger.messages)
-            && is(self.open, self.ledger.parked)
-            && is(self.dropped, Sum::default())
+        let right = |held: &PlaceSum| held.sum == self.ledger.expected(held.place.content);
+        self.ledger.unsettled() == 0 && self.places.iter().all(right)
     }
 
-    /// What is told of it when the sums agree, or as far as the sums alone can tell.
+    /// Rows of all places with this content together; `None` if no place has it.
+    fn sum_of(&self, content: Content) -> Option<Sum> {
+        let mut sums = self.places.iter();
+        let held = sums.find(|held| held.place.content == content)?;
+        Some(held.sum)
+    }
+
+    /// The report if the sums agree, or as far as sums alone can tell.
     pub fn report(&self) -> BlockReport {
-        let rows = |held: Option<Sum>| held.map_or(0, |held| held.rows);
-        let short = |held: Option<Sum>| {
-            held.map_or(0, |held| {
-                self.ledger.messages.rows.saturating_sub(held.rows)
-            })
-        };
-        let over = |held: Option<Sum>| {
-            held.map_or(0, |held| {
-                held.rows.saturating_sub(self.ledger.messages.rows)
-            })
-        };
+        let messages = self.places.iter();
+        let messages = messages.filter(|held| held.place.content == Content::Messages);
+        let due = self.ledger.messages.rows;
+        let missing = messages
+            .clone()
+            .map(|held| due.saturating_sub(held.sum.rows));
+        let unexpected = messages.map(|held| held.sum.rows.saturating_sub(due));
+        let discarded = self.sum_of(Content::DiscardedDeadLetters);
         BlockReport {
             first_seq: self.number * BLOCK,
             last_seq: (self.number * BLOCK).saturating_add(BLOCK - 1),
             pulled: self.ledger.pulled,
-            clickhouse: self.clickhouse,
-            parquet: self.parquet,
-            dead_letters: self.open.unwrap_or(self.ledger.parked),
-            dropped: rows(self.dropped),
+            places: self.places.clone(),
+            dead_letters: self
+                .sum_of(Content::OpenDeadLetters)
+                .unwrap_or(self.ledger.dead_lettered),
+            discarded: discarded.unwrap_or_default().rows,
             duplicates: self.ledger.duplicates.rows,
-            missing: short(self.clickhouse).max(short(self.parquet)),
-            unexpected: over(self.clickhouse).max(over(self.parquet)),
+            missing: missing.max().unwrap_or_default(),
+            unexpected: unexpected.max().unwrap_or_default(),
             repeated: 0,
             in_flight: self.ledger.unsettled(),
             gaps: self.ledger.gaps,
@@ -191,7 +184,7 @@ impl Block {
     }
 }
 
-/// What a reconciliation says of one block of positions.
+/// The result of a reconciliation for one block of positions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlockReport {
     /// First position of the block.
@@ -200,77 +193,81 @@ pub struct BlockReport {
     pub last_seq: u64,
     /// Records pulled.
     pub pulled: Sum,
-    /// Rows in ClickHouse, repeats included; `null` if it is not in use.
-    pub clickhouse: Option<Sum>,
-    /// Rows in Parquet, repeats included; `null` if it is not in use.
-    pub parquet: Option<Sum>,
-    /// Letters that are open.
+    /// What each place holds; repeated rows count as often as they occur.
+    pub places: Vec<PlaceSum>,
+    /// Open dead letters.
     pub dead_letters: Sum,
-    /// Letters that somebody dropped.
-    pub dropped: u64,
-    /// Records whose message had been there before.
+    /// Discarded dead letters.
+    #[serde(rename = "dropped")]
+    pub discarded: u64,
+    /// Records whose message was already archived.
     pub duplicates: u64,
-    /// Records that are not in every place where they belong.
+    /// Records that are missing in a place.
     pub missing: u64,
-    /// Rows of no record of the ledger, or where they do not belong.
+    /// Rows that belong to no record of the ledger, or to another place.
     pub unexpected: u64,
-    /// Rows that stand more than once in one place.
+    /// Rows that occur more than once in one place.
     pub repeated: u64,
-    /// Records that are still on their way.
+    /// Records without an outcome yet.
     pub in_flight: u64,
-    /// Gaps that were accepted: what the archive gave there is not known.
+    /// Accepted gaps: it is unknown which records the archive had there.
     pub gaps: u64,
     /// Whether every record is in exactly one place.
     pub accounted: bool,
-    /// What is wrong, the first of it.
+    /// The first things that are wrong.
     pub findings: Vec<Finding>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::{Chain, Seen};
+    use crate::chain::{Chain, ChainInput};
     use chatledger_schemas::ledger::digest_of;
 
+    const TABLE: Place = Place {
+        sink: "table",
+        content: Content::Messages,
+    };
+    const FILES: Place = Place {
+        sink: "files",
+        content: Content::Messages,
+    };
+
     #[test]
-    fn blocks_agree_only_when_every_place_holds_what_the_ledger_says() {
-        let mut ledger = Ledger::between(1, 5000);
+    fn blocks_agree_only_if_every_place_holds_what_the_ledger_says() {
+        let mut ledger = LedgerSums::between(1, 5000);
         let mut chain = Chain::genesis("ww1");
-        let mut held = BTreeMap::<u64, Sum>::new();
+        let mut sums = BTreeMap::<u64, Sum>::new();
         for seq in 990..=1010_u64 {
             let msgid = digest_of(&seq.to_le_bytes());
-            let seen = Seen {
+            let input = ChainInput {
                 seq,
                 at: 0,
                 msgid,
                 sealed: msgid,
             };
-            ledger.pulled(&chain.record(&seen));
+            ledger.pulled(&chain.record(&input));
             ledger.settled(&Settled {
                 seq,
                 msgid,
                 outcome: Outcome::Message,
                 row: [0; 16],
             });
-            held.entry(seq / BLOCK)
+            sums.entry(seq / BLOCK)
                 .or_default()
-                .add(&Key { seq, msgid });
+                .add(&RecordKey { seq, msgid });
         }
-        let places = |clickhouse| Places {
-            clickhouse: Some(clickhouse),
-            parquet: Some(held.clone()),
-            ..Places::default()
+        let agree = |table: BTreeMap<u64, Sum>| -> Vec<bool> {
+            let held = Held::from([(TABLE, table), (FILES, sums.clone())]);
+            ledger.compare(&held).map(|block| block.agrees()).collect()
         };
-        let agree = |places: &Places| -> Vec<bool> {
-            ledger.compare(places).map(|block| block.agrees()).collect()
-        };
-        assert_eq!(agree(&places(held.clone())), [true, true]);
-        let mut other = held.clone();
+        assert_eq!(agree(sums.clone()), [true, true]);
+        let mut other = sums.clone();
         other.get_mut(&1).unwrap().hash += 1;
-        assert_eq!(agree(&places(other)), [true, false]);
-        let mut more = held.clone();
+        assert_eq!(agree(other), [true, false]);
+        let mut more = sums.clone();
         more.insert(4, Sum { rows: 1, hash: 7 });
-        assert_eq!(agree(&places(more)), [true, true, false]);
-        assert_eq!(agree(&places(BTreeMap::new())), [false, false]);
+        assert_eq!(agree(more), [true, true, false]);
+        assert_eq!(agree(BTreeMap::new()), [false, false]);
     }
 }

@@ -25,7 +25,7 @@ pub enum Tampered {
 
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct Alteration {
     /// What was done.
     pub what: Tampered,
     /// Where: `ledger`, `clickhouse`, or the path of a file.
@@ -45,7 +45,7 @@ pub struct Verifier {
     last: Option<Entry>,
     entries: u64,
     gaps: u64,
-    findings: Vec<Finding>,
+    findings: Vec<Alteration>,
     /// Numbers that did not come where they were due, and the position before them.
     absent: BTreeMap<u64, u64>,
     anchors: HashMap<u64, Vec<(Anchor, String, bool)>>,
@@ -120,7 +120,7 @@ impl Verifier {
         let number = self.chain.number + 1;
         let seq = self.last.map_or(0, |last| last.seq);
         self.absent.remove(&number);
-        self.findings.push(Finding {
+        self.findings.push(Alteration {
             what: Tampered::Changed,
             place: "ledger".into(),
             number,
@@ -136,7 +136,7 @@ impl Verifier {
     }
 
     fn find(&mut self, what: Tampered, entry: &Entry) {
-        self.findings.push(Finding {
+        self.findings.push(Alteration {
             what,
             place: "ledger".into(),
             number: entry.number,
@@ -147,7 +147,7 @@ impl Verifier {
     /// The end of the ledger: what was followed, and what was found, in the chain's order.
     pub fn finish(mut self) -> Followed {
         for (number, seq) in std::mem::take(&mut self.absent) {
-            self.findings.push(Finding {
+            self.findings.push(Alteration {
                 what: Tampered::Removed,
                 place: "ledger".into(),
                 number,
@@ -160,12 +160,12 @@ impl Verifier {
             .values()
             .map(|anchors| anchors.len() as u64)
             .sum();
-        let mut loose: Vec<Finding> = self
+        let mut loose: Vec<Alteration> = self
             .anchors
             .into_values()
             .flatten()
             .filter(|(_, _, fits)| !fits)
-            .map(|(anchor, place, _)| Finding {
+            .map(|(anchor, place, _)| Alteration {
                 what: Tampered::Unanchored,
                 place,
                 number: 0,
@@ -196,13 +196,13 @@ pub struct Followed {
     /// The chain's end.
     pub end: Chain,
     /// What was found.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Alteration>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::Seen;
+    use crate::chain::ChainInput;
     use chatledger_schemas::ledger::digest_of;
 
     fn entries() -> Vec<Entry> {
@@ -210,7 +210,7 @@ mod tests {
         (1..=9_u64)
             .map(|seq| {
                 let digest = digest_of(&seq.to_le_bytes());
-                chain.record(&Seen {
+                chain.record(&ChainInput {
                     seq: seq * 10,
                     at: 1,
                     msgid: digest,
@@ -229,7 +229,7 @@ mod tests {
             verifier.entry(entry);
         }
         let findings = verifier.finish().findings;
-        let told = |finding: &Finding| (finding.what, finding.number, finding.seq);
+        let told = |finding: &Alteration| (finding.what, finding.number, finding.seq);
         findings.iter().map(told).collect()
     }
 
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(follow(&copied, &[]), [(T::Inserted, 5, 50)]);
         let mut forged = good.clone();
         let digest = digest_of(b"forged");
-        let forgery = Chain::at(&good[3]).record(&Seen {
+        let forgery = Chain::at(&good[3]).record(&ChainInput {
             seq: 45,
             at: 1,
             msgid: digest,

@@ -5,89 +5,78 @@ use std::collections::{BTreeMap, HashSet};
 use chatledger_schemas::ledger::{Digest128, Outcome};
 
 use super::blocks::{Block, BlockReport};
-use super::{Finding, Key, Wrong};
+use super::{Content, Finding, Mismatch, Place, RecordKey};
 
-/// Findings that are told of one block at most; all of them are counted.
-const TOLD: usize = 20;
+/// Findings reported for one block; all of them are counted.
+const REPORTED: usize = 20;
 
 /// A record as the ledger has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recorded {
-    /// Which record.
-    pub key: Key,
-    /// What became of it; `None` if that is not known yet.
+    /// The record.
+    pub key: RecordKey,
+    /// Its outcome; `None` if it has none yet.
     pub outcome: Option<Outcome>,
 }
 
-/// The rows of one block, place by place; `None` where a place is not in use.
-#[derive(Debug, Default)]
-pub struct Rows {
-    /// Rows of the table, each as often as it stands there.
-    pub clickhouse: Option<Vec<Key>>,
-    /// Rows of the files, each as often as it stands there.
-    pub parquet: Option<Vec<Key>>,
-    /// Open letters.
-    pub open: Option<Vec<Key>>,
-    /// Dropped letters.
-    pub dropped: Vec<Key>,
-    /// Msgids of records missing in the table whose message stands there under another position:
-    /// a repeat by the archive that came after the first had been forgotten.
+/// The rows of one block in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceRows {
+    /// The place.
+    pub place: Place,
+    /// The record of each row.
+    pub keys: Vec<RecordKey>,
+    /// Msgids of missing records whose message has a row at another position there: a duplicate
+    /// that arrived after the first had left the window.
     pub elsewhere: HashSet<Digest128>,
 }
 
-/// The records of a block that the table does not have.
-pub fn missing_in_clickhouse(recorded: &[Recorded], rows: &Rows) -> Vec<Key> {
-    let Some(clickhouse) = &rows.clickhouse else {
-        return Vec::new();
-    };
-    let there: HashSet<&Key> = clickhouse.iter().collect();
-    recorded
-        .iter()
-        .filter(|one| one.outcome == Some(Outcome::Message) && !there.contains(&one.key))
-        .map(|one| one.key)
-        .collect()
+impl PlaceRows {
+    /// The message records of a block that have no row here.
+    pub fn missing(&self, recorded: &[Recorded]) -> Vec<RecordKey> {
+        let present: HashSet<&RecordKey> = self.keys.iter().collect();
+        recorded
+            .iter()
+            .filter(|one| one.outcome == Some(Outcome::Message) && !present.contains(&one.key))
+            .map(|one| one.key)
+            .collect()
+    }
 }
 
-/// What the ledger says of a record.
+/// What the ledger says about a record.
 #[derive(Debug, Default, Clone, Copy)]
 enum Recording {
     /// Nothing.
     #[default]
     Unknown,
-    /// It was pulled.
+    /// It was pulled and has no outcome yet.
     Unsettled,
-    /// It was pulled, and this became of it.
-    As(Outcome),
+    /// It was pulled and has an outcome.
+    Settled(Outcome),
 }
 
-/// Where one record stands, and how often.
-#[derive(Debug, Default, Clone, Copy)]
-struct Standing {
+/// What the ledger says about one record, and how many rows it has in each place.
+#[derive(Debug, Clone)]
+struct Occurrences {
     recorded: Recording,
-    clickhouse: usize,
-    parquet: usize,
-    open: usize,
-    dropped: usize,
+    rows: Vec<usize>,
 }
 
-/// Judges a block record by record.
-pub fn judge(block: &Block, recorded: &[Recorded], rows: &Rows) -> BlockReport {
-    let mut standing: BTreeMap<Key, Standing> = BTreeMap::new();
+/// Compares a block record by record.
+pub fn judge(block: &Block, recorded: &[Recorded], places: &[PlaceRows]) -> BlockReport {
+    let mut records: BTreeMap<RecordKey, Occurrences> = BTreeMap::new();
+    let none = Occurrences {
+        recorded: Recording::Unknown,
+        rows: vec![0; places.len()],
+    };
     for one in recorded {
-        standing.entry(one.key).or_default().recorded =
-            one.outcome.map_or(Recording::Unsettled, Recording::As);
+        let record = records.entry(one.key).or_insert_with(|| none.clone());
+        record.recorded = one.outcome.map_or(Recording::Unsettled, Recording::Settled);
     }
-    for key in rows.clickhouse.iter().flatten() {
-        standing.entry(*key).or_default().clickhouse += 1;
-    }
-    for key in rows.parquet.iter().flatten() {
-        standing.entry(*key).or_default().parquet += 1;
-    }
-    for key in rows.open.iter().flatten() {
-        standing.entry(*key).or_default().open += 1;
-    }
-    for key in &rows.dropped {
-        standing.entry(*key).or_default().dropped += 1;
+    for (number, place) in places.iter().enumerate() {
+        for key in &place.keys {
+            records.entry(*key).or_insert_with(|| none.clone()).rows[number] += 1;
+        }
     }
     let mut report = BlockReport {
         missing: 0,
@@ -97,76 +86,74 @@ pub fn judge(block: &Block, recorded: &[Recorded], rows: &Rows) -> BlockReport {
         findings: Vec::new(),
         ..block.report()
     };
-    for (key, at) in &standing {
-        let mut wrong = Vec::new();
-        look(key, at, rows, &mut report, &mut wrong);
-        let is = |kinds: &[Wrong]| u64::from(wrong.iter().any(|what| kinds.contains(what)));
-        report.missing += is(&[
-            Wrong::MissingInClickhouse,
-            Wrong::MissingInParquet,
-            Wrong::MissingLetter,
-        ]);
-        report.repeated += is(&[Wrong::RepeatedInClickhouse, Wrong::RepeatedInParquet]);
-        report.unexpected += is(&[
-            Wrong::UnexpectedInClickhouse,
-            Wrong::UnexpectedInParquet,
-            Wrong::UnexpectedLetter,
-        ]);
-        let room = TOLD.saturating_sub(report.findings.len());
-        let told = wrong.into_iter().take(room);
-        report
-            .findings
-            .extend(told.map(|what| Finding { seq: key.seq, what }));
+    for (key, record) in &records {
+        let wrong = match record.recorded {
+            Recording::Unsettled => {
+                report.in_flight += 1;
+                continue;
+            }
+            _ => mismatches(key, record, places, &mut report.duplicates),
+        };
+        let is = |kind| u64::from(wrong.iter().any(|(what, _)| *what == kind));
+        report.missing += is(Mismatch::Missing);
+        report.repeated += is(Mismatch::Repeated);
+        report.unexpected += is(Mismatch::Unexpected);
+        let room = REPORTED.saturating_sub(report.findings.len());
+        let findings = wrong.into_iter().take(room).map(|(what, place)| Finding {
+            seq: key.seq,
+            what,
+            place,
+        });
+        report.findings.extend(findings);
     }
     report.accounted = report.missing + report.unexpected + report.repeated + report.in_flight == 0;
     report
 }
 
-fn look(key: &Key, at: &Standing, rows: &Rows, report: &mut BlockReport, wrong: &mut Vec<Wrong>) {
-    let sinks = at.clickhouse + at.parquet > 0;
-    let unexpected = |wrong: &mut Vec<Wrong>| {
-        if at.clickhouse > 0 {
-            wrong.push(Wrong::UnexpectedInClickhouse);
-        }
-        if at.parquet > 0 {
-            wrong.push(Wrong::UnexpectedInParquet);
-        }
+/// What is wrong with one settled or unknown record. `duplicates` counts late duplicates.
+fn mismatches(
+    key: &RecordKey,
+    record: &Occurrences,
+    places: &[PlaceRows],
+    duplicates: &mut u64,
+) -> Vec<(Mismatch, Place)> {
+    let of = |content: Content| {
+        let all = places.iter().zip(&record.rows);
+        all.filter(move |(place, _)| place.place.content == content)
     };
-    match at.recorded {
-        Recording::Unsettled => report.in_flight += 1,
-        // Nobody pulled it, or its message is there under an earlier position.
-        Recording::Unknown | Recording::As(Outcome::Duplicate) => {
-            unexpected(wrong);
-            if at.open > 0 {
-                wrong.push(Wrong::UnexpectedLetter);
-            }
+    let count = |content| of(content).map(|(_, rows)| *rows).sum::<usize>();
+    let unexpected = |content: Content| {
+        let there = of(content).filter(|(_, rows)| **rows > 0);
+        there.map(|(place, _)| (Mismatch::Unexpected, place.place))
+    };
+    let (open, discarded) = (Content::OpenDeadLetters, Content::DiscardedDeadLetters);
+    match record.recorded {
+        Recording::Unsettled => Vec::new(),
+        // Nobody pulled it, or its message was archived at an earlier position.
+        Recording::Unknown | Recording::Settled(Outcome::Duplicate) => {
+            unexpected(Content::Messages)
+                .chain(unexpected(open))
+                .collect()
         }
-        // Parked, and not replayed.
-        Recording::As(Outcome::DeadLetter) if at.open + at.dropped > 0 => unexpected(wrong),
-        Recording::As(Outcome::DeadLetter) if !sinks => {
-            if rows.open.is_some() {
-                wrong.push(Wrong::MissingLetter);
-            }
+        // Dead-lettered and not replayed.
+        Recording::Settled(Outcome::DeadLetter) if count(open) + count(discarded) > 0 => {
+            unexpected(Content::Messages).collect()
         }
-        Recording::As(Outcome::Message | Outcome::DeadLetter) => {
-            if at.open > 0 {
-                wrong.push(Wrong::UnexpectedLetter);
-            }
-            if rows.clickhouse.is_some() {
-                match at.clickhouse {
-                    0 if rows.elsewhere.contains(&key.msgid) => report.duplicates += 1,
-                    0 => wrong.push(Wrong::MissingInClickhouse),
+        Recording::Settled(Outcome::DeadLetter) if count(Content::Messages) == 0 => of(open)
+            .map(|(place, _)| (Mismatch::Missing, place.place))
+            .collect(),
+        // A message, or a dead letter that was replayed.
+        Recording::Settled(Outcome::Message | Outcome::DeadLetter) => {
+            let mut wrong: Vec<_> = unexpected(open).collect();
+            for (place, rows) in of(Content::Messages) {
+                match rows {
+                    0 if place.elsewhere.contains(&key.msgid) => *duplicates += 1,
+                    0 => wrong.push((Mismatch::Missing, place.place)),
                     1 => {}
-                    _ => wrong.push(Wrong::RepeatedInClickhouse),
+                    _ => wrong.push((Mismatch::Repeated, place.place)),
                 }
             }
-            if rows.parquet.is_some() {
-                match at.parquet {
-                    0 => wrong.push(Wrong::MissingInParquet),
-                    1 => {}
-                    _ => wrong.push(Wrong::RepeatedInParquet),
-                }
-            }
+            wrong
         }
     }
 }
@@ -174,11 +161,28 @@ fn look(key: &Key, at: &Standing, rows: &Rows, report: &mut BlockReport, wrong: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::blocks::Tally;
+    use crate::audit::blocks::LedgerBlock;
     use chatledger_schemas::ledger::digest_of;
 
-    fn key(seq: u64) -> Key {
-        Key {
+    const TABLE: Place = Place {
+        sink: "table",
+        content: Content::Messages,
+    };
+    const FILES: Place = Place {
+        sink: "files",
+        content: Content::Messages,
+    };
+    const OPEN: Place = Place {
+        sink: "table",
+        content: Content::OpenDeadLetters,
+    };
+    const DISCARDED: Place = Place {
+        sink: "table",
+        content: Content::DiscardedDeadLetters,
+    };
+
+    fn key(seq: u64) -> RecordKey {
+        RecordKey {
             seq,
             msgid: digest_of(&seq.to_le_bytes()),
         }
@@ -187,15 +191,12 @@ mod tests {
     fn block() -> Block {
         Block {
             number: 0,
-            ledger: Tally::default(),
-            clickhouse: None,
-            parquet: None,
-            open: None,
-            dropped: None,
+            ledger: LedgerBlock::default(),
+            places: Vec::new(),
         }
     }
 
-    /// 1 and 2 are messages, 3 is parked, 4 repeats 1, 5 is on its way.
+    /// 1 and 2 are messages, 3 is a dead letter, 4 is a duplicate of 1.
     fn recorded() -> Vec<Recorded> {
         let outcomes = [
             Some(Outcome::Message),
@@ -211,85 +212,61 @@ mod tests {
         .collect()
     }
 
-    fn rows(clickhouse: &[u64], parquet: &[u64], open: &[u64]) -> Rows {
-        let keys = |seqs: &[u64]| Some(seqs.iter().copied().map(key).collect());
-        Rows {
-            clickhouse: keys(clickhouse),
-            parquet: keys(parquet),
-            open: keys(open),
-            ..Rows::default()
+    fn place(place: Place, seqs: &[u64]) -> PlaceRows {
+        PlaceRows {
+            place,
+            keys: seqs.iter().copied().map(key).collect(),
+            elsewhere: HashSet::new(),
         }
     }
 
-    fn findings(rows: &Rows) -> Vec<(u64, Wrong)> {
+    fn rows(table: &[u64], files: &[u64], open: &[u64]) -> Vec<PlaceRows> {
+        vec![place(TABLE, table), place(FILES, files), place(OPEN, open)]
+    }
+
+    fn findings(rows: &[PlaceRows]) -> Vec<(u64, Mismatch, Place)> {
         let report = judge(&block(), &recorded(), rows);
         assert_eq!(report.accounted, report.findings.is_empty());
-        report
-            .findings
-            .iter()
-            .map(|one| (one.seq, one.what))
-            .collect()
+        let each = report.findings.iter();
+        each.map(|one| (one.seq, one.what, one.place)).collect()
     }
 
     #[test]
-    fn every_way_of_being_wrong_is_named_with_its_record() {
-        use Wrong as W;
+    fn every_mismatch_is_reported_with_its_record_and_place() {
+        use Mismatch::{Missing, Repeated, Unexpected};
         assert_eq!(findings(&rows(&[1, 2], &[2, 1], &[3])), []);
-        assert_eq!(
-            findings(&rows(&[1], &[1, 2], &[3])),
-            [(2, W::MissingInClickhouse)]
-        );
-        assert_eq!(
-            findings(&rows(&[1, 2], &[2], &[3])),
-            [(1, W::MissingInParquet)]
-        );
-        assert_eq!(
-            findings(&rows(&[1, 2], &[1, 2], &[])),
-            [(3, W::MissingLetter)]
-        );
-        assert_eq!(
-            findings(&rows(&[1, 2, 2], &[1, 2], &[3])),
-            [(2, W::RepeatedInClickhouse)]
-        );
-        assert_eq!(
-            findings(&rows(&[1, 2], &[1, 1, 2], &[3])),
-            [(1, W::RepeatedInParquet)]
-        );
-        assert_eq!(
-            findings(&rows(&[1, 2, 77], &[1, 2], &[3])),
-            [(77, W::UnexpectedInClickhouse)]
-        );
-        assert_eq!(
-            findings(&rows(&[1, 2], &[1, 2, 4], &[3])),
-            [(4, W::UnexpectedInParquet)]
-        );
-        assert_eq!(
-            findings(&rows(&[1, 2], &[1, 2], &[2, 3])),
-            [(2, W::UnexpectedLetter)]
-        );
-        assert_eq!(
-            findings(&rows(&[1, 2, 3], &[1, 2], &[])),
-            [(3, W::MissingInParquet)]
-        );
+        for (rows, finding) in [
+            (rows(&[1], &[1, 2], &[3]), (2, Missing, TABLE)),
+            (rows(&[1, 2], &[2], &[3]), (1, Missing, FILES)),
+            (rows(&[1, 2], &[1, 2], &[]), (3, Missing, OPEN)),
+            (rows(&[1, 2, 2], &[1, 2], &[3]), (2, Repeated, TABLE)),
+            (rows(&[1, 2], &[1, 1, 2], &[3]), (1, Repeated, FILES)),
+            (rows(&[1, 2, 77], &[1, 2], &[3]), (77, Unexpected, TABLE)),
+            (rows(&[1, 2], &[1, 2, 4], &[3]), (4, Unexpected, FILES)),
+            (rows(&[1, 2], &[1, 2], &[2, 3]), (2, Unexpected, OPEN)),
+            (rows(&[1, 2, 3], &[1, 2], &[]), (3, Missing, FILES)),
+        ] {
+            assert_eq!(findings(&rows), [finding]);
+        }
     }
 
     #[test]
-    fn letters_that_were_replayed_or_dropped_and_late_repeats_are_accounted_for() {
+    fn replayed_and_discarded_dead_letters_and_late_duplicates_are_accounted_for() {
         assert_eq!(findings(&rows(&[1, 2, 3], &[1, 2, 3], &[])), [], "replayed");
-        let dropped = Rows {
-            dropped: vec![key(3)],
-            ..rows(&[1, 2], &[1, 2], &[])
-        };
-        assert_eq!(findings(&dropped), []);
-        let repeated = Rows {
-            elsewhere: HashSet::from([key(2).msgid]),
-            ..rows(&[1], &[1, 2], &[3])
-        };
-        assert_eq!(findings(&repeated), []);
-        assert_eq!(judge(&block(), &recorded(), &repeated).duplicates, 1);
-        let mut on_its_way = recorded();
-        on_its_way[1].outcome = None;
-        let report = judge(&block(), &on_its_way, &rows(&[1], &[1], &[3]));
+        let mut discarded = rows(&[1, 2], &[1, 2], &[]);
+        discarded.push(place(DISCARDED, &[3]));
+        assert_eq!(findings(&discarded), []);
+        let mut late = rows(&[1], &[1, 2], &[3]);
+        late[0].elsewhere = HashSet::from([key(2).msgid]);
+        assert_eq!(findings(&late), []);
+        assert_eq!(judge(&block(), &recorded(), &late).duplicates, 1);
+    }
+
+    #[test]
+    fn record_without_an_outcome_is_in_flight() {
+        let mut unsettled = recorded();
+        unsettled[1].outcome = None;
+        let report = judge(&block(), &unsettled, &rows(&[1], &[1], &[3]));
         assert_eq!(
             (report.in_flight, report.missing, report.accounted),
             (1, 0, false)

@@ -1,30 +1,38 @@
-//! Shows that every record of the ledger is in exactly one place, and that the ledger and the rows
-//! are as they were written. Pure: whoever audits reads ledger and sinks and hands in what he found.
+//! Checks that every record of the ledger is in exactly one place, and that the ledger and the rows
+//! are as they were written. Pure: the caller reads the ledger and the sinks and passes in the data.
 //!
-//! [`blocks`] compares sums over blocks of positions, which is quick and takes little memory;
-//! [`judge`] compares a block that does not agree record by record; [`chain`] follows the hash
-//! chain.
+//! [`blocks`] compares sums over blocks of positions, which is fast and needs little memory.
+//! [`judge`] compares a block record by record if its sums differ. [`chain`] follows the hash chain.
+//! A sink that can be audited implements [`AuditReader`]; what it holds is reported by [`Place`], so
+//! nothing here depends on which sinks there are.
 
 pub mod blocks;
 pub mod chain;
 pub mod judge;
 
-use chatledger_schemas::ledger::Digest128;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+
+use chatledger_schemas::CorpId;
+use chatledger_schemas::ledger::{Anchor, Digest128};
+use futures::future::BoxFuture;
 use serde::Serialize;
 
-/// Positions of a block.
+use crate::fault::Fault;
+
+/// Positions in a block.
 pub const BLOCK: u64 = 1000;
 
-/// Which record a row is of: its position in the archive and the digest of its msgid.
+/// The record that a row belongs to: its position in the archive and the digest of its msgid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub struct RecordKey {
     /// Position in the corp's archive.
     pub seq: u64,
     /// Digest of the msgid.
     pub msgid: Digest128,
 }
 
-impl Key {
+impl RecordKey {
     /// The hash that sums are made of. ClickHouse computes the same:
     /// `bitXor(reinterpretAsUInt64(substring(SHA256(msgid), 1, 8)), seq * 11400714819323198485)`.
     pub fn hash(&self) -> u64 {
@@ -33,14 +41,14 @@ impl Key {
         half ^ self.seq.wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
-    /// Number of the block it lies in.
+    /// Number of its block.
     pub fn block(&self) -> u64 {
         self.seq / BLOCK
     }
 }
 
-/// How many rows there are, and the sum of their hashes, which does not depend on their order: two
-/// places with the same sum hold the same rows.
+/// Number of rows and the sum of their hashes. The sum does not depend on the order: two places with
+/// the same sum hold the same rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Sum {
     /// Rows.
@@ -52,12 +60,12 @@ pub struct Sum {
 
 impl Sum {
     /// Adds a row.
-    pub fn add(&mut self, key: &Key) {
+    pub fn add(&mut self, key: &RecordKey) {
         self.rows += 1;
         self.hash = self.hash.wrapping_add(key.hash());
     }
 
-    /// The sum of two.
+    /// The sum of the two.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -65,33 +73,70 @@ impl Sum {
             hash: self.hash.wrapping_add(other.hash),
         }
     }
+
+    /// The sum of several rows.
+    pub fn over<'a>(keys: impl IntoIterator<Item = &'a RecordKey>) -> Self {
+        let mut sum = Self::default();
+        for key in keys {
+            sum.add(key);
+        }
+        sum
+    }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn hexadecimal<S: serde::Serializer>(hash: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format!("{hash:016x}"))
 }
 
-/// What is wrong with a record.
+/// What a place holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// Messages: one row for each record whose outcome is a message.
+    Messages,
+    /// Dead letters that are open.
+    OpenDeadLetters,
+    /// Dead letters that were discarded.
+    DiscardedDeadLetters,
+}
+
+impl Content {
+    /// Its name in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::OpenDeadLetters => "open dead letters",
+            Self::DiscardedDeadLetters => "discarded dead letters",
+        }
+    }
+}
+
+/// A place in which rows are kept: one kind of rows in one sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Place {
+    /// The sink.
+    pub sink: &'static str,
+    /// What it holds there.
+    pub content: Content,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.sink, self.content.as_str())
+    }
+}
+
+/// What is wrong with a record in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wrong {
-    /// It is no row of the table `messages`.
-    MissingInClickhouse,
-    /// It is in no message file.
-    MissingInParquet,
-    /// It was parked, and is neither among the letters nor anywhere else.
-    MissingLetter,
-    /// It stands in the table more than once.
-    RepeatedInClickhouse,
-    /// It stands in the files more than once.
-    RepeatedInParquet,
-    /// The table has a row of it that does not belong there.
-    UnexpectedInClickhouse,
-    /// The files have a row of it that does not belong there.
-    UnexpectedInParquet,
-    /// A letter of it is open that does not belong there.
-    UnexpectedLetter,
+pub enum Mismatch {
+    /// Its row is missing.
+    Missing,
+    /// It has more than one row.
+    Repeated,
+    /// It has a row that does not belong there.
+    Unexpected,
 }
 
 /// One thing that is wrong.
@@ -100,5 +145,101 @@ pub struct Finding {
     /// Position of the record.
     pub seq: u64,
     /// What is wrong with it.
-    pub what: Wrong,
+    pub what: Mismatch,
+    /// Where.
+    #[serde(flatten)]
+    pub place: Place,
+}
+
+/// Which records an audit asks for.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// First position.
+    pub first: u64,
+    /// Last position, included.
+    pub last: u64,
+    /// Only records of these blocks; `None`: of every block.
+    pub blocks: Option<BTreeSet<u64>>,
+    /// At most this many rows of one block in one place.
+    pub limit: u64,
+}
+
+impl Selection {
+    /// Whether a position is asked for.
+    pub fn covers(&self, seq: u64) -> bool {
+        (self.first..=self.last).contains(&seq)
+            && self
+                .blocks
+                .as_ref()
+                .is_none_or(|blocks| blocks.contains(&(seq / BLOCK)))
+    }
+}
+
+/// Sums by block of each place of a sink.
+#[derive(Debug, Default)]
+pub struct SinkSums {
+    /// The places.
+    pub places: BTreeMap<Content, BTreeMap<u64, Sum>>,
+    /// Parts of the sink that cannot be read, such as paths of files.
+    pub unreadable: Vec<String>,
+}
+
+/// A row as a sink holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredRow {
+    /// The record it belongs to.
+    pub key: RecordKey,
+    /// Digest of its columns, comparable with the digest in the ledger.
+    pub digest: Digest128,
+}
+
+/// Reads a sink back for an audit. It changes nothing and needs no right to write.
+pub trait AuditReader: Send + Sync {
+    /// What the sink holds.
+    fn contents(&self) -> &'static [Content];
+
+    /// Sums the rows of a corp between two positions, both included, by block.
+    fn sums<'a>(
+        &'a self,
+        corp: &'a CorpId,
+        first: u64,
+        last: u64,
+    ) -> BoxFuture<'a, Result<SinkSums, Fault>>;
+
+    /// Returns the records that have a row, each as often as it has one.
+    fn keys<'a>(
+        &'a self,
+        corp: &'a CorpId,
+        content: Content,
+        selection: Selection,
+    ) -> BoxFuture<'a, Result<Vec<RecordKey>, Fault>>;
+
+    /// Returns those of `msgids` that have a row at any position. A sink that replaces rows by
+    /// message keeps one row of a message that the archive returned twice.
+    fn at_any_position<'a>(
+        &'a self,
+        _corp: &'a CorpId,
+        _msgids: &'a [Digest128],
+    ) -> BoxFuture<'a, Result<HashSet<Digest128>, Fault>> {
+        Box::pin(std::future::ready(Ok(HashSet::new())))
+    }
+
+    /// Returns links of the hash chain that were delivered with rows, each with the name of the part
+    /// of the sink that has it.
+    fn anchors<'a>(
+        &'a self,
+        _corp: &'a CorpId,
+    ) -> BoxFuture<'a, Result<Vec<(Anchor, String)>, Fault>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Passes every message row of a corp to `row`, with the name of the part of the sink that
+    /// holds it. `positions` are the positions that the ledger knows, ascending: a reader may use
+    /// them to divide its work. Returns the parts that cannot be read.
+    fn rows<'a>(
+        &'a self,
+        corp: &'a CorpId,
+        positions: &'a [u64],
+        row: &'a mut (dyn FnMut(&str, StoredRow) + Send),
+    ) -> BoxFuture<'a, Result<Vec<String>, Fault>>;
 }

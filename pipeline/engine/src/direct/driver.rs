@@ -18,21 +18,21 @@ use tracing::{info, warn};
 
 use super::StateError;
 use super::contact::Contact;
+use super::dead_letter_store::{DeadLetterStore, Remembering};
 use super::journal::JournalFile;
 use super::ledger::Ledger;
-use super::parked::{Parked, Remembering};
-use super::replay::{Outlet, under_way};
-use super::replayer::{Ask, Replayer, answer, lock};
+use super::replay::{ReplaySink, under_way};
+use super::replayer::{OpenRequest, Replayer, answer, lock};
 use crate::batch::Batch;
-use crate::chain::Seen;
-use crate::delivery::{Delivery, Flushed, Limits};
+use crate::chain::ChainInput;
+use crate::delivery::{Delivery, Flushed};
 use crate::failpoint;
 use crate::fault::{Backoff, Fault};
 use crate::metrics::Metrics;
-use crate::ports::CutWriter;
 use crate::pull::{BehindWindow, PullError, Puller};
 use crate::shared::{Current, Progress, Totals, WantedRooms, now_ms};
-use crate::stages::{Processed, Pulled, Tools, process};
+use crate::sink::Sink;
+use crate::stages::{Processed, PulledRecord, Tools, process};
 use crate::window::{MsgHash, Window};
 
 /// Pages between the puller and the processor.
@@ -41,16 +41,6 @@ const PAGES: usize = 2;
 const BATCHES: usize = 4;
 /// Messages among which a repeat is recognised: 16 bytes each in memory, a few times over.
 pub(super) const WINDOW: usize = 500_000;
-
-/// A sink and how it is written to.
-pub struct LaneSetup {
-    /// Its name, also the metric label.
-    pub sink: &'static str,
-    /// When a cut is complete.
-    pub limits: Limits,
-    /// Its writing end.
-    pub writer: Box<dyn CutWriter>,
-}
 
 /// One corp, put together.
 pub struct CorpSetup {
@@ -69,9 +59,7 @@ pub struct CorpSetup {
     /// Folder for its state.
     pub state_dir: PathBuf,
     /// The sinks.
-    pub lanes: Vec<LaneSetup>,
-    /// The sinks again, for replays.
-    pub outlets: Vec<Outlet>,
+    pub sinks: Vec<Sink>,
 }
 
 /// What a run shares over all corps.
@@ -138,19 +126,13 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
     std::fs::create_dir_all(&folder).map_err(StateError::io(&folder))?;
     let progress = Arc::clone(&corp.puller.progress);
     let mut lanes = Vec::new();
-    let sinks: Vec<&'static str> = corp.lanes.iter().map(|setup| setup.sink).collect();
-    let journals = JournalFile::open_all(&folder, &sinks)?;
-    for (setup, (_, journal, checkpoint)) in corp.lanes.into_iter().zip(journals) {
-        let delivery = Delivery::resume(
-            setup.sink,
-            corp.corp_id.to_string(),
-            checkpoint,
-            setup.limits,
-            setup.writer,
-            Arc::clone(&context.metrics),
-        );
-        progress.reached(setup.sink, checkpoint.position, None);
-        lanes.push((setup.sink, delivery, journal));
+    let names: Vec<&'static str> = corp.sinks.iter().map(|sink| sink.name).collect();
+    let journals = JournalFile::open_all(&folder, &names)?;
+    for (sink, (_, journal, checkpoint)) in corp.sinks.iter().zip(journals) {
+        let log = corp.corp_id.to_string();
+        let delivery = Delivery::resume(sink, log, checkpoint, Arc::clone(&context.metrics));
+        progress.reached(sink.name, checkpoint.position, None);
+        lanes.push((sink.name, delivery, journal));
     }
     let start = lanes
         .iter()
@@ -174,15 +156,15 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
     }
     // A gap has been looked for up to now.
     let answered = answered.map(|_| now_ms());
-    let parked = Parked::open(&folder, start)?;
-    for msg in parked.index().replayed().chain(under_way(&folder)?) {
+    let store = DeadLetterStore::open(&folder, start)?;
+    for msg in store.index().replayed().chain(under_way(&folder)?) {
         recovered.window.opened(msg);
     }
-    let open = parked.index().open().len();
+    let open = store.index().open().len();
     context
         .metrics
         .dead_letters_open(corp.corp_id.as_str(), open);
-    let parked = Arc::new(Mutex::new(parked));
+    let store = Arc::new(Mutex::new(store));
     info!(corp = %corp.corp_id, position = start, ledger = ledger.len(), "corp taken up");
 
     let (pages, page_queue) = mpsc::channel(PAGES);
@@ -236,13 +218,13 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
     let replayer = Replayer {
         corp_id: corp.corp_id.clone(),
         keys: Arc::clone(&corp.keys),
-        parked: Arc::clone(&parked),
+        store: Arc::clone(&store),
         folder: folder.clone(),
         opening: Box::new(move |ask| {
             let asks = asks.clone();
             async move { asks.send(ask).await.is_ok() }.boxed()
         }),
-        outlets: corp.outlets,
+        replay_sinks: corp.sinks.iter().map(ReplaySink::new).collect(),
         metrics: Arc::clone(&context.metrics),
         looked_at: None,
         stop: context.stop.clone(),
@@ -264,7 +246,7 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
             window: recovered.window,
             behind: recovered.behind,
             ledger,
-            parked,
+            store,
         }),
     };
     let pulled_all = pulled_all.drop_guard();
@@ -284,7 +266,7 @@ struct State {
     /// Messages of the ledger that were not in every sink at the start and have not come again.
     behind: HashSet<MsgHash>,
     ledger: Ledger,
-    parked: Arc<Mutex<Parked>>,
+    store: Arc<Mutex<DeadLetterStore>>,
 }
 
 struct Processor {
@@ -305,7 +287,7 @@ impl Processor {
         mut self,
         mut pages: mpsc::Receiver<Vec<SealedRecord>>,
         outlets: Vec<mpsc::Sender<Arc<Batch>>>,
-        mut asks: mpsc::Receiver<Ask>,
+        mut asks: mpsc::Receiver<OpenRequest>,
         pulled_all: DropGuard,
     ) -> Result<(), DriverError> {
         loop {
@@ -322,7 +304,7 @@ impl Processor {
             let now = now_ms();
             let pulled = records.into_iter().map(|record| {
                 let at = self.pulled.remove(&record.seq).unwrap_or(now);
-                Pulled::new(record, at)
+                PulledRecord::new(record, at)
             });
             for run in split(pulled.collect(), &self.boundaries) {
                 let Some(batch) = self.one(run).await? else {
@@ -345,7 +327,7 @@ impl Processor {
     }
 
     /// Opens dead letters on behalf of a replay.
-    async fn open_letters(&mut self, ask: Ask) -> Result<(), DriverError> {
+    async fn open_letters(&mut self, ask: OpenRequest) -> Result<(), DriverError> {
         let Some(mut state) = self.state.take() else {
             return Ok(());
         };
@@ -363,13 +345,13 @@ impl Processor {
                 rules: &rules,
             };
             let (window, behind) = (&mut state.window, &state.behind);
-            let parked = lock(&state.parked);
-            answer(ask, &tools, &folder, &parked, window, behind, |processed| {
+            let store = lock(&state.store);
+            answer(ask, &tools, &folder, &store, window, behind, |processed| {
                 metrics.processed(corp_id.as_str(), processed);
                 totals.processed(processed);
                 wanted.add(processed.unresolved.room_ids.iter().cloned());
             });
-            drop(parked);
+            drop(store);
             state
         })
         .await?;
@@ -377,7 +359,7 @@ impl Processor {
         Ok(())
     }
 
-    async fn one(&mut self, mut run: Vec<Pulled>) -> Result<Option<Arc<Batch>>, DriverError> {
+    async fn one(&mut self, mut run: Vec<PulledRecord>) -> Result<Option<Arc<Batch>>, DriverError> {
         let Some(mut state) = self.state.take() else {
             return Ok(None);
         };
@@ -385,16 +367,16 @@ impl Processor {
         let (corp_id, opener) = (self.corp_id.clone(), Arc::clone(&self.opener));
         let metrics = Arc::clone(&self.context.metrics);
         let (state, seen, processed) = tokio::task::spawn_blocking(move || {
-            let seen: Vec<Seen> = run
+            let seen: Vec<ChainInput> = run
                 .iter()
-                .map(|pulled| Seen::of(&pulled.record, pulled.at))
+                .map(|pulled| ChainInput::of(&pulled.record, pulled.at))
                 .collect();
-            let parked = lock(&state.parked);
-            parked.mark(&mut run);
+            let store = lock(&state.store);
+            store.mark(&mut run);
             let opener = Remembering {
                 corp_id: &corp_id,
                 opener: &*opener,
-                remembered: parked.remembered(),
+                remembered: store.remembered(),
             };
             let tools = Tools {
                 corp_id: &corp_id,
@@ -407,11 +389,11 @@ impl Processor {
                 metrics.stage(stage.as_str(), since.elapsed());
                 since = Instant::now();
             });
-            drop(parked);
+            drop(store);
             if !state.behind.is_empty() {
-                let come = processed.iter().flat_map(|processed| &processed.fates);
-                for fate in come {
-                    state.behind.remove(&fate.hash);
+                let come = processed.iter().flat_map(|processed| &processed.outcomes);
+                for record in come {
+                    state.behind.remove(&record.hash);
                 }
             }
             (state, seen, processed)
@@ -446,7 +428,7 @@ impl Processor {
     async fn write_ledger(
         &mut self,
         mut state: State,
-        mut seen: Vec<Seen>,
+        mut seen: Vec<ChainInput>,
         mut processed: Processed,
     ) -> Result<Option<Processed>, DriverError> {
         let mut backoff = Backoff::default();
@@ -455,13 +437,13 @@ impl Processor {
             (state, seen, processed, written) = tokio::task::spawn_blocking(move || {
                 let written = failpoint::pass("process", "batch_opened")
                     .map_err(StateError::from)
-                    .and_then(|()| lock(&state.parked).append(&processed.batch.dead_letters))
-                    .and_then(|()| state.ledger.append(&seen, &processed.fates));
+                    .and_then(|()| lock(&state.store).append(&processed.batch.dead_letters))
+                    .and_then(|()| state.ledger.append(&seen, &processed.outcomes));
                 (state, seen, processed, written)
             })
             .await?;
             let Err(error) = written else {
-                let open = lock(&state.parked).index().open().len();
+                let open = lock(&state.store).index().open().len();
                 let (metrics, corp) = (&self.context.metrics, self.corp_id.as_str());
                 metrics.dead_letters_open(corp, open);
                 self.state = Some(state);
@@ -479,8 +461,8 @@ impl Processor {
 }
 
 /// Splits records after each boundary, so that no batch lies across one.
-fn split(records: Vec<Pulled>, boundaries: &BTreeSet<u64>) -> Vec<Vec<Pulled>> {
-    let mut runs: Vec<Vec<Pulled>> = Vec::new();
+fn split(records: Vec<PulledRecord>, boundaries: &BTreeSet<u64>) -> Vec<Vec<PulledRecord>> {
+    let mut runs: Vec<Vec<PulledRecord>> = Vec::new();
     let mut end = None;
     for pulled in records {
         let seq = pulled.record.seq;
@@ -574,14 +556,14 @@ mod tests {
                 msgid: "m".into(),
                 json: bytes::Bytes::new(),
             };
-            Pulled::new(record, 0)
+            PulledRecord::new(record, 0)
         };
-        let seqs = |runs: Vec<Vec<Pulled>>| -> Vec<Vec<u64>> {
+        let seqs = |runs: Vec<Vec<PulledRecord>>| -> Vec<Vec<u64>> {
             runs.iter()
                 .map(|run| run.iter().map(|pulled| pulled.record.seq).collect())
                 .collect()
         };
-        let records: Vec<Pulled> = [2, 4, 6, 8, 10].into_iter().map(pulled).collect();
+        let records: Vec<PulledRecord> = [2, 4, 6, 8, 10].into_iter().map(pulled).collect();
         let bounds = |list: &[u64]| list.iter().copied().collect::<BTreeSet<u64>>();
         assert_eq!(
             seqs(split(records.clone(), &bounds(&[5, 8]))),

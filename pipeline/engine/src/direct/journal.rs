@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{StateError, write_whole};
 use crate::fault::Fault;
-use crate::lane::Checkpoint;
+use crate::lane::LaneCheckpoint;
 use crate::ports::Journal;
 
 const VERSION: u32 = 1;
@@ -17,7 +17,7 @@ const VERSION: u32 = 1;
 struct Form {
     version: u32,
     #[serde(flatten)]
-    checkpoint: Checkpoint,
+    checkpoint: LaneCheckpoint,
 }
 
 /// `state_dir/<corp>/<sink>.json`, replaced as a whole and synced at every save.
@@ -36,7 +36,7 @@ impl JournalFile {
     pub fn open_all<'a>(
         folder: &Path,
         sinks: &[&'a str],
-    ) -> Result<Vec<(&'a str, Self, Checkpoint)>, StateError> {
+    ) -> Result<Vec<(&'a str, Self, LaneCheckpoint)>, StateError> {
         let mut found = Vec::new();
         for sink in sinks {
             let (journal, checkpoint) = Self::open(folder, sink)?;
@@ -44,7 +44,7 @@ impl JournalFile {
         }
         let begun = found
             .iter()
-            .find(|(_, _, at)| at.is_some_and(|at| at != Checkpoint::default()));
+            .find(|(_, _, at)| at.is_some_and(|at| at != LaneCheckpoint::default()));
         let missing = found.iter().find(|(_, _, at)| at.is_none());
         if let (Some((other, _, _)), Some((sink, journal, _))) = (begun, missing) {
             return Err(StateError::Unplaced {
@@ -56,7 +56,7 @@ impl JournalFile {
         let mut opened = Vec::new();
         for (sink, journal, checkpoint) in found {
             if checkpoint.is_none() {
-                journal.write(Checkpoint::default())?;
+                journal.write(LaneCheckpoint::default())?;
             }
             opened.push((sink, journal, checkpoint.unwrap_or_default()));
         }
@@ -67,11 +67,11 @@ impl JournalFile {
     ///
     /// # Errors
     /// The file cannot be read or holds something else.
-    pub fn read(folder: &Path, sink: &str) -> Result<Option<Checkpoint>, StateError> {
+    pub fn read(folder: &Path, sink: &str) -> Result<Option<LaneCheckpoint>, StateError> {
         Ok(Self::open(folder, sink)?.1)
     }
 
-    fn write(&self, checkpoint: Checkpoint) -> Result<(), StateError> {
+    fn write(&self, checkpoint: LaneCheckpoint) -> Result<(), StateError> {
         let text = serde_json::to_vec(&Form {
             version: VERSION,
             checkpoint,
@@ -81,7 +81,7 @@ impl JournalFile {
     }
 
     /// One journal; `None` if it is not there.
-    fn open(folder: &Path, sink: &str) -> Result<(Self, Option<Checkpoint>), StateError> {
+    fn open(folder: &Path, sink: &str) -> Result<(Self, Option<LaneCheckpoint>), StateError> {
         let path = folder.join(format!("{sink}.json"));
         let checkpoint = match std::fs::read(&path) {
             Ok(text) => {
@@ -103,7 +103,7 @@ impl JournalFile {
 }
 
 impl Journal for JournalFile {
-    fn save(&mut self, checkpoint: Checkpoint) -> BoxFuture<'_, Result<(), Fault>> {
+    fn save(&mut self, checkpoint: LaneCheckpoint) -> BoxFuture<'_, Result<(), Fault>> {
         let journal = Self {
             path: self.path.clone(),
         };
@@ -119,9 +119,9 @@ impl Journal for JournalFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Extent;
+    use crate::batch::BatchRange;
 
-    fn open(folder: &Path) -> Result<Vec<Checkpoint>, StateError> {
+    fn open(folder: &Path) -> Result<Vec<LaneCheckpoint>, StateError> {
         let opened = JournalFile::open_all(folder, &["clickhouse", "parquet"])?;
         Ok(opened.into_iter().map(|(_, _, at)| at).collect())
     }
@@ -129,14 +129,17 @@ mod tests {
     #[tokio::test]
     async fn journal_gives_back_what_was_saved_last() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(open(folder.path()).unwrap(), [Checkpoint::default(); 2]);
-        let saved = Checkpoint {
+        assert_eq!(open(folder.path()).unwrap(), [LaneCheckpoint::default(); 2]);
+        let saved = LaneCheckpoint {
             position: u64::MAX,
-            cut: Some(Extent::of(u64::MAX, "m")),
+            pending: Some(BatchRange::of(u64::MAX, "m")),
         };
         let mut all = JournalFile::open_all(folder.path(), &["clickhouse", "parquet"]).unwrap();
         all[1].1.save(saved).await.unwrap();
-        assert_eq!(open(folder.path()).unwrap(), [Checkpoint::default(), saved]);
+        assert_eq!(
+            open(folder.path()).unwrap(),
+            [LaneCheckpoint::default(), saved]
+        );
     }
 
     #[tokio::test]
@@ -152,9 +155,9 @@ mod tests {
         let mut all = JournalFile::open_all(folder.path(), &["clickhouse", "parquet"]).unwrap();
         all[0]
             .1
-            .save(Checkpoint {
+            .save(LaneCheckpoint {
                 position: 7,
-                cut: None,
+                pending: None,
             })
             .await
             .unwrap();

@@ -18,9 +18,9 @@ use chatledger_schemas::ledger::{Digest128, Entry, Outcome};
 use tracing::error;
 
 use super::StateError;
-use crate::chain::{Chain, Seen};
+use crate::chain::{Chain, ChainInput};
 use crate::failpoint;
-use crate::stages::Fate;
+use crate::stages::RecordOutcome;
 use crate::window::{MsgHash, Window};
 
 const HEADER: &[u8; 16] = b"chatledger led\0\x02";
@@ -84,7 +84,7 @@ pub struct Ledger {
 
 /// What a ledger knew when it was opened.
 pub struct Recovered {
-    /// The last messages at or before the position asked for.
+    /// The last messages at or before the position requester for.
     pub window: Window,
     /// When the records behind that position were pulled.
     pub pulled: HashMap<u64, i64>,
@@ -246,12 +246,16 @@ impl Ledger {
     ///
     /// # Errors
     /// The disk refuses; the ledger then stands where it stood.
-    pub fn append(&mut self, seen: &[Seen], fates: &[Fate]) -> Result<(), StateError> {
+    pub fn append(
+        &mut self,
+        seen: &[ChainInput],
+        outcomes: &[RecordOutcome],
+    ) -> Result<(), StateError> {
         let mut chain = self.chain;
         let mut expected = self.expected.iter().copied().peekable();
         let mut lines = Vec::with_capacity(seen.len());
         let mut not_given_again: u64 = 0;
-        for (seen, fate) in seen.iter().zip(fates) {
+        for (seen, record) in seen.iter().zip(outcomes) {
             while let Some(line) = expected.next_if(|line| {
                 // What stands before it, or under its position with another content.
                 line.entry.seq < seen.seq
@@ -267,8 +271,8 @@ impl Ledger {
             };
             lines.push(Line {
                 entry,
-                outcome: Some(fate.outcome),
-                row: fate.row,
+                outcome: Some(record.outcome),
+                row: record.row,
             });
         }
         if not_given_again > 0 {
@@ -297,8 +301,8 @@ impl Ledger {
         self.lines += count;
         self.chain = next;
         self.expected = rest.into();
-        if let Some(fate) = fates.last() {
-            self.last = fate.seq;
+        if let Some(record) = outcomes.last() {
+            self.last = record.seq;
         }
         Ok(())
     }
@@ -412,28 +416,28 @@ mod tests {
     use super::*;
     use chatledger_schemas::ledger::digest_of;
 
-    fn fate(seq: u64, at: i64) -> (Seen, Fate) {
+    fn record(seq: u64, at: i64) -> (ChainInput, RecordOutcome) {
         let id = seq.to_string();
-        let seen = Seen {
+        let seen = ChainInput {
             seq,
             at,
             msgid: digest_of(id.as_bytes()),
             sealed: digest_of(format!("{{{id}}}").as_bytes()),
         };
-        let fate = Fate {
+        let record = RecordOutcome {
             seq,
             hash: u128::from_le_bytes(seen.msgid),
             at,
             outcome: Outcome::Message,
             row: [7; 16],
         };
-        (seen, fate)
+        (seen, record)
     }
 
     fn append(ledger: &mut Ledger, records: &[(u64, i64)]) {
-        let (seen, fates): (Vec<_>, Vec<_>) =
-            records.iter().map(|(seq, at)| fate(*seq, *at)).unzip();
-        ledger.append(&seen, &fates).unwrap();
+        let (seen, outcomes): (Vec<_>, Vec<_>) =
+            records.iter().map(|(seq, at)| record(*seq, *at)).unzip();
+        ledger.append(&seen, &outcomes).unwrap();
     }
 
     fn open(path: &Path, position: u64) -> (Ledger, Recovered) {
@@ -467,7 +471,7 @@ mod tests {
         let records: Vec<(u64, i64)> = (1..=10).map(|n| (n * 2, 1000 + n as i64)).collect();
         append(&mut ledger, &records);
 
-        let hash = |seq| fate(seq, 0).1.hash;
+        let hash = |seq| record(seq, 0).1.hash;
         let (mut ledger, found) = open(&path, 12);
         assert!(found.window.repeats(hash(12), || 0) && !found.window.repeats(hash(14), || 0));
         assert_eq!(found.pulled.get(&14), Some(&1007));
@@ -524,9 +528,9 @@ mod tests {
 
         // The same position with another content: both have been given.
         let (mut ledger, _) = open(&path, 9);
-        let (mut seen, fate) = fate(11, 7);
+        let (mut seen, record) = record(11, 7);
         seen.sealed = [1; 16];
-        ledger.append(&[seen], &[fate]).unwrap();
+        ledger.append(&[seen], &[record]).unwrap();
         assert_eq!(seqs(&path), [1, 3, 5, 6, 7, 9, 11, 11]);
     }
 

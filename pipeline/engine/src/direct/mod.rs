@@ -13,16 +13,16 @@
 //! lane takes a batch whole or not at all.
 //!
 //! Files under `state_dir/<corp>/`: `ledger` ([`ledger`]), `dead_letters.jsonl` and
-//! `dead_letter_events.jsonl` ([`parked`]), `replay.json` ([`replay`]), `dlq/` ([`desk`]),
+//! `dead_letter_events.jsonl` ([`store`]), `replay.json` ([`replay`]), `dlq/` ([`inbox`]),
 //! `<sink>.json` ([`journal`]), `contact.json` ([`contact`]), `directory.json`.
 
 pub mod contact;
-pub mod desk;
+pub mod control_inbox;
+pub mod dead_letter_store;
 pub mod driver;
 pub mod journal;
 pub mod ledger;
 pub mod offline;
-pub mod parked;
 pub mod replay;
 pub mod replayer;
 

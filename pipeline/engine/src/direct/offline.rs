@@ -12,14 +12,15 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::StateError;
+use super::dead_letter_store::DeadLetterStore;
 use super::driver::WINDOW;
 use super::journal::JournalFile;
 use super::ledger::Ledger;
-use super::parked::Parked;
-use super::replay::{Outlet, under_way};
+use super::replay::{ReplaySink, under_way};
 use super::replayer::{Replayer, answer, lock};
 use crate::metrics::Metrics;
 use crate::shared::Current;
+use crate::sink::Sink;
 use crate::stages::Tools;
 use crate::window::{MsgHash, Window};
 
@@ -36,7 +37,7 @@ pub struct Corp {
     /// Folder for its state.
     pub state_dir: PathBuf,
     /// The sinks.
-    pub outlets: Vec<Outlet>,
+    pub sinks: Vec<Sink>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Ends what is under way.
@@ -55,22 +56,22 @@ struct Knowledge {
 pub fn replayer(corp: Corp) -> Result<Replayer, StateError> {
     let folder = corp.state_dir;
     std::fs::create_dir_all(&folder).map_err(StateError::io(&folder))?;
-    let sinks: Vec<&str> = corp.outlets.iter().map(|outlet| outlet.sink).collect();
+    let sinks: Vec<&str> = corp.sinks.iter().map(|sink| sink.name).collect();
     let journals = JournalFile::open_all(&folder, &sinks)?;
     let positions = journals.iter().map(|(_, _, at)| at.position);
     let start = positions.min().unwrap_or(0);
     let (_, mut recovered) =
         Ledger::open(&folder.join("ledger"), corp.corp_id.as_str(), start, WINDOW)?;
-    let parked = Parked::open(&folder, start)?;
-    for msg in parked.index().replayed().chain(under_way(&folder)?) {
+    let store = DeadLetterStore::open(&folder, start)?;
+    for msg in store.index().replayed().chain(under_way(&folder)?) {
         recovered.window.opened(msg);
     }
-    let parked = Arc::new(Mutex::new(parked));
+    let store = Arc::new(Mutex::new(store));
     let knowledge = Arc::new(Mutex::new(Knowledge {
         window: recovered.window,
         behind: recovered.behind,
     }));
-    let (opener, letters, place) = (Arc::clone(&corp.keys), Arc::clone(&parked), folder.clone());
+    let (opener, letters, place) = (Arc::clone(&corp.keys), Arc::clone(&store), folder.clone());
     let (directory, rules, corp_id) = (corp.directory, corp.rules, corp.corp_id.clone());
     let opening = Box::new(move |ask| {
         let (opener, letters, place) = (Arc::clone(&opener), Arc::clone(&letters), place.clone());
@@ -92,10 +93,10 @@ pub fn replayer(corp: Corp) -> Result<Replayer, StateError> {
     Ok(Replayer {
         corp_id: corp.corp_id,
         keys: corp.keys,
-        parked,
+        store,
         folder,
         opening,
-        outlets: corp.outlets,
+        replay_sinks: corp.sinks.iter().map(ReplaySink::new).collect(),
         metrics: corp.metrics,
         looked_at: None,
         stop: corp.stop.clone(),

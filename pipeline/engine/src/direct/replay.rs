@@ -1,4 +1,4 @@
-//! Opens parked records again and delivers them once, whatever dies.
+//! Opens store records again and delivers them once, whatever dies.
 //!
 //! | step | what is durable | killed after it |
 //! |---|---|---|
@@ -6,7 +6,7 @@
 //! | [`deliver`] | the rows, in every sink | delivered again under the same name: a no-op |
 //! | [`finish`] | the events | `replay.json` is removed at the next start |
 //!
-//! The name is made of the letters and their attempts ([`Cut::name`]), so that what is repeated has
+//! The name is made of the letters and their attempts ([`BatchRange::name`]), so that what is repeated has
 //! the same name, and the next attempt at the same letters another. From the moment at which
 //! `replay.json` is there, the messages in it count as opened: the archive's repeats of them are
 //! repeats. A letter whose message the archive has given again, where that is not delivered yet, is
@@ -22,37 +22,38 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::parked::Parked;
+use super::dead_letter_store::DeadLetterStore;
 use super::{StateError, write_whole};
-use crate::batch::{Batch, Extent};
+use crate::batch::{Batch, BatchRange};
+use crate::dead_letter_index::DeadLetterKey;
+use crate::dead_letter_requests::Requester;
 use crate::fault::{Backoff, Fault};
-use crate::lane::Cut;
-use crate::letters::Key;
 use crate::metrics::Metrics;
-use crate::ports::{Attempt, CutWriter};
-use crate::requests::Asked;
+use crate::ports::{BatchWriter, WriteAttempt};
+use crate::sink::Sink;
 use crate::stages::{Processed, Tools, process};
 use crate::window::{MsgHash, Window, msg_hash};
 
 /// File that says what is about to be delivered, below the corp's folder.
-pub const JOURNAL: &str = "replay.json";
+pub const REPLAY_FILE: &str = "replay.json";
 const VERSION: u32 = 1;
 
 /// What is about to be delivered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Journal {
+struct ReplayPlan {
     version: u32,
-    cut: Cut,
+    #[serde(rename = "cut")]
+    range: BatchRange,
     events: Vec<DeadLetterEvent>,
 }
 
 /// What is written down and has to be delivered.
 #[derive(Debug)]
 pub struct Prepared {
-    cut: Cut,
+    range: BatchRange,
     batch: Arc<Batch>,
     /// Whether a sink may hold it already.
-    attempt: Attempt,
+    attempt: WriteAttempt,
 }
 
 impl Prepared {
@@ -83,12 +84,12 @@ pub enum ResumeError {
     },
 }
 
-/// Letters that were looked at.
+/// DeadLetterIndex that were looked at.
 #[derive(Default)]
 pub struct Look {
     /// What has to be delivered; `None` if nothing has.
     pub prepared: Option<Prepared>,
-    /// Letters that were left alone because their message is under way.
+    /// DeadLetterIndex that were left alone because their message is under way.
     pub waiting: usize,
     /// What the stages made of the rest, for the counts.
     pub processed: Option<Processed>,
@@ -102,27 +103,27 @@ pub struct Look {
 pub(super) fn prepare(
     tools: &Tools<'_>,
     folder: &Path,
-    parked: &Parked,
+    store: &DeadLetterStore,
     window: &mut Window,
     behind: &HashSet<MsgHash>,
-    chosen: &[Key],
-    asked: &Asked,
+    chosen: &[DeadLetterKey],
+    requester: &Requester,
 ) -> Result<Look, StateError> {
     let mut look = Look::default();
     let mut events = Vec::new();
     let mut letters = HashMap::new();
     let mut pulled = Vec::new();
     for key in chosen {
-        let Some(letter) = parked.letter(key)? else {
+        let Some(letter) = store.letter(key)? else {
             continue;
         };
         let named = !letter.msgid.is_empty();
         if named && window.has_opened(key.msg) {
-            events.push(asked.event(&letter, Event::Duplicate, letter.attempts + 1));
+            events.push(requester.event(&letter, Event::Duplicate, letter.attempts + 1));
         } else if named && behind.contains(&key.msg) {
             look.waiting += 1;
         } else {
-            pulled.push(asked.again(&letter));
+            pulled.push(requester.again(&letter));
             letters.insert(key.clone(), letter);
         }
     }
@@ -136,29 +137,29 @@ pub(super) fn prepare(
         violations.clone_from(&processed.batch.violations);
     }
     look.processed = processed;
-    let Some(cut) = cut(&events) else {
+    let Some(range) = range(&events) else {
         return Ok(look);
     };
-    let journal = Journal {
+    let plan = ReplayPlan {
         version: VERSION,
-        cut,
+        range,
         events,
     };
-    save(folder, &journal)?;
-    for msg in opened(&journal) {
+    save(folder, &plan)?;
+    for msg in opened(&plan) {
         window.opened(msg);
     }
-    let dead_letters = still_closed(&journal.events, letters.into_values());
+    let dead_letters = still_closed(&plan.events, letters.into_values());
     look.prepared = Some(Prepared {
-        attempt: Attempt::First,
-        cut,
+        attempt: WriteAttempt::First,
+        range,
         batch: Arc::new(Batch {
-            extent: cut,
+            range,
             messages,
             violations,
             dead_letters,
             anchors: Vec::new(),
-            events: journal.events,
+            events: plan.events,
         }),
     });
     Ok(look)
@@ -170,30 +171,34 @@ pub(super) fn prepare(
 /// The state folder cannot be used; nothing has been decided then.
 pub fn drop_letters(
     folder: &Path,
-    parked: &Parked,
-    chosen: &[Key],
-    asked: &Asked,
+    store: &DeadLetterStore,
+    chosen: &[DeadLetterKey],
+    requester: &Requester,
     because: &str,
 ) -> Result<Option<Prepared>, StateError> {
     let mut events = Vec::new();
     for key in chosen {
-        if let Some(letter) = parked.letter(key)? {
-            let mut event = asked.event(&letter, Event::Dropped, letter.attempts + 1);
+        if let Some(letter) = store.letter(key)? {
+            let mut event = requester.event(&letter, Event::Dropped, letter.attempts + 1);
             event.attempt = letter.attempts;
             because.clone_into(&mut event.because);
             events.push(event);
         }
     }
-    let Some(cut) = cut(&events) else {
+    let Some(range) = range(&events) else {
         return Ok(None);
     };
-    let journal = Journal {
+    let plan = ReplayPlan {
         version: VERSION,
-        cut,
+        range,
         events,
     };
-    save(folder, &journal)?;
-    Ok(Some(prepared(journal, Batch::empty(cut), Attempt::First)))
+    save(folder, &plan)?;
+    Ok(Some(prepared(
+        plan,
+        Batch::empty(range),
+        WriteAttempt::First,
+    )))
 }
 
 /// Takes up what an earlier process has written down and not finished. Messages in it count as
@@ -204,32 +209,32 @@ pub fn drop_letters(
 pub fn resume(
     tools: &Tools<'_>,
     folder: &Path,
-    parked: &Parked,
+    store: &DeadLetterStore,
 ) -> Result<Option<Prepared>, ResumeError> {
-    let Some(journal) = load(folder)? else {
+    let Some(plan) = load(folder)? else {
         return Ok(None);
     };
     let mut letters = Vec::new();
     let mut pulled = Vec::new();
     let tried = |event: &&DeadLetterEvent| matches!(event.event, Event::Replayed | Event::Failed);
-    for event in journal.events.iter().filter(tried) {
-        let asked = Asked {
+    for event in plan.events.iter().filter(tried) {
+        let requester = Requester {
             actor: event.actor.clone(),
             at: event.at,
         };
         let msg = msg_hash(&event.msgid);
-        for key in parked.index().named(&event.corp_id, event.seq, msg) {
-            let Some(letter) = parked.letter(&key)? else {
+        for key in store.index().named(&event.corp_id, event.seq, msg) {
+            let Some(letter) = store.letter(&key)? else {
                 continue;
             };
             if event.event == Event::Replayed {
-                pulled.push(asked.again(&letter));
+                pulled.push(requester.again(&letter));
             } else {
                 letters.push(letter);
             }
         }
     }
-    let mut batch = Batch::empty(journal.cut);
+    let mut batch = Batch::empty(plan.range);
     let mut own = Window::new(pulled.len().max(1));
     if let Some(processed) = process(tools, pulled, &mut own, |_| {}) {
         if let Some(letter) = processed.batch.dead_letters.first() {
@@ -242,8 +247,8 @@ pub fn resume(
         batch.messages = processed.batch.messages;
         batch.violations = processed.batch.violations;
     }
-    batch.dead_letters = still_closed(&journal.events, letters);
-    Ok(Some(prepared(journal, batch, Attempt::Again)))
+    batch.dead_letters = still_closed(&plan.events, letters);
+    Ok(Some(prepared(plan, batch, WriteAttempt::Repeat)))
 }
 
 /// Messages that an earlier process has written down for delivery.
@@ -258,20 +263,34 @@ pub fn under_way(folder: &Path) -> Result<Vec<MsgHash>, StateError> {
 ///
 /// # Errors
 /// The disk refuses; it may be done again.
-pub fn finish(folder: &Path, parked: &mut Parked, prepared: &Prepared) -> Result<(), StateError> {
-    parked.record(&prepared.batch.events)?;
-    let path = folder.join(JOURNAL);
+pub fn finish(
+    folder: &Path,
+    store: &mut DeadLetterStore,
+    prepared: &Prepared,
+) -> Result<(), StateError> {
+    store.record(&prepared.batch.events)?;
+    let path = folder.join(REPLAY_FILE);
     std::fs::remove_file(&path).map_err(StateError::io(&path))?;
     let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(StateError::io(folder))
 }
 
 /// A sink and how replays are written to it.
-pub struct Outlet {
+pub struct ReplaySink {
     /// Its name, also the metric label.
     pub sink: &'static str,
     /// Its writing end, beside that of the lane.
-    pub writer: Box<dyn CutWriter>,
+    pub writer: Box<dyn BatchWriter>,
+}
+
+impl ReplaySink {
+    /// A writing end of a sink for replays.
+    pub fn new(sink: &Sink) -> Self {
+        Self {
+            sink: sink.name,
+            writer: sink.writer(),
+        }
+    }
 }
 
 /// Writes what is prepared to every sink, and again until each has it; false if the process is
@@ -282,16 +301,16 @@ pub struct Outlet {
 pub async fn deliver(
     prepared: &Prepared,
     log: &str,
-    outlets: &mut [Outlet],
+    replay_sinks: &mut [ReplaySink],
     metrics: &Metrics,
     cancel: &CancellationToken,
 ) -> Result<bool, Fault> {
-    for Outlet { sink, writer } in outlets {
+    for ReplaySink { sink, writer } in replay_sinks {
         writer.append(Arc::clone(&prepared.batch)).await?;
         let mut backoff = Backoff::default();
         let mut attempt = prepared.attempt;
-        while let Err(fault) = writer.write(log, &prepared.cut, attempt).await {
-            attempt = Attempt::Again;
+        while let Err(fault) = writer.write(log, &prepared.range, attempt).await {
+            attempt = WriteAttempt::Repeat;
             metrics.sink_failed(sink, fault.class);
             let pause = backoff.pause(&fault, rand::random());
             let class = fault.class.as_str();
@@ -306,16 +325,16 @@ pub async fn deliver(
     Ok(true)
 }
 
-fn prepared(journal: Journal, mut batch: Batch, attempt: Attempt) -> Prepared {
-    batch.events = journal.events;
+fn prepared(plan: ReplayPlan, mut batch: Batch, attempt: WriteAttempt) -> Prepared {
+    batch.events = plan.events;
     Prepared {
         attempt,
-        cut: journal.cut,
+        range: plan.range,
         batch: Arc::new(batch),
     }
 }
 
-/// Letters that could not be opened this time either, as they stand now.
+/// DeadLetterIndex that could not be opened this time either, as they stand now.
 fn still_closed(
     events: &[DeadLetterEvent],
     letters: impl IntoIterator<Item = DeadLetter>,
@@ -340,12 +359,12 @@ fn still_closed(
 }
 
 /// What is delivered: which letters, at which attempt, with which outcome.
-fn cut(events: &[DeadLetterEvent]) -> Option<Cut> {
+fn range(events: &[DeadLetterEvent]) -> Option<BatchRange> {
     let one = |event: &DeadLetterEvent| {
         let (id, attempt, what) = (&event.msgid, event.attempt, event.event.as_str());
-        Extent::of(event.seq, &format!("{id}#{attempt}#{what}"))
+        BatchRange::of(event.seq, &format!("{id}#{attempt}#{what}"))
     };
-    events.iter().map(one).reduce(|whole, one| Extent {
+    events.iter().map(one).reduce(|whole, one| BatchRange {
         first: whole.first.min(one.first),
         last: whole.last.max(one.last),
         records: whole.records + one.records,
@@ -353,33 +372,33 @@ fn cut(events: &[DeadLetterEvent]) -> Option<Cut> {
     })
 }
 
-fn opened(journal: &Journal) -> impl Iterator<Item = MsgHash> {
-    let replayed = journal.events.iter();
+fn opened(plan: &ReplayPlan) -> impl Iterator<Item = MsgHash> {
+    let replayed = plan.events.iter();
     replayed
         .filter(|event| event.event == Event::Replayed && !event.msgid.is_empty())
         .map(|event| msg_hash(&event.msgid))
 }
 
-fn save(folder: &Path, journal: &Journal) -> Result<(), StateError> {
-    let path = folder.join(JOURNAL);
-    let text = serde_json::to_vec(journal)
-        .map_err(|error| StateError::damaged(&path, error.to_string()))?;
+fn save(folder: &Path, plan: &ReplayPlan) -> Result<(), StateError> {
+    let path = folder.join(REPLAY_FILE);
+    let text =
+        serde_json::to_vec(plan).map_err(|error| StateError::damaged(&path, error.to_string()))?;
     write_whole(&path, &text).map_err(StateError::io(&path))
 }
 
-fn load(folder: &Path) -> Result<Option<Journal>, StateError> {
-    let path: PathBuf = folder.join(JOURNAL);
+fn load(folder: &Path) -> Result<Option<ReplayPlan>, StateError> {
+    let path: PathBuf = folder.join(REPLAY_FILE);
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StateError::io(&path)(error)),
     };
-    let journal: Journal = serde_json::from_slice(&text)
+    let plan: ReplayPlan = serde_json::from_slice(&text)
         .map_err(|error| StateError::damaged(&path, format!("at column {}", error.column())))?;
-    if journal.version == VERSION {
-        Ok(Some(journal))
+    if plan.version == VERSION {
+        Ok(Some(plan))
     } else {
-        let what = format!("version {}", journal.version);
+        let what = format!("version {}", plan.version);
         Err(StateError::damaged(&path, what))
     }
 }
@@ -387,8 +406,8 @@ fn load(folder: &Path) -> Result<Option<Journal>, StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::letters::Choice;
-    use crate::letters::tests::letter;
+    use crate::dead_letter_index::DeadLetterFilter;
+    use crate::dead_letter_index::tests::letter;
     use chatledger_crypto::KeyRing;
     use chatledger_directory::Directory;
     use chatledger_rules::RuleSet;
@@ -406,8 +425,8 @@ mod tests {
         })
     }
 
-    fn asked(at: i64) -> Asked {
-        Asked {
+    fn requester(at: i64) -> Requester {
+        Requester {
             actor: "test".into(),
             at,
         }
@@ -426,17 +445,17 @@ mod tests {
     #[test]
     fn replay_is_written_down_before_it_is_delivered_and_taken_up_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
-        let mut parked = Parked::open(folder.path(), 0).unwrap();
+        let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
         let letters: Vec<_> = (1..=4).map(|seq| letter(seq, 0)).collect();
-        parked.append(&letters).unwrap();
-        let chosen = parked.index().choose(None, &Choice::default(), 10);
+        store.append(&letters).unwrap();
+        let chosen = store.index().select(None, &DeadLetterFilter::default(), 10);
         let mut window = Window::new(10);
         window.opened(msg_hash("m2"));
         let behind = HashSet::from([msg_hash("m3")]);
 
         let look = with_tools(|tools| {
-            let (folder, at) = (folder.path(), asked(7));
-            prepare(tools, folder, &parked, &mut window, &behind, &chosen, &at).unwrap()
+            let (folder, at) = (folder.path(), requester(7));
+            prepare(tools, folder, &store, &mut window, &behind, &chosen, &at).unwrap()
         });
         assert_eq!(
             look.waiting, 1,
@@ -447,43 +466,44 @@ mod tests {
         assert_eq!(outcomes(&prepared), expected);
 
         // Died here: the next process delivers the same under the same name.
-        let parked_again = Parked::open(folder.path(), 0).unwrap();
-        let resume = |parked: &Parked| with_tools(|t| resume(t, folder.path(), parked).unwrap());
+        let parked_again = DeadLetterStore::open(folder.path(), 0).unwrap();
+        let resume =
+            |store: &DeadLetterStore| with_tools(|t| resume(t, folder.path(), store).unwrap());
         let resumed = resume(&parked_again).unwrap();
-        assert_eq!(resumed.cut.name("x"), prepared.cut.name("x"));
+        assert_eq!(resumed.range.name("x"), prepared.range.name("x"));
         assert_eq!(resumed.batch, prepared.batch);
 
         // Died after the events were noted: they may be noted again.
-        parked.record(prepared.events()).unwrap();
-        let mut parked = Parked::open(folder.path(), 0).unwrap();
-        let resumed = resume(&parked).unwrap();
+        store.record(prepared.events()).unwrap();
+        let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
+        let resumed = resume(&store).unwrap();
         assert_eq!(outcomes(&resumed), expected);
-        finish(folder.path(), &mut parked, &resumed).unwrap();
-        assert!(resume(&parked).is_none());
-        let parked = Parked::open(folder.path(), 0).unwrap();
-        let open = parked.index().open().iter();
+        finish(folder.path(), &mut store, &resumed).unwrap();
+        assert!(resume(&store).is_none());
+        let store = DeadLetterStore::open(folder.path(), 0).unwrap();
+        let open = store.index().open().iter();
         let open: Vec<_> = open.map(|(key, s)| (key.seq, s.attempts)).collect();
         assert_eq!(open, [(1, 1), (3, 0), (4, 1)]);
 
         // The next attempt at the same letters has another name.
-        let chosen = parked.index().choose(None, &Choice::default(), 10);
+        let chosen = store.index().select(None, &DeadLetterFilter::default(), 10);
         let again = with_tools(|tools| {
-            let (folder, at) = (folder.path(), asked(8));
-            prepare(tools, folder, &parked, &mut window, &behind, &chosen, &at).unwrap()
+            let (folder, at) = (folder.path(), requester(8));
+            prepare(tools, folder, &store, &mut window, &behind, &chosen, &at).unwrap()
         });
         assert_ne!(
-            again.prepared.unwrap().cut.name("x"),
-            prepared.cut.name("x")
+            again.prepared.unwrap().range.name("x"),
+            prepared.range.name("x")
         );
     }
 
     #[test]
     fn dropping_leaves_who_and_why_and_a_damaged_journal_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let mut parked = Parked::open(folder.path(), 0).unwrap();
-        parked.append(&[letter(1, 0)]).unwrap();
-        let chosen = parked.index().choose(None, &Choice::default(), 10);
-        let prepared = drop_letters(folder.path(), &parked, &chosen, &asked(7), "why");
+        let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
+        store.append(&[letter(1, 0)]).unwrap();
+        let chosen = store.index().select(None, &DeadLetterFilter::default(), 10);
+        let prepared = drop_letters(folder.path(), &store, &chosen, &requester(7), "why");
         let prepared = prepared.unwrap().unwrap();
         let event = &prepared.events()[0];
         assert_eq!(
@@ -491,10 +511,10 @@ mod tests {
             ("test", "why")
         );
         assert_eq!(outcomes(&prepared), [(1, "dropped", 0)]);
-        finish(folder.path(), &mut parked, &prepared).unwrap();
-        assert!(parked.index().open().is_empty());
+        finish(folder.path(), &mut store, &prepared).unwrap();
+        assert!(store.index().open().is_empty());
         for text in ["{", "{\"version\":2}"] {
-            std::fs::write(folder.path().join(JOURNAL), text).unwrap();
+            std::fs::write(folder.path().join(REPLAY_FILE), text).unwrap();
             assert!(under_way(folder.path()).is_err(), "{text}");
         }
     }

@@ -1,7 +1,7 @@
 //! Replays of one corp beside its pipeline: by themselves when a key has come, and on request.
 //!
 //! One replay is under way at a time, and one left by an earlier process comes first. The window
-//! that knows repeats belongs to the processor, so letters are opened there ([`Ask`]); delivery,
+//! that knows repeats belongs to the processor, so letters are opened there ([`OpenRequest`]); delivery,
 //! which may have to wait for a sink, is not, and holds nothing up.
 
 use std::collections::HashSet;
@@ -17,20 +17,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::StateError;
-use super::desk::Desk;
-use super::parked::Parked;
+use super::control_inbox::ControlInbox;
+use super::dead_letter_store::DeadLetterStore;
 use super::replay::{
-    JOURNAL, Look, Outlet, Prepared, ResumeError, deliver, drop_letters, finish, prepare, resume,
+    Look, Prepared, REPLAY_FILE, ReplaySink, ResumeError, deliver, drop_letters, finish, prepare,
+    resume,
 };
+use crate::dead_letter_index::{DeadLetterFilter, DeadLetterKey};
+use crate::dead_letter_requests::{DeadLetterRequest, ReplayCounts, Requester};
 use crate::fault::Fault;
-use crate::letters::{Choice, Key};
 use crate::metrics::Metrics;
-use crate::requests::{Asked, Outcome, Request};
 use crate::shared::{Current, now_ms};
 use crate::stages::{Processed, Tools};
 use crate::window::{MsgHash, Window};
 
-/// Letters opened and delivered together.
+/// DeadLetterIndex opened and delivered together.
 const CHUNK: usize = 1000;
 /// How often keys and requests are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -55,13 +56,13 @@ pub enum ReplayError {
 }
 
 /// Asks whoever has the window to open letters.
-pub enum Ask {
+pub enum OpenRequest {
     /// Open these and write down what is to be delivered.
     Prepare {
         /// The letters.
-        chosen: Vec<Key>,
+        chosen: Vec<DeadLetterKey>,
         /// On whose behalf.
-        asked: Asked,
+        requester: Requester,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Look, StateError>>,
     },
@@ -72,8 +73,8 @@ pub enum Ask {
     },
 }
 
-/// Hands an [`Ask`] on; false if nobody is there any more.
-pub type Opening = Box<dyn Fn(Ask) -> BoxFuture<'static, bool> + Send + Sync>;
+/// Hands an [`OpenRequest`] on; false if nobody is there any more.
+pub type Opening = Box<dyn Fn(OpenRequest) -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// The replays of one corp.
 pub struct Replayer {
@@ -82,13 +83,13 @@ pub struct Replayer {
     /// Its keys.
     pub keys: Arc<Current<KeyRing>>,
     /// Its letters.
-    pub parked: Arc<Mutex<Parked>>,
+    pub store: Arc<Mutex<DeadLetterStore>>,
     /// Folder for its state.
     pub folder: PathBuf,
     /// Who opens.
     pub opening: Opening,
     /// The sinks.
-    pub outlets: Vec<Outlet>,
+    pub replay_sinks: Vec<ReplaySink>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Versions of keys, and how much had been told of the letters, when nothing was to be done.
@@ -105,7 +106,7 @@ impl Replayer {
     /// # Errors
     /// Rows cannot be gathered for a sink.
     pub async fn run(mut self, end: CancellationToken, drain: bool) -> Result<(), Fault> {
-        let desk = Desk::at(&self.folder);
+        let inbox = ControlInbox::at(&self.folder);
         let mut told = String::new();
         loop {
             let ended = end.is_cancelled();
@@ -126,12 +127,12 @@ impl Replayer {
             if ended {
                 return Ok(());
             }
-            while let Some(request) = desk.take() {
+            while let Some(request) = inbox.take() {
                 let answer = self.serve(&request.body).await;
                 if let Err(ReplayError::Sink(fault)) = answer {
                     return Err(fault);
                 }
-                desk.answer(&request, &answer.map_err(|failure| chain(&failure)));
+                inbox.answer(&request, &answer.map_err(|failure| chain(&failure)));
             }
             tokio::select! {
                 () = end.cancelled() => {}
@@ -144,12 +145,14 @@ impl Replayer {
     async fn of_itself(&mut self) -> Result<(), ReplayError> {
         self.resume().await?;
         let versions = self.keys.get().versions();
-        let known = (versions.clone(), lock(&self.parked).index().told());
+        let known = (versions.clone(), lock(&self.store).index().revision());
         if self.looked_at.as_ref() == Some(&known) {
             return Ok(());
         }
-        let done = self.replay(&Choice::lacking(&versions), ITSELF).await?;
-        if done == Outcome::default() {
+        let done = self
+            .replay(&DeadLetterFilter::lacking(&versions), ITSELF)
+            .await?;
+        if done == ReplayCounts::default() {
             self.looked_at = Some(known);
         }
         if done.replayed + done.duplicates + done.failed > 0 {
@@ -168,37 +171,45 @@ impl Replayer {
     ///
     /// # Errors
     /// It did not come to its end.
-    pub async fn serve(&mut self, request: &Request) -> Result<Outcome, ReplayError> {
+    pub async fn serve(
+        &mut self,
+        request: &DeadLetterRequest,
+    ) -> Result<ReplayCounts, ReplayError> {
         self.resume().await?;
         match request {
-            Request::Replay { choice, actor } => self.replay(choice, actor).await,
-            Request::Drop {
-                choice,
+            DeadLetterRequest::Replay { filter, actor } => self.replay(filter, actor).await,
+            DeadLetterRequest::Drop {
+                filter,
                 actor,
                 because,
-            } => self.drop_letters(choice, actor, because).await,
+            } => self.drop_letters(filter, actor, because).await,
         }
     }
 
     async fn resume(&mut self) -> Result<(), ReplayError> {
-        if !self.folder.join(JOURNAL).exists() {
+        if !self.folder.join(REPLAY_FILE).exists() {
             return Ok(());
         }
         let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Resume { answer }).await?;
+        self.ask(OpenRequest::Resume { answer }).await?;
         let prepared = answered.await.map_err(|_| ReplayError::Stopping)??;
         if let Some(prepared) = prepared {
             info!(corp = %self.corp_id, letters = prepared.events().len(), "replay taken up again");
-            self.complete(prepared, &mut Outcome::default()).await?;
+            self.complete(prepared, &mut ReplayCounts::default())
+                .await?;
         }
         Ok(())
     }
 
-    async fn replay(&mut self, choice: &Choice, actor: &str) -> Result<Outcome, ReplayError> {
-        let mut outcome = Outcome::default();
+    async fn replay(
+        &mut self,
+        filter: &DeadLetterFilter,
+        actor: &str,
+    ) -> Result<ReplayCounts, ReplayError> {
+        let mut outcome = ReplayCounts::default();
         let mut after = None;
         loop {
-            let chosen = self.choose(after.as_ref(), choice);
+            let chosen = self.select(after.as_ref(), filter);
             let Some(last) = chosen.last() else {
                 return Ok(outcome);
             };
@@ -206,14 +217,14 @@ impl Replayer {
                 return Err(ReplayError::Stopping);
             }
             after = Some(last.clone());
-            let asked = Asked {
+            let requester = Requester {
                 actor: actor.to_owned(),
                 at: now_ms(),
             };
             let (answer, answered) = oneshot::channel();
-            let ask = Ask::Prepare {
+            let ask = OpenRequest::Prepare {
                 chosen,
-                asked,
+                requester,
                 answer,
             };
             self.ask(ask).await?;
@@ -227,22 +238,23 @@ impl Replayer {
 
     async fn drop_letters(
         &mut self,
-        choice: &Choice,
+        filter: &DeadLetterFilter,
         actor: &str,
         because: &str,
-    ) -> Result<Outcome, ReplayError> {
-        let mut outcome = Outcome::default();
+    ) -> Result<ReplayCounts, ReplayError> {
+        let mut outcome = ReplayCounts::default();
         loop {
-            let chosen = self.choose(None, choice);
-            let asked = Asked {
+            let chosen = self.select(None, filter);
+            let requester = Requester {
                 actor: actor.to_owned(),
                 at: now_ms(),
             };
-            let (parked, folder) = (Arc::clone(&self.parked), self.folder.clone());
+            let (store, folder) = (Arc::clone(&self.store), self.folder.clone());
             let because = because.to_owned();
-            let prepared =
-                blocking(move || drop_letters(&folder, &lock(&parked), &chosen, &asked, &because))
-                    .await?;
+            let prepared = blocking(move || {
+                drop_letters(&folder, &lock(&store), &chosen, &requester, &because)
+            })
+            .await?;
             match prepared {
                 Some(prepared) => self.complete(prepared, &mut outcome).await?,
                 None => return Ok(outcome),
@@ -250,11 +262,15 @@ impl Replayer {
         }
     }
 
-    fn choose(&self, after: Option<&Key>, choice: &Choice) -> Vec<Key> {
-        lock(&self.parked).index().choose(after, choice, CHUNK)
+    fn select(
+        &self,
+        after: Option<&DeadLetterKey>,
+        filter: &DeadLetterFilter,
+    ) -> Vec<DeadLetterKey> {
+        lock(&self.store).index().select(after, filter, CHUNK)
     }
 
-    async fn ask(&mut self, ask: Ask) -> Result<(), ReplayError> {
+    async fn ask(&mut self, ask: OpenRequest) -> Result<(), ReplayError> {
         if (self.opening)(ask).await {
             Ok(())
         } else {
@@ -266,11 +282,11 @@ impl Replayer {
     async fn complete(
         &mut self,
         prepared: Prepared,
-        outcome: &mut Outcome,
+        outcome: &mut ReplayCounts,
     ) -> Result<(), ReplayError> {
         let log = format!("{}-replay", self.corp_id);
-        let (outlets, metrics) = (&mut self.outlets, &self.metrics);
-        if !deliver(&prepared, &log, outlets, metrics, &self.abandon)
+        let (replay_sinks, metrics) = (&mut self.replay_sinks, &self.metrics);
+        if !deliver(&prepared, &log, replay_sinks, metrics, &self.abandon)
             .await
             .map_err(ReplayError::Sink)?
         {
@@ -279,11 +295,11 @@ impl Replayer {
         for event in prepared.events() {
             outcome.count(event.event);
         }
-        let (parked, folder) = (Arc::clone(&self.parked), self.folder.clone());
+        let (store, folder) = (Arc::clone(&self.store), self.folder.clone());
         let open = blocking(move || {
-            let mut parked = lock(&parked);
-            finish(&folder, &mut parked, &prepared)?;
-            Ok(parked.index().open().len())
+            let mut store = lock(&store);
+            finish(&folder, &mut store, &prepared)?;
+            Ok(store.index().open().len())
         })
         .await?;
         self.metrics.dead_letters_open(self.corp_id.as_str(), open);
@@ -291,24 +307,24 @@ impl Replayer {
     }
 }
 
-/// Does what is asked for, for whoever has the window; `count` is told of newly opened records.
+/// Does what is requester for, for whoever has the window; `count` is told of newly opened records.
 pub(super) fn answer(
-    ask: Ask,
+    ask: OpenRequest,
     tools: &Tools<'_>,
     folder: &Path,
-    parked: &Parked,
+    store: &DeadLetterStore,
     window: &mut Window,
     behind: &HashSet<MsgHash>,
     count: impl FnOnce(&Processed),
 ) {
-    // Whoever asked may have gone; what is written down is taken up by the next.
+    // Whoever requester may have gone; what is written down is taken up by the next.
     match ask {
-        Ask::Prepare {
+        OpenRequest::Prepare {
             chosen,
-            asked,
+            requester,
             answer,
         } => {
-            let look = prepare(tools, folder, parked, window, behind, &chosen, &asked);
+            let look = prepare(tools, folder, store, window, behind, &chosen, &requester);
             if let Ok(Look {
                 processed: Some(processed),
                 ..
@@ -318,15 +334,15 @@ pub(super) fn answer(
             }
             answer.send(look).ok();
         }
-        Ask::Resume { answer } => {
-            answer.send(resume(tools, folder, parked)).ok();
+        OpenRequest::Resume { answer } => {
+            answer.send(resume(tools, folder, store)).ok();
         }
     }
 }
 
 /// The letters, whatever became of who had them last.
-pub(super) fn lock(parked: &Mutex<Parked>) -> std::sync::MutexGuard<'_, Parked> {
-    parked.lock().unwrap_or_else(PoisonError::into_inner)
+pub(super) fn lock(store: &Mutex<DeadLetterStore>) -> std::sync::MutexGuard<'_, DeadLetterStore> {
+    store.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -14,18 +14,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chatledger_schemas::dead_letter::Event as What;
+use chatledger_schemas::dead_letter::Event;
 use chatledger_schemas::{DeadLetter, DeadLetterEvent, DeadLetterRecord};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Event, Group, Join, LogRecord, OutRecord, Topic};
+use super::{Group, GroupEvent, Join, LogRecord, OutRecord, Topic};
+use crate::dead_letter_index::{DeadLetterFilter, DeadLetterIndex, DeadLetterKey, Retained};
+use crate::dead_letter_requests::{ReplayCounts, Requester};
 use crate::fault::Fault;
-use crate::letters::{Choice, Key, Letters, Place};
-use crate::requests::{Asked, Outcome};
 use crate::window::msg_hash;
 
-/// Letters of one transaction at most.
+/// DeadLetterIndex of one transaction at most.
 const CHUNK: usize = 5000;
 /// How long to wait for the log in one go.
 const TICK: Duration = Duration::from_millis(50);
@@ -41,18 +41,18 @@ pub struct DeadLetterLog {
 }
 
 /// A reader and what it has read.
-pub struct Reading<P> {
+pub struct DeadLetterReader<P> {
     group: Arc<dyn Group>,
     ended: BTreeSet<i32>,
     /// The letters so far.
-    pub letters: Letters<P>,
+    pub letters: DeadLetterIndex<P>,
 }
 
-impl Place for () {}
-impl Place for Option<Box<DeadLetter>> {}
+impl Retained for () {}
+impl Retained for Option<Box<DeadLetter>> {}
 
-impl<P: Place> Reading<P> {
-    /// Takes in what there is, waiting at most `wait`; `place` says what to remember of a letter.
+impl<P: Retained> DeadLetterReader<P> {
+    /// Takes in what there is, waiting at most `wait`; `retained` says what to remember of a letter.
     /// False if nothing has changed.
     ///
     /// # Errors
@@ -60,18 +60,20 @@ impl<P: Place> Reading<P> {
     pub async fn step(
         &mut self,
         wait: Duration,
-        place: impl Fn(&DeadLetter) -> P,
+        retained: impl Fn(&DeadLetter) -> P,
     ) -> Result<bool, Fault> {
         match self.group.next(wait).await? {
-            Event::Record(record) => match read(&record)? {
+            GroupEvent::Record(record) => match read(&record)? {
                 DeadLetterRecord::Letter(letter) => {
-                    let place = place(&letter);
-                    self.letters.letter(&letter, place);
+                    let retained = retained(&letter);
+                    self.letters.add(&letter, retained);
                 }
-                DeadLetterRecord::Event(event) => self.letters.event(&event),
+                DeadLetterRecord::Event(event) => self.letters.apply(&event),
             },
-            Event::End(partition) => return Ok(self.ended.insert(partition)),
-            Event::Assigned(_) | Event::Revoked(_) | Event::Idle => return Ok(false),
+            GroupEvent::End(partition) => return Ok(self.ended.insert(partition)),
+            GroupEvent::Assigned(_) | GroupEvent::Revoked(_) | GroupEvent::Idle => {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -85,7 +87,8 @@ impl<P: Place> Reading<P> {
 
 fn read(record: &LogRecord) -> Result<DeadLetterRecord, Fault> {
     serde_json::from_slice(&record.value).map_err(|_| {
-        Fault::new(super::sink::Foreign {
+        Fault::new(super::rows::UnknownFormat {
+            topic: Topic::DeadLetter.name(),
             partition: record.partition,
             offset: record.offset,
             column: 0,
@@ -96,10 +99,10 @@ fn read(record: &LogRecord) -> Result<DeadLetterRecord, Fault> {
 /// What was written for the letters that were chosen.
 #[derive(Debug, Default)]
 pub struct Published {
-    /// Letters whose records are on their way.
-    pub retried: HashSet<Key>,
+    /// DeadLetterIndex whose records are on their way.
+    pub retried: HashSet<DeadLetterKey>,
     /// What else became of letters.
-    pub outcome: Outcome,
+    pub outcome: ReplayCounts,
 }
 
 impl DeadLetterLog {
@@ -107,11 +110,11 @@ impl DeadLetterLog {
     ///
     /// # Errors
     /// The log cannot be reached.
-    pub async fn follow<P: Place>(&self) -> Result<Reading<P>, Fault> {
-        Ok(Reading {
+    pub async fn follow<P: Retained>(&self) -> Result<DeadLetterReader<P>, Fault> {
+        Ok(DeadLetterReader {
             group: (self.reader)().await?,
             ended: BTreeSet::new(),
-            letters: Letters::default(),
+            letters: DeadLetterIndex::default(),
         })
     }
 
@@ -119,13 +122,13 @@ impl DeadLetterLog {
     ///
     /// # Errors
     /// The log cannot be read, or holds something else.
-    pub async fn read<P: Place>(
+    pub async fn read<P: Retained>(
         &self,
-        place: impl Fn(&DeadLetter) -> P,
-    ) -> Result<Reading<P>, Fault> {
+        retained: impl Fn(&DeadLetter) -> P,
+    ) -> Result<DeadLetterReader<P>, Fault> {
         let mut reading = self.follow().await?;
         while !reading.is_whole() {
-            reading.step(TICK, &place).await?;
+            reading.step(TICK, &retained).await?;
         }
         Ok(reading)
     }
@@ -135,36 +138,40 @@ impl DeadLetterLog {
     /// # Errors
     /// The log cannot be used, or somebody else has begun to write meanwhile; what has been
     /// written until then stands.
-    pub async fn replay(&self, choice: &Choice, asked: &Asked) -> Result<Published, Fault> {
+    pub async fn replay(
+        &self,
+        filter: &DeadLetterFilter,
+        requester: &Requester,
+    ) -> Result<Published, Fault> {
         let writer = self.begin().await?;
         let mut published = Published::default();
         let mut after = None;
         loop {
             let index = self.read(|_| ()).await?.letters;
-            let chosen = index.choose(after.as_ref(), choice, CHUNK);
+            let chosen = index.select(after.as_ref(), filter, CHUNK);
             let Some(last) = chosen.last() else {
                 return Ok(published);
             };
             after = Some(last.clone());
             let plan = plan(&index, chosen, &mut published);
-            let wanted: HashSet<&Key> = plan.keys().collect();
+            let wanted: HashSet<&DeadLetterKey> = plan.keys().collect();
             // The records are read in a second pass, so that only those chosen are in memory.
             let keep = |letter: &DeadLetter| {
-                let keep = wanted.contains(&Key::of(letter));
+                let keep = wanted.contains(&DeadLetterKey::of(letter));
                 keep.then(|| Box::new(letter.clone()))
             };
             let letters = self.read(keep).await?.letters;
             let mut out = Vec::new();
             for (key, standing) in letters.open() {
-                if let (Some(next), Some(letter)) = (plan.get(key), &standing.place) {
+                if let (Some(next), Some(letter)) = (plan.get(key), &standing.retained) {
                     match next {
                         Next::Retry => {
-                            out.extend(retried(letter, standing.attempts, asked)?);
+                            out.extend(retried(letter, standing.attempts, requester)?);
                             published.retried.insert(key.clone());
                         }
                         Next::Duplicate => {
                             let attempt = standing.attempts + 1;
-                            out.push(note(&asked.event(letter, What::Duplicate, attempt))?);
+                            out.push(note(&requester.event(letter, Event::Duplicate, attempt))?);
                             published.outcome.duplicates += 1;
                         }
                     }
@@ -182,12 +189,12 @@ impl DeadLetterLog {
     /// As [`DeadLetterLog::replay`].
     pub async fn drop_letters(
         &self,
-        choice: &Choice,
-        asked: &Asked,
+        filter: &DeadLetterFilter,
+        requester: &Requester,
         because: &str,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<ReplayCounts, Fault> {
         let writer = self.begin().await?;
-        let mut outcome = Outcome::default();
+        let mut outcome = ReplayCounts::default();
         let mut after = None;
         loop {
             let bare = |letter: &DeadLetter| {
@@ -197,21 +204,21 @@ impl DeadLetterLog {
                 }))
             };
             let letters = self.read(bare).await?.letters;
-            let chosen = letters.choose(after.as_ref(), choice, CHUNK);
+            let chosen = letters.select(after.as_ref(), filter, CHUNK);
             let Some(last) = chosen.last() else {
                 return Ok(outcome);
             };
             after = Some(last.clone());
             let mut out = Vec::new();
             for standing in chosen.iter().filter_map(|key| letters.open().get(key)) {
-                let Some(letter) = standing.place.as_deref() else {
+                let Some(letter) = standing.retained.as_deref() else {
                     continue;
                 };
                 if standing.retrying.is_some() {
                     outcome.waiting += 1;
                     continue;
                 }
-                let mut event = asked.event(letter, What::Dropped, standing.attempts);
+                let mut event = requester.event(letter, Event::Dropped, standing.attempts);
                 because.clone_into(&mut event.because);
                 out.push(note(&event)?);
                 outcome.dropped += 1;
@@ -227,23 +234,27 @@ impl DeadLetterLog {
     ///
     /// # Errors
     /// The log cannot be read.
-    pub async fn outcome(&self, published: Published, deadline: Instant) -> Result<Outcome, Fault> {
+    pub async fn outcome(
+        &self,
+        published: Published,
+        deadline: Instant,
+    ) -> Result<ReplayCounts, Fault> {
         let Published {
             mut retried,
             mut outcome,
         } = published;
-        let mut reading: Reading<()> = self.read(|_| ()).await?;
+        let mut reading: DeadLetterReader<()> = self.read(|_| ()).await?;
         loop {
             retried.retain(|key| {
                 let open = reading.letters.open().get(key);
                 let under_way = open.is_some_and(|standing| standing.retrying.is_some());
                 if !under_way {
                     outcome.count(match open {
-                        Some(_) => What::Failed,
+                        Some(_) => Event::Failed,
                         None if reading.letters.was_replayed(&key.corp_id, key.msg) => {
-                            What::Replayed
+                            Event::Replayed
                         }
-                        None => What::Duplicate,
+                        None => Event::Duplicate,
                     });
                 }
                 under_way
@@ -271,7 +282,11 @@ enum Next {
 }
 
 /// What to do about each letter that was chosen; those under way are left alone and counted.
-fn plan(index: &Letters<()>, chosen: Vec<Key>, published: &mut Published) -> BTreeMap<Key, Next> {
+fn plan(
+    index: &DeadLetterIndex<()>,
+    chosen: Vec<DeadLetterKey>,
+    published: &mut Published,
+) -> BTreeMap<DeadLetterKey, Next> {
     let nameless = msg_hash("");
     let under_way = index.open().iter();
     let mut begun: HashSet<_> = under_way
@@ -300,7 +315,11 @@ fn plan(index: &Letters<()>, chosen: Vec<Key>, published: &mut Published) -> BTr
 }
 
 /// The sealed record, and the mark that it is tried again.
-fn retried(letter: &DeadLetter, attempts: u32, asked: &Asked) -> Result<[OutRecord; 2], Fault> {
+fn retried(
+    letter: &DeadLetter,
+    attempts: u32,
+    requester: &Requester,
+) -> Result<[OutRecord; 2], Fault> {
     let attempt = attempts + 1;
     let record = OutRecord {
         topic: Topic::Raw,
@@ -309,9 +328,12 @@ fn retried(letter: &DeadLetter, attempts: u32, asked: &Asked) -> Result<[OutReco
         corp_id: letter.corp_id.to_string(),
         seq: letter.seq,
         link: None,
-        retry: Some(asked.retry(letter, attempt)),
+        retry: Some(requester.retry(letter, attempt)),
     };
-    Ok([record, note(&asked.event(letter, What::Retried, attempt))?])
+    Ok([
+        record,
+        note(&requester.event(letter, Event::Retried, attempt))?,
+    ])
 }
 
 /// An event on its way to `[deadletter]`, into the partition of its letter.

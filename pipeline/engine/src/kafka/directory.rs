@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Ending, Event, Group, Join, LogRecord, OutRecord, Topic, still_ours, supervised};
+use super::{Ending, Group, GroupEvent, Join, LogRecord, OutRecord, Topic, still_ours, supervised};
 use crate::directory_sync::DirectorySync;
 use crate::fault::Fault;
 use crate::ports::{DirectorySink, DirectorySource};
@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// Rows of one transaction at most.
 const ROWS: usize = 10_000;
 
-/// Key of a room that messages name and nobody has asked about. It differs from the key of the
+/// Key of a room that messages name and nobody has requester about. It differs from the key of the
 /// room's own row, so that a wish never replaces what is known.
 pub(super) fn wanted_key(corp: &str, room_id: &str) -> String {
     format!("{corp}/wanted/{room_id}")
@@ -76,7 +76,7 @@ impl DirectoryStage {
             if self.ending.stop.is_cancelled() {
                 return Ok(());
             }
-            if let Event::Assigned(partitions) = group.next(TICK).await?
+            if let GroupEvent::Assigned(partitions) = group.next(TICK).await?
                 && !partitions.is_empty()
             {
                 break;
@@ -94,10 +94,10 @@ impl DirectoryStage {
             .collect();
         loop {
             match group.next(TICK).await? {
-                Event::Record(record) => follow(&mut followed, &record)?,
-                Event::End(_) => break,
-                event @ Event::Revoked(_) => still_ours(&event)?,
-                Event::Assigned(_) | Event::Idle => {}
+                GroupEvent::Record(record) => follow(&mut followed, &record)?,
+                GroupEvent::End(_) => break,
+                event @ GroupEvent::Revoked(_) => still_ours(&event)?,
+                GroupEvent::Assigned(_) | GroupEvent::Idle => {}
             }
         }
         info!("this process reads the directories");
@@ -112,9 +112,9 @@ impl DirectoryStage {
                 Some(fault) = failures.recv() => return Err(fault),
             };
             match event {
-                Event::Record(record) => follow(&mut followed, &record)?,
-                event @ Event::Revoked(_) => still_ours(&event)?,
-                Event::Assigned(_) | Event::End(_) | Event::Idle => {}
+                GroupEvent::Record(record) => follow(&mut followed, &record)?,
+                event @ GroupEvent::Revoked(_) => still_ours(&event)?,
+                GroupEvent::Assigned(_) | GroupEvent::End(_) | GroupEvent::Idle => {}
             }
         }
         drop(guard);
@@ -163,7 +163,8 @@ impl DirectoryStage {
 fn read(record: &LogRecord) -> Result<DirectoryRow, Fault> {
     // The client's own words would quote the value.
     serde_json::from_slice(&record.value).map_err(|error| {
-        Fault::new(super::sink::Foreign {
+        Fault::new(super::rows::UnknownFormat {
+            topic: Topic::Directory.name(),
             partition: record.partition,
             offset: record.offset,
             column: error.column(),
@@ -266,7 +267,7 @@ impl DirectoryFollower {
             .map(|corp| (corp.as_str(), Assembler::new(CorpId::from(corp.as_str()))))
             .collect();
         while !self.ending.stop.is_cancelled() {
-            let Event::Record(record) = topic.next(TICK).await? else {
+            let GroupEvent::Record(record) = topic.next(TICK).await? else {
                 continue;
             };
             let Some((corp, (current, first))) = self.corps.get_key_value(&record.corp_id) else {

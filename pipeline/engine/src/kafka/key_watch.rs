@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::dead_letters::{DeadLetterLog, Reading};
+use super::dead_letters::{DeadLetterLog, DeadLetterReader};
+use crate::dead_letter_index::DeadLetterFilter;
+use crate::dead_letter_requests::Requester;
 use crate::fault::{Backoff, Fault};
-use crate::letters::Choice;
 use crate::metrics::Metrics;
-use crate::requests::Asked;
 use crate::shared::{Current, now_ms};
 
 /// How long to wait for the log in one go.
@@ -68,7 +68,7 @@ impl KeyWatch {
         looked: &watch::Sender<bool>,
         backoff: &mut Backoff,
     ) -> Result<(), Fault> {
-        let mut reading: Reading<()> = self.log.follow().await?;
+        let mut reading: DeadLetterReader<()> = self.log.follow().await?;
         let (mut again, mut changed) = (Instant::now(), true);
         let mut versions = self.versions();
         let mut pauses: BTreeMap<&CorpId, (Instant, Duration)> = BTreeMap::new();
@@ -91,11 +91,11 @@ impl KeyWatch {
             (changed, versions) = (false, now);
             self.show(&reading);
             for (corp, keys) in &self.keys {
-                let choice = Choice {
+                let filter = DeadLetterFilter {
                     corp: Some(corp.to_string()),
-                    ..Choice::lacking(&keys.get().versions())
+                    ..DeadLetterFilter::lacking(&keys.get().versions())
                 };
-                let due = reading.letters.choose(None, &choice, usize::MAX);
+                let due = reading.letters.select(None, &filter, usize::MAX);
                 if due.is_empty() {
                     pauses.remove(corp);
                 }
@@ -110,11 +110,11 @@ impl KeyWatch {
                     continue;
                 }
                 pauses.insert(corp, (at + pause, (pause * 2).min(LONGEST)));
-                let asked = Asked {
+                let requester = Requester {
                     actor: ITSELF.into(),
                     at: now_ms(),
                 };
-                let published = self.log.replay(&choice, &asked).await?;
+                let published = self.log.replay(&filter, &requester).await?;
                 // Whether or not the marks are read by then, look once more.
                 (again, changed) = (Instant::now() + PATIENCE, true);
                 let (letters, duplicates) = (published.retried.len(), published.outcome.duplicates);
@@ -132,7 +132,7 @@ impl KeyWatch {
         keys.map(|keys| keys.get().versions()).collect()
     }
 
-    fn show(&self, reading: &Reading<()>) {
+    fn show(&self, reading: &DeadLetterReader<()>) {
         let mut open: BTreeMap<&CorpId, usize> = self.keys.keys().map(|corp| (corp, 0)).collect();
         for key in reading.letters.open().keys() {
             *open.entry(&key.corp_id).or_default() += 1;

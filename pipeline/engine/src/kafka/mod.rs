@@ -24,8 +24,9 @@
 pub mod dead_letters;
 pub mod directory;
 pub mod key_watch;
-pub mod marks;
 pub mod process;
+pub mod process_checkpoints;
+mod rows;
 pub mod sink;
 pub mod source;
 
@@ -43,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::fault::{Backoff, Fault};
-use crate::mark::witness;
+use crate::sink_checkpoint::fingerprint;
 
 /// The topics, without the deployment's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,8 +128,8 @@ pub struct LogRecord {
 
 impl LogRecord {
     /// What a mark that ends with this record says of it.
-    pub fn witness(&self) -> u64 {
-        witness(self.offset + 1, &self.value, self.timestamp)
+    pub fn fingerprint(&self) -> u64 {
+        fingerprint(self.offset + 1, &self.value, self.timestamp)
     }
 }
 
@@ -164,7 +165,7 @@ pub struct Assigned {
 
 /// What a group has to say.
 #[derive(Debug)]
-pub enum Event {
+pub enum GroupEvent {
     /// These partitions are this process's now. Where reading starts was said when joining.
     Assigned(Vec<Assigned>),
     /// These are no longer.
@@ -173,7 +174,7 @@ pub enum Event {
     Record(LogRecord),
     /// The partition has been read to its end for now.
     End(i32),
-    /// Nothing within the time asked for.
+    /// Nothing within the time requester for.
     Idle,
 }
 
@@ -181,7 +182,7 @@ pub enum Event {
 /// the stage writes.
 pub trait Group: Send + Sync {
     /// The next event, waiting at most `wait`.
-    fn next(&self, wait: Duration) -> BoxFuture<'_, Result<Event, Fault>>;
+    fn next(&self, wait: Duration) -> BoxFuture<'_, Result<GroupEvent, Fault>>;
     /// How many partitions are this process's now.
     fn partitions(&self) -> usize;
     /// Commits a position with metadata. Refused (class refresh) if the partition has another owner,
@@ -206,7 +207,7 @@ pub trait Group: Send + Sync {
     ) -> BoxFuture<'a, Result<(), Fault>>;
 }
 
-/// Joins the group anew. Where reading a partition starts is the stage's choice: `source` and
+/// Joins the group anew. Where reading a partition starts is the stage's filter: `source` and
 /// `directory` at its beginning, sinks at the committed position, `process` [`process::WINDOW`]
 /// records before it.
 pub type Join = Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Group>, Fault>> + Send + Sync>;
@@ -276,9 +277,9 @@ impl Classified for TakenOver {
 }
 
 /// Ends a stage that only one process may run when its partition is taken away.
-fn still_ours(event: &Event) -> Result<(), Fault> {
+fn still_ours(event: &GroupEvent) -> Result<(), Fault> {
     match event {
-        Event::Revoked(_) => Err(Fault::new(TakenOver)),
+        GroupEvent::Revoked(_) => Err(Fault::new(TakenOver)),
         _ => Ok(()),
     }
 }

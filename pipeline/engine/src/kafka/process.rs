@@ -3,8 +3,8 @@
 //! The time at which the broker took a record is the time it was pulled, so a batch that is
 //! processed again gives the same rows.
 //!
-//! Each transaction also says on `[marks]` how far its partitions are, so a group that is set back
-//! processes nothing a second time: what lies before the mark only fills the window of repeats.
+//! Each transaction also says on `[checkpoints]` how far its partitions are, so a group that is set back
+//! processes nothing a second time: what lies before the checkpoint only fills the window of repeats.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use chatledger_schemas::{CorpId, SealedRecord};
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::marks::{MarkReader, mark_record};
-use super::{Ending, Ends, Event, Group, Join, LogRecord, OutRecord, Topic, supervised};
+use super::process_checkpoints::{ProcessCheckpointReader, process_checkpoint_record};
+use super::{Ending, Ends, Group, GroupEvent, Join, LogRecord, OutRecord, Topic, supervised};
 use crate::failpoint;
 use crate::fault::Fault;
-use crate::mark::{Claim, Mark, Step};
 use crate::metrics::Metrics;
 use crate::shared::{Current, Totals};
-use crate::stages::{Processed, Pulled, Tools, process};
+use crate::sink_checkpoint::{SinkCheckpoint, UnverifiedCheckpoint, Verification};
+use crate::stages::{Processed, PulledRecord, Tools, process};
 use crate::window::{Window, body_hash, msg_hash};
 
 /// Records of one transaction at most.
@@ -52,8 +52,8 @@ pub struct CorpTools {
 pub struct ProcessStage {
     /// Membership in the group on `[raw]`.
     pub join: Join,
-    /// Reads `[marks]` from its beginning, outside any group.
-    pub marks: MarkReader,
+    /// Reads `[checkpoints]` from its beginning, outside any group.
+    pub checkpoints: ProcessCheckpointReader,
     /// The corps by id.
     pub corps: Arc<HashMap<String, CorpTools>>,
     /// What messages and violations are sealed with.
@@ -73,16 +73,16 @@ struct Partition {
     /// Records before this offset only fill the window.
     position: u64,
     window: Window,
-    /// A mark that is further, as long as it has not been looked into.
-    claim: Option<Claim>,
+    /// A checkpoint that is further, as long as it has not been looked into.
+    unverified: Option<UnverifiedCheckpoint>,
 }
 
 impl Partition {
-    fn new(position: u64, mark: Option<Mark>) -> Self {
+    fn new(position: u64, checkpoint: Option<SinkCheckpoint>) -> Self {
         Self {
             position,
             window: Window::new(WINDOW * 2),
-            claim: Claim::new(mark, position, WINDOW as u64),
+            unverified: UnverifiedCheckpoint::new(checkpoint, position, WINDOW as u64),
         }
     }
 
@@ -120,33 +120,33 @@ impl ProcessStage {
         let mut committed: Vec<(i32, u64)> = Vec::new();
         loop {
             match group.next(TICK).await? {
-                Event::Assigned(list) => {
+                GroupEvent::Assigned(list) => {
                     info!(partitions = list.len(), "raw partitions taken up");
                     ends.joined = true;
-                    let marks = if list.is_empty() {
+                    let checkpoints = if list.is_empty() {
                         HashMap::new()
                     } else {
-                        self.marks.read(&self.ending).await?
+                        self.checkpoints.read(&self.ending).await?
                     };
                     for assigned in list {
-                        let mark = marks.get(&assigned.partition).copied();
-                        let partition = Partition::new(assigned.position, mark);
+                        let checkpoint = checkpoints.get(&assigned.partition).copied();
+                        let partition = Partition::new(assigned.position, checkpoint);
                         // A probe for the end must not skip the window.
                         ends.assigned(assigned.partition, partition.start());
                         partitions.insert(assigned.partition, partition);
                     }
                 }
-                Event::Revoked(list) => {
+                GroupEvent::Revoked(list) => {
                     pending.retain(|record| !list.contains(&record.partition));
                     partitions.retain(|partition, _| !list.contains(partition));
                     ends.revoked(&list);
                 }
-                Event::Record(record) => {
+                GroupEvent::Record(record) => {
                     ends.read(record.partition, record.offset);
                     let Some(partition) = partitions.get_mut(&record.partition) else {
                         continue;
                     };
-                    if partition.claim.is_some() {
+                    if partition.unverified.is_some() {
                         meet(
                             partition,
                             record.partition,
@@ -164,13 +164,13 @@ impl ProcessStage {
                         pending.push(record);
                     }
                 }
-                Event::End(number) => {
+                GroupEvent::End(number) => {
                     ends.reached(number);
                     if let Some(partition) = partitions.get_mut(&number) {
                         meet(partition, number, None, &*group, &mut ends).await?;
                     }
                 }
-                Event::Idle => {}
+                GroupEvent::Idle => {}
             }
             let stopping = self.ending.stop.is_cancelled();
             let full = pending.len() >= BATCH || since.elapsed() >= LINGER;
@@ -209,7 +209,7 @@ impl ProcessStage {
                 .or_default()
                 .push(record);
         }
-        let marks = marks(runs.values());
+        let checkpoints = checkpoints(runs.values());
         let runs: Vec<Run> = runs
             .into_iter()
             .map(|((partition, corp, again), mut records)| {
@@ -243,8 +243,8 @@ impl ProcessStage {
             out.extend(rows);
             processed.push((corp, what));
         }
-        for (partition, mark) in marks {
-            out.push(mark_record(partition, mark)?);
+        for (partition, checkpoint) in checkpoints {
+            out.push(process_checkpoint_record(partition, checkpoint)?);
         }
         let consumed: Vec<(i32, u64)> = consumed.into_iter().collect();
         group.transact(out, &consumed).await?;
@@ -257,7 +257,9 @@ impl ProcessStage {
 }
 
 /// How far a batch brings each of its partitions.
-fn marks<'a>(runs: impl Iterator<Item = &'a Vec<LogRecord>>) -> BTreeMap<i32, Mark> {
+fn checkpoints<'a>(
+    runs: impl Iterator<Item = &'a Vec<LogRecord>>,
+) -> BTreeMap<i32, SinkCheckpoint> {
     let mut last: BTreeMap<i32, &LogRecord> = BTreeMap::new();
     for record in runs.filter_map(|records| records.last()) {
         let known = last.entry(record.partition).or_insert(record);
@@ -265,16 +267,16 @@ fn marks<'a>(runs: impl Iterator<Item = &'a Vec<LogRecord>>) -> BTreeMap<i32, Ma
             *known = record;
         }
     }
-    let mark = |record: &LogRecord| Mark {
+    let checkpoint = |record: &LogRecord| SinkCheckpoint {
         position: record.offset + 1,
-        witness: record.witness(),
+        fingerprint: record.fingerprint(),
     };
     last.into_iter()
-        .map(|(partition, record)| (partition, mark(record)))
+        .map(|(partition, record)| (partition, checkpoint(record)))
         .collect()
 }
 
-/// Holds a partition's mark against the next record of the log, or against its end.
+/// Holds a partition's checkpoint against the next record of the log, or against its end.
 async fn meet(
     partition: &mut Partition,
     number: i32,
@@ -282,29 +284,29 @@ async fn meet(
     group: &dyn Group,
     ends: &mut Ends,
 ) -> Result<(), Fault> {
-    let Some(claim) = &mut partition.claim else {
+    let Some(unverified) = &mut partition.unverified else {
         return Ok(());
     };
-    let (at, marked) = (partition.position, claim.mark().position);
-    let step = record.map_or(Step::Refuted, |record| {
-        claim.meet(record.offset + 1, || record.witness())
+    let (at, marked) = (partition.position, unverified.checkpoint().position);
+    let step = record.map_or(Verification::Refuted, |record| {
+        unverified.compare(record.offset + 1, || record.fingerprint())
     });
     let from = match (step, record) {
-        (Step::Pass, Some(record)) => {
+        (Verification::Pass, Some(record)) => {
             partition.remember(record);
             return Ok(());
         }
-        (Step::Confirmed, Some(record)) => {
+        (Verification::Confirmed, Some(record)) => {
             warn!(
                 partition = number,
                 at, marked, "the group stands before what has been processed; going on behind that"
             );
-            partition.claim = None;
+            partition.unverified = None;
             partition.position = marked;
             partition.remember(record);
             return group.transact(Vec::new(), &[(number, marked)]).await;
         }
-        (Step::Seek(offset), Some(record)) => {
+        (Verification::Seek(offset), Some(record)) => {
             // What was read so far is too far back to be of use.
             if record.offset < offset {
                 partition.window = Window::new(WINDOW * 2);
@@ -314,7 +316,7 @@ async fn meet(
         _ => {
             warn!(
                 partition = number,
-                at, marked, "the mark is not of this log; going on where the group stands"
+                at, marked, "the checkpoint is not of this log; going on where the group stands"
             );
             *partition = Partition::new(at, None);
             partition.start()
@@ -353,7 +355,7 @@ fn one(
     let corp_id = CorpId::from(corp.as_str());
     let pulled = records
         .iter()
-        .map(|record| Pulled {
+        .map(|record| PulledRecord {
             record: sealed(record),
             // A letter's message comes out as if it had been opened the first time.
             at: record
@@ -362,7 +364,7 @@ fn one(
                 .map_or(record.timestamp, |retry| retry.first_seen),
             retry: record.retry.clone(),
             // What is read again was committed with what it became, and is not processed again.
-            parked: false,
+            dead_lettered: false,
         })
         .collect();
     let tools = Tools {
@@ -465,18 +467,18 @@ fn rows(
     if let Some(last) = batch.messages.len().checked_sub(1) {
         out[last].link = link(batch.messages[last].seq);
     }
-    let settled = processed.fates.iter().map(|fate| Settled {
-        seq: fate.seq,
-        msgid: fate.hash.to_le_bytes(),
-        outcome: fate.outcome,
-        row: fate.row,
+    let settled = processed.outcomes.iter().map(|record| Settled {
+        seq: record.seq,
+        msgid: record.hash.to_le_bytes(),
+        outcome: record.outcome,
+        row: record.row,
     });
     out.push(OutRecord {
         topic: Topic::Ledger,
         key: corp.as_bytes().to_vec(),
         value: Bytes::from(LedgerRecord::Settled(settled.collect()).encode()),
         corp_id: corp.to_owned(),
-        seq: batch.extent.last,
+        seq: batch.range.last,
         link: None,
         retry: None,
     });

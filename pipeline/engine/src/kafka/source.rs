@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::{Ending, Event, Group, Join, OutRecord, Topic, still_ours, supervised};
-use crate::chain::{Chain, Seen};
+use super::{Ending, Group, GroupEvent, Join, OutRecord, Topic, still_ours, supervised};
+use crate::chain::{Chain, ChainInput};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
 use crate::pull::{PullError, Puller, within_window};
@@ -31,7 +31,7 @@ const CONTACT_EVERY: i64 = 60_000;
 
 /// Value of a record on `[cursor]`; its key is the corp.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Cursor {
+struct CursorRecord {
     /// Everything up to here is on `[raw]`.
     seq: u64,
     /// Entries of the corp's chain.
@@ -45,7 +45,7 @@ struct Cursor {
     answered_at: i64,
 }
 
-impl Cursor {
+impl CursorRecord {
     fn chain(&self, corp: &str) -> Chain {
         Link::from_hex(&self.link).map_or_else(
             || Chain::genesis(corp),
@@ -62,7 +62,7 @@ impl Cursor {
 }
 
 /// How far one corp is.
-struct Reached {
+struct CorpPosition {
     seq: u64,
     chain: Chain,
     /// When the archive had answered last, as it stands on `[cursor]`.
@@ -70,10 +70,10 @@ struct Reached {
 }
 
 /// How reading came to an end.
-enum Pulled {
+enum ReadEnd {
     /// There is nothing more, or the process is stopping.
     Everything,
-    /// Reading has failed for good.
+    /// DeadLetterReader has failed for good.
     Failed(SourceError),
 }
 
@@ -128,7 +128,7 @@ impl SourceStage {
             if self.ending.stop.is_cancelled() {
                 return Ok(());
             }
-            if let Event::Assigned(partitions) = group.next(TICK).await?
+            if let GroupEvent::Assigned(partitions) = group.next(TICK).await?
                 && !partitions.is_empty()
             {
                 break;
@@ -139,7 +139,7 @@ impl SourceStage {
         group.seek(0, 0).await?;
         let cursors = recover(&*group).await?;
         info!(corps = cursors.len(), "this process reads the archives");
-        if let Pulled::Failed(error) = self.pull(&group, &cursors).await? {
+        if let ReadEnd::Failed(error) = self.pull(&group, &cursors).await? {
             **failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
         Ok(())
@@ -148,23 +148,23 @@ impl SourceStage {
     async fn pull(
         &self,
         group: &Arc<dyn Group>,
-        cursors: &HashMap<String, Cursor>,
-    ) -> Result<Pulled, Fault> {
+        cursors: &HashMap<String, CursorRecord>,
+    ) -> Result<ReadEnd, Fault> {
         let stop = self.ending.stop.child_token();
         let _ended = stop.clone().drop_guard();
         let drain = self.ending.upstream.is_some();
-        let mut reached: HashMap<&str, Reached> = HashMap::new();
+        let mut reached: HashMap<&str, CorpPosition> = HashMap::new();
         for corp in &self.corps {
             let corp = &corp.corp_id;
             let cursor = cursors.get(corp.as_str()).cloned().unwrap_or_default();
-            let at = Reached {
+            let at = CorpPosition {
                 seq: cursor.seq,
                 chain: cursor.chain(corp.as_str()),
                 answered: cursor.answered(),
             };
             match self.close_gap(&**group, corp, at).await? {
                 Ok(at) => reached.insert(corp.as_str(), at),
-                Err(error) => return Ok(Pulled::Failed(error)),
+                Err(error) => return Ok(ReadEnd::Failed(error)),
             };
         }
         let (pages, mut queue) = mpsc::channel(PAGES);
@@ -221,10 +221,10 @@ impl SourceStage {
         }
         while let Some(ended) = pullers.join_next().await {
             if let Err(error) = ended.map_err(Fault::local)? {
-                return Ok(Pulled::Failed(error));
+                return Ok(ReadEnd::Failed(error));
             }
         }
-        Ok(Pulled::Everything)
+        Ok(ReadEnd::Everything)
     }
 
     /// Looks whether an archive may have dropped records since it was read last; a gap that is
@@ -233,8 +233,8 @@ impl SourceStage {
         &self,
         group: &dyn Group,
         corp: &CorpId,
-        mut at: Reached,
-    ) -> Result<Result<Reached, SourceError>, Fault> {
+        mut at: CorpPosition,
+    ) -> Result<Result<CorpPosition, SourceError>, Fault> {
         let Err(behind) = within_window(at.seq, at.answered, now_ms()) else {
             return Ok(Ok(at));
         };
@@ -257,7 +257,7 @@ impl SourceStage {
     async fn keep_contact(
         &self,
         group: &dyn Group,
-        reached: &mut HashMap<&str, Reached>,
+        reached: &mut HashMap<&str, CorpPosition>,
         every: i64,
     ) -> Result<(), Fault> {
         let mut records = Vec::new();
@@ -284,7 +284,7 @@ impl SourceStage {
         group: &dyn Group,
         corp: &Puller,
         records: Vec<SealedRecord>,
-        at: &mut Reached,
+        at: &mut CorpPosition,
     ) -> Result<(), Fault> {
         let Some(last) = records.last().map(|record| record.seq) else {
             return Ok(());
@@ -294,7 +294,7 @@ impl SourceStage {
         let (records, entries, chain) = tokio::task::spawn_blocking(move || {
             let entries: Vec<Entry> = records
                 .iter()
-                .map(|record| chain.record(&Seen::of(record, now)))
+                .map(|record| chain.record(&ChainInput::of(record, now)))
                 .collect();
             (records, entries, chain)
         })
@@ -313,7 +313,7 @@ impl SourceStage {
                 retry: None,
             })
             .collect();
-        let reached = Reached {
+        let reached = CorpPosition {
             seq: last,
             chain,
             answered: Some(now),
@@ -343,8 +343,8 @@ fn ledger(corp: &CorpId, entries: Vec<Entry>) -> OutRecord {
 }
 
 /// The record that says how far a corp's archive has been read.
-fn cursor(corp: &CorpId, at: &Reached) -> Result<OutRecord, Fault> {
-    let cursor = Cursor {
+fn cursor(corp: &CorpId, at: &CorpPosition) -> Result<OutRecord, Fault> {
+    let cursor = CursorRecord {
         seq: at.seq,
         number: at.chain.number,
         link: at.chain.link.hex(),
@@ -362,17 +362,18 @@ fn cursor(corp: &CorpId, at: &Reached) -> Result<OutRecord, Fault> {
 }
 
 /// Reads `[cursor]` to its end.
-async fn recover(group: &dyn Group) -> Result<HashMap<String, Cursor>, Fault> {
+async fn recover(group: &dyn Group) -> Result<HashMap<String, CursorRecord>, Fault> {
     let mut cursors = HashMap::new();
     loop {
         match group.next(TICK).await? {
-            Event::Record(record) => {
-                let cursor: Cursor = serde_json::from_slice(&record.value).map_err(Fault::local)?;
+            GroupEvent::Record(record) => {
+                let cursor: CursorRecord =
+                    serde_json::from_slice(&record.value).map_err(Fault::local)?;
                 cursors.insert(String::from_utf8_lossy(&record.key).into_owned(), cursor);
             }
-            Event::End(_) => return Ok(cursors),
-            event @ Event::Revoked(_) => still_ours(&event)?,
-            Event::Assigned(_) | Event::Idle => {}
+            GroupEvent::End(_) => return Ok(cursors),
+            event @ GroupEvent::Revoked(_) => still_ours(&event)?,
+            GroupEvent::Assigned(_) | GroupEvent::Idle => {}
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chatledger_engine::direct::journal::JournalFile;
 use chatledger_engine::direct::ledger::Reader;
 use chatledger_engine::fault::Fault;
-use chatledger_engine::kafka::Event;
+use chatledger_engine::kafka::GroupEvent;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::config::Mode;
 use chatledger_schemas::ledger::{Entry, LedgerRecord, Settled};
@@ -132,7 +132,7 @@ async fn topic(names: &Names, corp: &CorpId, each: &mut impl FnMut(Step)) -> Res
     let mut heard = std::time::Instant::now();
     loop {
         match member.next(TICK).await? {
-            Event::Record(record) => {
+            GroupEvent::Record(record) => {
                 heard = std::time::Instant::now();
                 if record.key != corp.as_str().as_bytes() {
                     continue;
@@ -151,8 +151,8 @@ async fn topic(names: &Names, corp: &CorpId, each: &mut impl FnMut(Step)) -> Res
                     None => each(Step::Unreadable),
                 }
             }
-            Event::End(_) => return Ok(()),
-            Event::Assigned(_) | Event::Revoked(_) | Event::Idle => {
+            GroupEvent::End(_) => return Ok(()),
+            GroupEvent::Assigned(_) | GroupEvent::Revoked(_) | GroupEvent::Idle => {
                 if heard.elapsed() > PATIENCE {
                     return Err(Fault::local(Silent));
                 }

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use chatledger_clickhouse::{Audited, ClickHouse, ReconciliationRow, RowKey};
-use chatledger_engine::audit::blocks::{Block, BlockReport, Held, Ledger, Places, Tally};
+use chatledger_engine::audit::blocks::{Block, BlockReport, Held, LedgerSums, Places, Tally};
 use chatledger_engine::audit::judge::{Recorded, Rows, judge, missing_in_clickhouse};
-use chatledger_engine::audit::{BLOCK, Key, Sum};
+use chatledger_engine::audit::{BLOCK, RecordKey, Sum};
 use chatledger_engine::shared::now_ms;
 use chatledger_parquet::Target;
 use chatledger_schemas::CorpId;
@@ -202,7 +202,7 @@ async fn tally(
     first: u64,
     last: u64,
 ) -> Result<(Ledger, u64, u64, u64), Failure> {
-    let mut ledger = Ledger::between(first, last);
+    let mut ledger = LedgerSums::between(first, last);
     let (mut end, mut behind, mut unreadable) = (0, 0, 0);
     reader
         .read(corp, |step| match step {
@@ -267,15 +267,15 @@ async fn hold(
     Ok((places, unreadable))
 }
 
-fn of_file(key: chatledger_parquet::Key) -> Key {
-    Key {
+fn of_file(key: chatledger_parquet::Key) -> RecordKey {
+    RecordKey {
         seq: key.seq,
         msgid: key.msgid,
     }
 }
 
-fn of_table(key: &RowKey) -> Key {
-    Key {
+fn of_table(key: &RowKey) -> RecordKey {
+    RecordKey {
         seq: key.seq,
         msgid: key.msgid,
     }
@@ -316,8 +316,8 @@ async fn record_by_record(
 ) -> Result<Vec<BlockReport>, Failure> {
     let doubtful: BTreeSet<u64> = blocks.iter().map(|block| block.number).collect();
     let inside = |seq: u64| (first..=last).contains(&seq) && doubtful.contains(&(seq / BLOCK));
-    let mut recorded = BTreeMap::<u64, BTreeMap<Key, Recorded>>::new();
-    let mut files = BTreeMap::<u64, Vec<Key>>::new();
+    let mut recorded = BTreeMap::<u64, BTreeMap<RecordKey, Recorded>>::new();
+    let mut files = BTreeMap::<u64, Vec<RecordKey>>::new();
     reader
         .read(corp, |step| {
             let (seq, msgid, outcome) = match step {
@@ -326,7 +326,7 @@ async fn record_by_record(
                 _ => return,
             };
             if inside(seq) {
-                let key = Key { seq, msgid };
+                let key = RecordKey { seq, msgid };
                 let block = recorded.entry(key.block()).or_default();
                 let one = block.entry(key).or_insert(Recorded { key, outcome });
                 one.outcome = outcome.or(one.outcome);
@@ -365,7 +365,7 @@ async fn record_by_record(
             ..Rows::default()
         };
         if let Some(clickhouse) = &sinks.clickhouse {
-            let keys = async |what| -> Result<Vec<Key>, Failure> {
+            let keys = async |what| -> Result<Vec<RecordKey>, Failure> {
                 let keys = clickhouse.row_keys(what, corp, (from, to), ROWS).await;
                 let keys = keys.map_err(|error| unanswered(&error))?;
                 Ok(keys.iter().map(of_table).collect())
@@ -433,7 +433,7 @@ async fn strangers(
                 && entry.seq > last
             {
                 let (seq, msgid) = (entry.seq, entry.msgid);
-                known.insert(Key { seq, msgid });
+                known.insert(RecordKey { seq, msgid });
             }
         })
         .await?;
@@ -445,7 +445,7 @@ async fn strangers(
         {
             keys.retain(|key| !known.contains(key));
         }
-        let sum = |keys: &Option<Vec<Key>>| {
+        let sum = |keys: &Option<Vec<RecordKey>>| {
             keys.as_ref().map(|keys| {
                 let mut sum = Sum::default();
                 for key in keys {

@@ -1,12 +1,12 @@
-//! Letters on the topic `deadletter`.
+//! DeadLetterIndex on the topic `deadletter`.
 
 use std::time::Duration;
 
 use chatledger_engine::fault::Fault;
 use chatledger_engine::kafka::dead_letters::DeadLetterLog;
-use chatledger_engine::letters::Letters;
-use chatledger_engine::requests::Asked;
-use chatledger_engine::requests::{Outcome, Request};
+use chatledger_engine::dead_letter_index::DeadLetterIndex;
+use chatledger_engine::dead_letter_requests::Requester;
+use chatledger_engine::dead_letter_requests::{ReplayCounts, DeadLetterRequest};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::{DeadLetter, FaultClass};
 use tokio::time::{Instant, timeout};
@@ -28,28 +28,28 @@ impl Log {
 
     pub(super) async fn read(
         &self,
-        place: impl Fn(&DeadLetter) -> Shown,
-    ) -> Result<Letters<Shown>, Failure> {
-        Ok(within(self.0.read(place)).await?.letters)
+        retained: impl Fn(&DeadLetter) -> Shown,
+    ) -> Result<DeadLetterIndex<Shown>, Failure> {
+        Ok(within(self.0.read(retained)).await?.letters)
     }
 
-    pub(super) async fn serve(&self, request: Request, wait: Duration) -> Result<Outcome, Failure> {
+    pub(super) async fn serve(&self, request: DeadLetterRequest, wait: Duration) -> Result<ReplayCounts, Failure> {
         let at = now_ms();
         match request {
-            Request::Replay { choice, actor } => {
-                let asked = Asked { actor, at };
-                let published = within(self.0.replay(&choice, &asked)).await?;
+            DeadLetterRequest::Replay { filter, actor } => {
+                let requester = Requester { actor, at };
+                let published = within(self.0.replay(&filter, &requester)).await?;
                 let deadline = Instant::now() + wait;
                 let outcome = self.0.outcome(published, deadline).await;
                 outcome.map_err(Failure::unreachable)
             }
-            Request::Drop {
-                choice,
+            DeadLetterRequest::Drop {
+                filter,
                 actor,
                 because,
             } => {
-                let asked = Asked { actor, at };
-                within(self.0.drop_letters(&choice, &asked, &because)).await
+                let requester = Requester { actor, at };
+                within(self.0.drop_letters(&filter, &requester, &because)).await
             }
         }
     }
@@ -65,7 +65,7 @@ async fn within<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fa
         Ok(Err(fault)) => Err(Failure::unreachable(fault)),
         Err(_) => Err(Failure::unreachable(format!(
             "the topic of dead letters was not read and written to its end within {PATIENCE:?}; what \
-             was asked for before is under way: `chatledger dlq list` shows what is left"
+             was requester for before is under way: `chatledger dlq list` shows what is left"
         ))),
     }
 }

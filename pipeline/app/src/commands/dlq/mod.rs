@@ -1,7 +1,7 @@
 //! `chatledger dlq`: dead letters, for people. Where they are kept is the driver's.
 //!
 //! `list` and `show` only read, also beside a running process. What changes something is done by
-//! whoever holds the letters: [`state`] hands it to the running process or takes its place, [`log`]
+//! whoever holds the letters: [`state`] hands it to the running process or takes its retained, [`log`]
 //! writes to the topic.
 
 mod log;
@@ -11,10 +11,10 @@ mod state;
 use std::collections::BTreeSet;
 
 use chatledger_directory::Directory;
-use chatledger_engine::letters::{Choice, Letters, Place};
-use chatledger_engine::requests::{Asked, Outcome, Request};
+use chatledger_engine::dead_letter_index::{DeadLetterFilter, DeadLetterIndex, Retained};
+use chatledger_engine::dead_letter_requests::{Requester, ReplayCounts, DeadLetterRequest};
 use chatledger_engine::shared::now_ms;
-use chatledger_engine::stages::{Pulled, Tools, process};
+use chatledger_engine::stages::{PulledRecord, Tools, process};
 use chatledger_engine::window::Window;
 use chatledger_rules::RuleSet;
 use chatledger_schemas::config::Mode;
@@ -31,7 +31,7 @@ use crate::exit::Failure;
 /// What is remembered of a letter to be shown: all of it, or all but its record.
 pub(crate) struct Shown(pub(crate) DeadLetter);
 
-impl Place for Shown {
+impl Retained for Shown {
     fn failed(&mut self, event: &DeadLetterEvent) {
         self.0.error.clone_from(&event.error);
     }
@@ -44,12 +44,12 @@ enum Letterbox {
 }
 
 impl Letterbox {
-    async fn read(&self, sealed: bool, choice: &Choice) -> Result<Letters<Shown>, Failure> {
-        // Records are many and large; only those asked for are held.
-        let place = |letter: &DeadLetter| {
+    async fn read(&self, sealed: bool, filter: &DeadLetterFilter) -> Result<DeadLetterIndex<Shown>, Failure> {
+        // Records are many and large; only those requester for are held.
+        let retained = |letter: &DeadLetter| {
             let wanted = sealed
-                && choice.from_seq.is_none_or(|from| letter.seq >= from)
-                && choice.to_seq.is_none_or(|to| letter.seq <= to);
+                && filter.from_seq.is_none_or(|from| letter.seq >= from)
+                && filter.to_seq.is_none_or(|to| letter.seq <= to);
             let mut own = letter.clone();
             if !wanted {
                 own.sealed = String::new();
@@ -57,12 +57,12 @@ impl Letterbox {
             Shown(own)
         };
         match self {
-            Self::State(state) => state.read(place),
-            Self::Log(log) => log.read(place).await,
+            Self::State(state) => state.read(retained),
+            Self::Log(log) => log.read(retained).await,
         }
     }
 
-    async fn serve(&self, request: Request, wait: std::time::Duration) -> Result<Outcome, Failure> {
+    async fn serve(&self, request: DeadLetterRequest, wait: std::time::Duration) -> Result<ReplayCounts, Failure> {
         match self {
             Self::State(state) => state.serve(request, wait).await,
             Self::Log(log) => log.serve(request, wait).await,
@@ -79,15 +79,15 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
     let which = match &args.command {
         DlqCommand::List { which, .. }
         | DlqCommand::Replay { which, .. }
-        | DlqCommand::Drop { which, .. } => choice(which),
+        | DlqCommand::Drop { which, .. } => filter(which),
         DlqCommand::Show {
             corp, seq, msgid, ..
-        } => Choice {
+        } => DeadLetterFilter {
             corp: corp.clone(),
             from_seq: Some(*seq),
             to_seq: Some(*seq),
             msgid: msgid.clone(),
-            ..Choice::default()
+            ..DeadLetterFilter::default()
         },
     };
     if let Some(corp) = &which.corp
@@ -117,9 +117,9 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
                 would_open(&settings, &letters.read(true, &which).await?, &which)
             } else {
                 let actor = actor();
-                let choice = which;
+                let filter = which;
                 letters
-                    .serve(Request::Replay { choice, actor }, wait)
+                    .serve(DeadLetterRequest::Replay { filter, actor }, wait)
                     .await?
             };
             tell(outcome, dry_run, json)
@@ -137,10 +137,10 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
             }
             if dry_run || !yes {
                 let open = letters.read(false, &which).await?;
-                let dropped = open.choose(None, &which, usize::MAX).len() as u64;
-                let outcome = Outcome {
+                let dropped = open.select(None, &which, usize::MAX).len() as u64;
+                let outcome = ReplayCounts {
                     dropped,
-                    ..Outcome::default()
+                    ..ReplayCounts::default()
                 };
                 tell(outcome, true, json)?;
                 if dry_run {
@@ -150,8 +150,8 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
                     "没有删除任何死信：确认放弃请加 --yes（nothing dropped; add --yes to really do it）",
                 ));
             }
-            let request = Request::Drop {
-                choice: which,
+            let request = DeadLetterRequest::Drop {
+                filter: which,
                 actor: actor(),
                 because,
             };
@@ -160,36 +160,36 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
     }
 }
 
-fn choice(which: &Which) -> Choice {
-    Choice {
+fn filter(which: &Which) -> DeadLetterFilter {
+    DeadLetterFilter {
         corp: which.corp.clone(),
         reasons: which.reason.iter().copied().collect::<BTreeSet<_>>(),
         from_seq: which.from_seq,
         to_seq: which.to_seq,
         since: which.since,
         until: which.until,
-        ..Choice::default()
+        ..DeadLetterFilter::default()
     }
 }
 
 /// What the keys of the configuration would open.
-fn would_open(settings: &Settings, letters: &Letters<Shown>, which: &Choice) -> Outcome {
-    let mut outcome = Outcome::default();
-    let asked = Asked {
+fn would_open(settings: &Settings, letters: &DeadLetterIndex<Shown>, which: &DeadLetterFilter) -> ReplayCounts {
+    let mut outcome = ReplayCounts::default();
+    let requester = Requester {
         actor: actor(),
         at: now_ms(),
     };
-    let chosen = letters.choose(None, which, usize::MAX);
+    let chosen = letters.select(None, which, usize::MAX);
     for corp in &settings.corps {
         let own = chosen.iter().filter(|key| key.corp_id == corp.id);
-        let pulled = own.map(|key| asked.again(&letters.open()[key].place.0));
+        let pulled = own.map(|key| requester.again(&letters.open()[key].retained.0));
         let tools = Tools {
             corp_id: &corp.id,
             opener: &*corp.keys,
             directory: &Directory::new(Snapshot::empty(corp.id.clone())),
             rules: &RuleSet::default(),
         };
-        let pulled: Vec<Pulled> = pulled.collect();
+        let pulled: Vec<PulledRecord> = pulled.collect();
         let mut window = Window::new(pulled.len().max(1));
         let processed = process(&tools, pulled, &mut window, |_| {});
         for event in processed.iter().flat_map(|done| &done.batch.events) {

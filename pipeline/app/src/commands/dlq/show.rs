@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use chatledger_engine::letters::{Choice, Key, Letters, Standing};
-use chatledger_engine::requests::Outcome;
+use chatledger_engine::dead_letter_index::{DeadLetterFilter, DeadLetterKey, DeadLetterIndex, DeadLetterStatus};
+use chatledger_engine::dead_letter_requests::ReplayCounts;
 use chatledger_schemas::Reason;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::{Value, json};
@@ -15,13 +15,13 @@ use crate::exit::Failure;
 
 /// The counts by reason, then the letters one by one.
 pub(super) fn list(
-    letters: &Letters<Shown>,
-    which: &Choice,
+    letters: &DeadLetterIndex<Shown>,
+    which: &DeadLetterFilter,
     limit: usize,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let chosen = letters.choose(None, which, usize::MAX);
-    let open: Vec<(&Key, &Standing<Shown>)> = chosen
+    let chosen = letters.select(None, which, usize::MAX);
+    let open: Vec<(&DeadLetterKey, &DeadLetterStatus<Shown>)> = chosen
         .iter()
         .filter_map(|key| letters.open().get_key_value(key))
         .collect();
@@ -82,7 +82,7 @@ pub(super) fn list(
             "错误",
         ]);
         for (key, standing) in shown {
-            let letter = &standing.place.0;
+            let letter = &standing.retained.0;
             let retrying = if standing.retrying.is_some() {
                 " …"
             } else {
@@ -121,7 +121,7 @@ struct Group {
 }
 
 impl Group {
-    fn add(&mut self, key: &Key, standing: &Standing<Shown>) {
+    fn add(&mut self, key: &DeadLetterKey, standing: &DeadLetterStatus<Shown>) {
         if self.letters == 0 {
             (self.seqs, self.first_seen) = ((key.seq, key.seq), standing.first_seen);
         }
@@ -133,8 +133,8 @@ impl Group {
 }
 
 /// One letter, with its record as it came: sealed.
-pub(super) fn show(letters: &Letters<Shown>, which: &Choice, as_json: bool) -> Result<(), Failure> {
-    let chosen = letters.choose(None, which, usize::MAX);
+pub(super) fn show(letters: &DeadLetterIndex<Shown>, which: &DeadLetterFilter, as_json: bool) -> Result<(), Failure> {
+    let chosen = letters.select(None, which, usize::MAX);
     if chosen.is_empty() {
         return Err(Failure::refused(
             "没有这样的未处理死信 (no open dead letter is at this seq; it may have been settled)",
@@ -142,7 +142,7 @@ pub(super) fn show(letters: &Letters<Shown>, which: &Choice, as_json: bool) -> R
     }
     for standing in chosen.iter().filter_map(|key| letters.open().get(key)) {
         let mut about = about(standing);
-        about["sealed"] = Value::String(standing.place.0.sealed.clone());
+        about["sealed"] = Value::String(standing.retained.0.sealed.clone());
         if as_json {
             line(&about.to_string())?;
             continue;
@@ -171,13 +171,13 @@ pub(super) fn show(letters: &Letters<Shown>, which: &Choice, as_json: bool) -> R
         }
         line(&table.to_string())?;
         line("密封的原文（未解密）:")?;
-        line(&printable(&standing.place.0.sealed))?;
+        line(&printable(&standing.retained.0.sealed))?;
     }
     Ok(())
 }
 
-fn about(standing: &Standing<Shown>) -> Value {
-    let letter = &standing.place.0;
+fn about(standing: &DeadLetterStatus<Shown>) -> Value {
+    let letter = &standing.retained.0;
     json!({ "corp_id": letter.corp_id, "seq": letter.seq, "msgid": letter.msgid,
             "reason": standing.reason, "error": letter.error,
             "key_version": standing.key_version, "first_seen": moment(standing.first_seen),
@@ -185,7 +185,7 @@ fn about(standing: &Standing<Shown>) -> Value {
 }
 
 /// What became of letters, or would.
-pub(super) fn tell(outcome: Outcome, dry_run: bool, as_json: bool) -> Result<(), Failure> {
+pub(super) fn tell(outcome: ReplayCounts, dry_run: bool, as_json: bool) -> Result<(), Failure> {
     if as_json {
         let mut told = serde_json::to_value(outcome).map_err(Failure::other)?;
         told["dry_run"] = dry_run.into();

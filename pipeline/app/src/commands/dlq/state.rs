@@ -1,14 +1,14 @@
-//! Letters in the state folder of the direct driver.
+//! DeadLetterIndex in the state folder of the direct driver.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chatledger_engine::direct::desk::{Desk, State as Stands};
-use chatledger_engine::direct::parked;
+use chatledger_engine::direct::control_inbox::{ControlInbox, State as Stands};
+use chatledger_engine::direct::dead_letter_store;
 use chatledger_engine::direct::replayer::ReplayError;
 use chatledger_engine::direct::{StateError, StateLock};
-use chatledger_engine::letters::Letters;
-use chatledger_engine::requests::{Outcome, Request};
+use chatledger_engine::dead_letter_index::DeadLetterIndex;
+use chatledger_engine::dead_letter_requests::{ReplayCounts, DeadLetterRequest};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::{CorpId, DeadLetter};
 use tokio::time::Instant;
@@ -40,19 +40,19 @@ impl State {
     /// Reads beside whoever writes.
     pub(super) fn read(
         &self,
-        place: impl Fn(&DeadLetter) -> Shown,
-    ) -> Result<Letters<Shown>, Failure> {
-        let mut all = Letters::default();
+        retained: impl Fn(&DeadLetter) -> Shown,
+    ) -> Result<DeadLetterIndex<Shown>, Failure> {
+        let mut all = DeadLetterIndex::default();
         for corp in &self.corps {
             let folder = self.folder.join(corp.as_str());
-            let letters = parked::read(&folder, &place).map_err(|error| refused(&error))?;
+            let letters = parked::read(&folder, &retained).map_err(|error| refused(&error))?;
             all.append(letters);
         }
         Ok(all)
     }
 
     /// Has it done by the process that runs, or does it itself.
-    pub(super) async fn serve(&self, request: Request, wait: Duration) -> Result<Outcome, Failure> {
+    pub(super) async fn serve(&self, request: DeadLetterRequest, wait: Duration) -> Result<ReplayCounts, Failure> {
         let corps = self.corps.iter().filter(|corp| wanted(&request, corp));
         let corps: Vec<&CorpId> = corps.collect();
         match StateLock::take(&self.folder) {
@@ -64,14 +64,14 @@ impl State {
 
     async fn alone(
         &self,
-        request: &Request,
+        request: &DeadLetterRequest,
         corps: &[&CorpId],
         _lock: StateLock,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<ReplayCounts, Failure> {
         let settings = config::load(&self.file).map_err(Failure::config)?;
         let stop = CancellationToken::new();
         commands::stop_on_signal(stop.clone(), stop.clone())?;
-        let mut outcome = Outcome::default();
+        let mut outcome = ReplayCounts::default();
         for mut replayer in wiring::replayers(settings, &stop).await? {
             if corps.contains(&&replayer.corp_id) {
                 outcome.add(replayer.serve(request).await.map_err(failure)?);
@@ -84,20 +84,20 @@ impl State {
     /// meanwhile, the request is taken back.
     async fn asking(
         &self,
-        request: &Request,
+        request: &DeadLetterRequest,
         corps: &[&CorpId],
         wait: Duration,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<ReplayCounts, Failure> {
         let deadline = Instant::now() + wait;
         let void = now_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
-        let mut outcome = Outcome::default();
+        let mut outcome = ReplayCounts::default();
         for corp in corps {
-            let desk = Desk::at(&self.folder.join(corp.as_str()));
-            let id = desk
+            let inbox = ControlInbox::at(&self.folder.join(corp.as_str()));
+            let id = inbox
                 .leave(request.clone(), void)
                 .map_err(|error| refused(&error))?;
             loop {
-                match desk.state(&id).map_err(|error| refused(&error))? {
+                match inbox.state(&id).map_err(|error| refused(&error))? {
                     Stands::Answered(Ok(done)) => {
                         outcome.add(done);
                         break;
@@ -108,7 +108,7 @@ impl State {
                     Stands::Waiting | Stands::Taken if Instant::now() < deadline => {
                         tokio::time::sleep(PAUSE).await;
                     }
-                    Stands::Waiting if desk.withdraw(&id) => {
+                    Stands::Waiting if inbox.withdraw(&id) => {
                         return Err(Failure::unreachable(format!(
                             "the process that uses {} has not taken the request up within \
                              {wait:?}; it has been withdrawn, and nothing was changed for {corp}",
@@ -128,9 +128,9 @@ impl State {
     }
 }
 
-fn wanted(request: &Request, corp: &CorpId) -> bool {
-    let (Request::Replay { choice, .. } | Request::Drop { choice, .. }) = request;
-    choice.corp.as_ref().is_none_or(|own| own == corp.as_str())
+fn wanted(request: &DeadLetterRequest, corp: &CorpId) -> bool {
+    let (DeadLetterRequest::Replay { filter, .. } | DeadLetterRequest::Drop { filter, .. }) = request;
+    filter.corp.as_ref().is_none_or(|own| own == corp.as_str())
 }
 
 fn refused(error: &StateError) -> Failure {

@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::{StateError, write_whole};
-use crate::requests::{Outcome, Request};
+use crate::dead_letter_requests::{DeadLetterRequest, ReplayCounts};
 use crate::shared::now_ms;
 
 /// How long answers that nobody reads are kept, in milliseconds.
 const KEPT: i64 = 3_600_000;
 
 /// Where requests for one corp lie.
-pub struct Desk {
+pub struct ControlInbox {
     folder: PathBuf,
 }
 
@@ -26,7 +26,7 @@ pub struct Desk {
 pub struct Taken {
     id: String,
     /// What it asks for.
-    pub body: Request,
+    pub body: DeadLetterRequest,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -34,22 +34,22 @@ struct Form {
     /// Milliseconds since the epoch, UTC.
     deadline: i64,
     #[serde(flatten)]
-    body: Request,
+    body: DeadLetterRequest,
 }
 
 /// Where a request that was left stands.
 #[derive(Debug, PartialEq, Eq)]
-pub enum State {
+pub enum RequestStatus {
     /// Nobody has taken it up yet.
     Waiting,
     /// It is being carried out.
     Taken,
     /// It has been answered: what became of the letters, or why nothing did.
-    Answered(Result<Outcome, String>),
+    Answered(Result<ReplayCounts, String>),
 }
 
-impl Desk {
-    /// The desk below a corp's state folder.
+impl ControlInbox {
+    /// The inbox below a corp's state folder.
     pub fn at(corp_folder: &Path) -> Self {
         Self {
             folder: corp_folder.join("dlq"),
@@ -64,7 +64,7 @@ impl Desk {
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub fn leave(&self, body: Request, deadline: i64) -> Result<String, StateError> {
+    pub fn leave(&self, body: DeadLetterRequest, deadline: i64) -> Result<String, StateError> {
         std::fs::create_dir_all(&self.folder).map_err(StateError::io(&self.folder))?;
         let id = format!("{:013}-{:016x}", now_ms(), rand::random::<u64>());
         let path = self.path(&id, "request");
@@ -78,21 +78,21 @@ impl Desk {
     ///
     /// # Errors
     /// The answer cannot be read.
-    pub fn state(&self, id: &str) -> Result<State, StateError> {
+    pub fn state(&self, id: &str) -> Result<RequestStatus, StateError> {
         let path = self.path(id, "answer");
         match std::fs::read(&path) {
             Ok(text) => {
                 let answer = serde_json::from_slice(&text)
                     .map_err(|error| StateError::damaged(&path, error.to_string()))?;
                 std::fs::remove_file(&path).map_err(StateError::io(&path))?;
-                Ok(State::Answered(answer))
+                Ok(RequestStatus::Answered(answer))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let waiting = self.path(id, "request").exists();
                 Ok(if waiting {
-                    State::Waiting
+                    RequestStatus::Waiting
                 } else {
-                    State::Taken
+                    RequestStatus::Taken
                 })
             }
             Err(error) => Err(StateError::io(&path)(error)),
@@ -146,7 +146,7 @@ impl Desk {
     }
 
     /// Answers a request.
-    pub fn answer(&self, request: &Taken, answer: &Result<Outcome, String>) {
+    pub fn answer(&self, request: &Taken, answer: &Result<ReplayCounts, String>) {
         let path = self.path(&request.id, "answer");
         let written = serde_json::to_vec(answer)
             .map_err(std::io::Error::from)
@@ -161,11 +161,11 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::letters::Choice;
+    use crate::dead_letter_index::DeadLetterFilter;
 
-    fn request() -> Request {
-        Request::Replay {
-            choice: Choice::default(),
+    fn request() -> DeadLetterRequest {
+        DeadLetterRequest::Replay {
+            filter: DeadLetterFilter::default(),
             actor: "zhangsan".into(),
         }
     }
@@ -173,21 +173,26 @@ mod tests {
     #[test]
     fn request_is_taken_once_and_its_answer_read_once() {
         let folder = tempfile::tempdir().unwrap();
-        let desk = Desk::at(folder.path());
-        assert!(desk.take().is_none());
-        let id = desk.leave(request(), i64::MAX).unwrap();
-        assert_eq!(desk.state(&id).unwrap(), State::Waiting);
-        let taken = desk.take().unwrap();
-        assert!(matches!(&taken.body, Request::Replay { actor, .. } if actor == "zhangsan"));
-        assert!(desk.take().is_none());
-        assert!(!desk.withdraw(&id));
-        assert_eq!(desk.state(&id).unwrap(), State::Taken);
-        let outcome = Outcome {
+        let inbox = ControlInbox::at(folder.path());
+        assert!(inbox.take().is_none());
+        let id = inbox.leave(request(), i64::MAX).unwrap();
+        assert_eq!(inbox.state(&id).unwrap(), RequestStatus::Waiting);
+        let taken = inbox.take().unwrap();
+        assert!(
+            matches!(&taken.body, DeadLetterRequest::Replay { actor, .. } if actor == "zhangsan")
+        );
+        assert!(inbox.take().is_none());
+        assert!(!inbox.withdraw(&id));
+        assert_eq!(inbox.state(&id).unwrap(), RequestStatus::Taken);
+        let outcome = ReplayCounts {
             replayed: 3,
-            ..Outcome::default()
+            ..ReplayCounts::default()
         };
-        desk.answer(&taken, &Ok(outcome));
-        assert_eq!(desk.state(&id).unwrap(), State::Answered(Ok(outcome)));
+        inbox.answer(&taken, &Ok(outcome));
+        assert_eq!(
+            inbox.state(&id).unwrap(),
+            RequestStatus::Answered(Ok(outcome))
+        );
         assert_eq!(
             std::fs::read_dir(folder.path().join("dlq"))
                 .unwrap()
@@ -199,12 +204,12 @@ mod tests {
     #[test]
     fn void_withdrawn_and_unreadable_requests_are_not_carried_out() {
         let folder = tempfile::tempdir().unwrap();
-        let desk = Desk::at(folder.path());
-        desk.leave(request(), 0).unwrap();
-        let id = desk.leave(request(), i64::MAX).unwrap();
-        assert!(desk.withdraw(&id));
+        let inbox = ControlInbox::at(folder.path());
+        inbox.leave(request(), 0).unwrap();
+        let id = inbox.leave(request(), i64::MAX).unwrap();
+        assert!(inbox.withdraw(&id));
         std::fs::write(folder.path().join("dlq/0-0.request"), "{").unwrap();
-        assert!(desk.take().is_none());
+        assert!(inbox.take().is_none());
         assert_eq!(
             std::fs::read_dir(folder.path().join("dlq"))
                 .unwrap()

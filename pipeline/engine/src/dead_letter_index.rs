@@ -15,7 +15,7 @@ use crate::window::{MsgHash, msg_hash};
 
 /// One letter. Broken records may share `seq` and msgid; then what was sealed tells them apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub struct DeadLetterKey {
     /// The corp.
     pub corp_id: CorpId,
     /// Position in its archive.
@@ -26,7 +26,7 @@ pub struct Key {
     pub body: u64,
 }
 
-impl Key {
+impl DeadLetterKey {
     /// The key of a letter.
     pub fn of(letter: &DeadLetter) -> Self {
         Self::new(&letter.corp_id, letter.seq, &letter.msgid, &letter.sealed)
@@ -45,7 +45,7 @@ impl Key {
 
 /// What is known about an open letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing<P> {
+pub struct DeadLetterStatus<P> {
     /// Why it is parked, by the newest attempt.
     pub reason: Reason,
     /// `publickey_ver` of its record; 0 if it could not be read.
@@ -57,42 +57,42 @@ pub struct Standing<P> {
     /// An attempt that is under way.
     pub retrying: Option<u32>,
     /// What the caller remembers of it.
-    pub place: P,
+    pub retained: P,
 }
 
 /// What a caller remembers of a letter.
-pub trait Place {
+pub trait Retained {
     /// It could not be opened this time either.
     fn failed(&mut self, _event: &DeadLetterEvent) {}
 }
 
-impl Place for u64 {}
+impl Retained for u64 {}
 
 /// The letters of a log.
 #[derive(Debug)]
-pub struct Letters<P> {
-    open: BTreeMap<Key, Standing<P>>,
+pub struct DeadLetterIndex<P> {
+    open: BTreeMap<DeadLetterKey, DeadLetterStatus<P>>,
     settled: HashSet<(CorpId, u64, MsgHash)>,
     replayed: HashSet<(CorpId, MsgHash)>,
-    told: u64,
+    revision: u64,
 }
 
-impl<P> Default for Letters<P> {
+impl<P> Default for DeadLetterIndex<P> {
     fn default() -> Self {
         Self {
             open: BTreeMap::new(),
             settled: HashSet::new(),
             replayed: HashSet::new(),
-            told: 0,
+            revision: 0,
         }
     }
 }
 
-impl<P: Place> Letters<P> {
+impl<P: Retained> DeadLetterIndex<P> {
     /// A letter was parked, or could not be opened again.
-    pub fn letter(&mut self, letter: &DeadLetter, place: P) {
-        self.told += 1;
-        let key = Key::of(letter);
+    pub fn add(&mut self, letter: &DeadLetter, retained: P) {
+        self.revision += 1;
+        let key = DeadLetterKey::of(letter);
         if self.is_settled(&key) {
             return;
         }
@@ -102,23 +102,23 @@ impl<P: Place> Letters<P> {
             .is_none_or(|known| known.attempts < letter.attempts);
         if newer {
             let retrying = self.open.get(&key).and_then(|known| known.retrying);
-            let standing = Standing {
+            let standing = DeadLetterStatus {
                 reason: letter.reason,
                 key_version: letter.key_version,
                 first_seen: letter.first_seen,
                 attempts: letter.attempts,
                 retrying: retrying.filter(|attempt| *attempt > letter.attempts),
-                place,
+                retained,
             };
             self.open.insert(key, standing);
         }
     }
 
     /// Something was done about a letter.
-    pub fn event(&mut self, event: &DeadLetterEvent) {
-        self.told += 1;
+    pub fn apply(&mut self, event: &DeadLetterEvent) {
+        self.revision += 1;
         let msg = msg_hash(&event.msgid);
-        let keys: Vec<Key> = self.named(&event.corp_id, event.seq, msg);
+        let keys: Vec<DeadLetterKey> = self.named(&event.corp_id, event.seq, msg);
         if event.event.closes() {
             for key in keys {
                 self.open.remove(&key);
@@ -142,7 +142,7 @@ impl<P: Place> Letters<P> {
                     standing.attempts = event.attempt;
                     standing.reason = event.reason;
                     standing.retrying = standing.retrying.filter(|n| *n > event.attempt);
-                    standing.place.failed(event);
+                    standing.retained.failed(event);
                 }
                 _ => {}
             }
@@ -150,8 +150,8 @@ impl<P: Place> Letters<P> {
     }
 
     /// Open letters of one position and msgid.
-    pub fn named(&self, corp_id: &CorpId, seq: u64, msg: MsgHash) -> Vec<Key> {
-        let bound = |body| Key {
+    pub fn named(&self, corp_id: &CorpId, seq: u64, msg: MsgHash) -> Vec<DeadLetterKey> {
+        let bound = |body| DeadLetterKey {
             corp_id: corp_id.clone(),
             seq,
             msg,
@@ -162,8 +162,8 @@ impl<P: Place> Letters<P> {
     }
 
     /// How often something was told: as long as it stays the same, so does everything here.
-    pub fn told(&self) -> u64 {
-        self.told
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Takes in the letters of another corp.
@@ -174,18 +174,18 @@ impl<P: Place> Letters<P> {
     }
 
     /// The open letters, by corp and position.
-    pub fn open(&self) -> &BTreeMap<Key, Standing<P>> {
+    pub fn open(&self) -> &BTreeMap<DeadLetterKey, DeadLetterStatus<P>> {
         &self.open
     }
 
     /// Whether a letter is settled.
-    pub fn is_settled(&self, key: &Key) -> bool {
+    pub fn is_settled(&self, key: &DeadLetterKey) -> bool {
         let named = (key.corp_id.clone(), key.seq, key.msg);
         self.settled.contains(&named)
     }
 
     /// Whether a letter is known, open or settled.
-    pub fn knows(&self, key: &Key) -> bool {
+    pub fn knows(&self, key: &DeadLetterKey) -> bool {
         self.open.contains_key(key) || self.is_settled(key)
     }
 
@@ -200,12 +200,17 @@ impl<P: Place> Letters<P> {
     }
 
     /// Open letters behind a key that are chosen, at most `most` of them.
-    pub fn choose(&self, after: Option<&Key>, choice: &Choice, most: usize) -> Vec<Key> {
+    pub fn select(
+        &self,
+        after: Option<&DeadLetterKey>,
+        filter: &DeadLetterFilter,
+        most: usize,
+    ) -> Vec<DeadLetterKey> {
         use std::ops::Bound::{Excluded, Unbounded};
         let behind = (after.map_or(Unbounded, Excluded), Unbounded);
         self.open
             .range(behind)
-            .filter(|(key, standing)| choice.takes(key, standing))
+            .filter(|(key, standing)| filter.matches(key, standing))
             .take(most)
             .map(|(key, _)| key.clone())
             .collect()
@@ -214,7 +219,7 @@ impl<P: Place> Letters<P> {
 
 /// Which open letters are meant; a field that says nothing takes all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Choice {
+pub struct DeadLetterFilter {
     /// Their corp.
     pub corp: Option<String>,
     /// Their reasons.
@@ -234,8 +239,8 @@ pub struct Choice {
     pub msgid: Option<String>,
 }
 
-impl Choice {
-    /// Letters that only lacked a key which is there now.
+impl DeadLetterFilter {
+    /// DeadLetterIndex that only lacked a key which is there now.
     pub fn lacking(versions: &[u32]) -> Self {
         Self {
             reasons: BTreeSet::from([Reason::UnknownKeyVersion]),
@@ -245,7 +250,7 @@ impl Choice {
     }
 
     /// Whether a letter is meant.
-    pub fn takes<P>(&self, key: &Key, standing: &Standing<P>) -> bool {
+    pub fn matches<P>(&self, key: &DeadLetterKey, standing: &DeadLetterStatus<P>) -> bool {
         let Self {
             corp,
             reasons,
@@ -306,104 +311,106 @@ pub(crate) mod tests {
         }
     }
 
-    fn seqs(letters: &Letters<u64>, choice: &Choice) -> Vec<u64> {
-        let chosen = letters.choose(None, choice, 100);
+    fn seqs(letters: &DeadLetterIndex<u64>, filter: &DeadLetterFilter) -> Vec<u64> {
+        let chosen = letters.select(None, filter, 100);
         chosen.iter().map(|key| key.seq).collect()
     }
 
     #[test]
     fn settled_letter_stays_settled_whatever_is_told_again() {
-        let mut letters = Letters::default();
+        let mut letters = DeadLetterIndex::default();
         for (seq, done) in [
             (1, Event::Replayed),
             (2, Event::Duplicate),
             (3, Event::Dropped),
         ] {
-            letters.letter(&letter(seq, 0), seq);
-            letters.event(&event(seq, 1, done));
-            letters.letter(&letter(seq, 0), seq);
-            letters.letter(&letter(seq, 5), seq);
-            letters.event(&event(seq, 6, Event::Failed));
+            letters.add(&letter(seq, 0), seq);
+            letters.apply(&event(seq, 1, done));
+            letters.add(&letter(seq, 0), seq);
+            letters.add(&letter(seq, 5), seq);
+            letters.apply(&event(seq, 6, Event::Failed));
         }
         assert!(letters.open().is_empty());
         assert!(letters.was_replayed(&"ww1".into(), msg_hash("m1")));
         assert!(!letters.was_replayed(&"ww1".into(), msg_hash("m3")));
-        assert!(letters.knows(&Key::of(&letter(3, 0))));
+        assert!(letters.knows(&DeadLetterKey::of(&letter(3, 0))));
     }
 
     #[test]
     fn newest_attempt_counts_and_one_under_way_ends_with_its_outcome() {
-        let mut letters = Letters::default();
-        letters.letter(&letter(1, 0), 0);
-        letters.event(&event(1, 1, Event::Retried));
-        let standing = |letters: &Letters<u64>| letters.open()[&Key::of(&letter(1, 0))].clone();
+        let mut letters = DeadLetterIndex::default();
+        letters.add(&letter(1, 0), 0);
+        letters.apply(&event(1, 1, Event::Retried));
+        let standing = |letters: &DeadLetterIndex<u64>| {
+            letters.open()[&DeadLetterKey::of(&letter(1, 0))].clone()
+        };
         assert_eq!(standing(&letters).retrying, Some(1));
-        letters.event(&event(1, 1, Event::Failed));
+        letters.apply(&event(1, 1, Event::Failed));
         let now = standing(&letters);
         assert_eq!((now.attempts, now.retrying), (1, None));
         assert_eq!(now.reason, Reason::WrongKey);
         // Told late.
-        letters.event(&event(1, 1, Event::Retried));
-        letters.letter(&letter(1, 0), 0);
+        letters.apply(&event(1, 1, Event::Retried));
+        letters.add(&letter(1, 0), 0);
         assert_eq!(standing(&letters), now);
         // The kafka driver tells the letter itself again.
-        letters.event(&event(1, 2, Event::Retried));
-        letters.letter(&letter(1, 2), 7);
+        letters.apply(&event(1, 2, Event::Retried));
+        letters.add(&letter(1, 2), 7);
         let now = standing(&letters);
-        assert_eq!((now.attempts, now.retrying, now.place), (2, None, 7));
+        assert_eq!((now.attempts, now.retrying, now.retained), (2, None, 7));
     }
 
     #[test]
     fn broken_records_of_one_seq_without_msgid_are_letters_of_their_own() {
-        let mut letters = Letters::default();
+        let mut letters = DeadLetterIndex::default();
         for body in ["a", "b"] {
             let twin = DeadLetter {
                 msgid: String::new(),
                 sealed: body.into(),
                 ..letter(4, 0)
             };
-            letters.letter(&twin, 0);
+            letters.add(&twin, 0);
         }
         assert_eq!(letters.open().len(), 2);
         let dropped = DeadLetterEvent {
             msgid: String::new(),
             ..event(4, 0, Event::Dropped)
         };
-        letters.event(&dropped);
+        letters.apply(&dropped);
         assert!(letters.open().is_empty());
     }
 
     #[test]
     fn choice_takes_what_every_field_allows() {
-        let mut letters = Letters::default();
+        let mut letters = DeadLetterIndex::default();
         for seq in 1..=4 {
             let own = DeadLetter {
                 first_seen: seq as i64 * 10,
                 key_version: seq as u32,
                 ..letter(seq, 0)
             };
-            letters.letter(&own, seq);
+            letters.add(&own, seq);
         }
-        letters.event(&event(4, 1, Event::Failed));
-        let all = Choice::default();
+        letters.apply(&event(4, 1, Event::Failed));
+        let all = DeadLetterFilter::default();
         assert_eq!(seqs(&letters, &all), [1, 2, 3, 4]);
-        let cases: [(Choice, &[u64]); 7] = [
+        let cases: [(DeadLetterFilter, &[u64]); 7] = [
             (
-                Choice {
+                DeadLetterFilter {
                     corp: Some("ww2".into()),
                     ..all.clone()
                 },
                 &[],
             ),
             (
-                Choice {
+                DeadLetterFilter {
                     reasons: BTreeSet::from([Reason::WrongKey]),
                     ..all.clone()
                 },
                 &[4],
             ),
             (
-                Choice {
+                DeadLetterFilter {
                     from_seq: Some(2),
                     to_seq: Some(3),
                     ..all.clone()
@@ -411,7 +418,7 @@ pub(crate) mod tests {
                 &[2, 3],
             ),
             (
-                Choice {
+                DeadLetterFilter {
                     since: Some(20),
                     until: Some(40),
                     ..all.clone()
@@ -419,19 +426,19 @@ pub(crate) mod tests {
                 &[2, 3],
             ),
             (
-                Choice {
+                DeadLetterFilter {
                     msgid: Some("m3".into()),
                     ..all.clone()
                 },
                 &[3],
             ),
-            (Choice::lacking(&[1, 3, 4]), &[1, 3]),
-            (Choice::lacking(&[]), &[]),
+            (DeadLetterFilter::lacking(&[1, 3, 4]), &[1, 3]),
+            (DeadLetterFilter::lacking(&[]), &[]),
         ];
-        for (choice, expected) in cases {
-            assert_eq!(seqs(&letters, &choice), expected, "{choice:?}");
+        for (filter, expected) in cases {
+            assert_eq!(seqs(&letters, &filter), expected, "{filter:?}");
         }
-        let first = letters.choose(None, &all, 1);
-        assert_eq!(letters.choose(first.last(), &all, 2).len(), 2);
+        let first = letters.select(None, &all, 1);
+        assert_eq!(letters.select(first.last(), &all, 2).len(), 2);
     }
 }

@@ -4,7 +4,7 @@
 //! `dead_letter_events.jsonl` beside it what was done since, written after every sink knows it.
 //! Both only grow. They hold sealed records as the archive gave them, and never plaintext.
 //!
-//! A record that is pulled again after a crash, and was parked before, is parked again rather than
+//! A record that is pulled again after a crash, and was store before, is store again rather than
 //! opened ([`Remembering`]), even if its key has come meanwhile: what a sink is told a second time
 //! must be what it was told the first time. The key's coming opens it afterwards, as a replay.
 
@@ -19,9 +19,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::StateError;
+use crate::dead_letter_index::{DeadLetterIndex, DeadLetterKey, Retained};
 use crate::failpoint;
-use crate::letters::{Key, Letters, Place};
-use crate::stages::Pulled;
+use crate::stages::PulledRecord;
 
 /// File of the letters, below the corp's folder.
 pub const LETTERS: &str = "dead_letters.jsonl";
@@ -29,34 +29,34 @@ pub const LETTERS: &str = "dead_letters.jsonl";
 pub const EVENTS: &str = "dead_letter_events.jsonl";
 
 /// The local dead-letter store of one corp.
-pub struct Parked {
+pub struct DeadLetterStore {
     letters: Lines,
     events: Lines,
-    index: Letters<u64>,
-    remembered: HashMap<Key, Rejected>,
+    index: DeadLetterIndex<u64>,
+    remembered: HashMap<DeadLetterKey, Rejected>,
 }
 
-impl Parked {
-    /// Opens the store, ready to append; a line that was interrupted is cut off. Letters behind
+impl DeadLetterStore {
+    /// Opens the store, ready to append; a line that was interrupted is cut off. DeadLetterIndex behind
     /// `position`, which every sink has reached, are remembered, because their records come again.
     ///
     /// # Errors
     /// A file cannot be read or written, or holds something else.
     pub fn open(folder: &Path, position: u64) -> Result<Self, StateError> {
-        let mut index = Letters::default();
+        let mut index = DeadLetterIndex::default();
         let mut remembered = HashMap::new();
         let letters = Lines::open(&folder.join(LETTERS), |offset, letter: DeadLetter| {
-            index.letter(&letter, offset);
+            index.add(&letter, offset);
             if letter.seq > position {
                 let rejected = Rejected {
                     reason: letter.reason,
                     error: letter.error.clone(),
                     key_version: letter.key_version,
                 };
-                remembered.insert(Key::of(&letter), rejected);
+                remembered.insert(DeadLetterKey::of(&letter), rejected);
             }
         })?;
-        let events = Lines::open(&folder.join(EVENTS), |_, event| index.event(&event))?;
+        let events = Lines::open(&folder.join(EVENTS), |_, event| index.apply(&event))?;
         Ok(Self {
             letters,
             events,
@@ -71,12 +71,14 @@ impl Parked {
     /// The disk refuses; the store then stands where it stood.
     pub fn append(&mut self, letters: &[DeadLetter]) -> Result<(), StateError> {
         let index = &self.index;
-        let fresh = letters.iter().filter(|l| !index.knows(&Key::of(l)));
+        let fresh = letters
+            .iter()
+            .filter(|l| !index.knows(&DeadLetterKey::of(l)));
         let fresh: Vec<&DeadLetter> = fresh.collect();
         let offsets = self.letters.append(&fresh)?;
         let written = !offsets.is_empty();
         for (letter, offset) in fresh.into_iter().zip(offsets) {
-            self.index.letter(letter, offset);
+            self.index.add(letter, offset);
         }
         if written {
             failpoint::pass("process", "dead_letters_written")?;
@@ -91,13 +93,13 @@ impl Parked {
     pub fn record(&mut self, events: &[DeadLetterEvent]) -> Result<(), StateError> {
         self.events.append(&events.iter().collect::<Vec<_>>())?;
         for event in events {
-            self.index.event(event);
+            self.index.apply(event);
         }
         Ok(())
     }
 
     /// What is open and what is settled.
-    pub fn index(&self) -> &Letters<u64> {
+    pub fn index(&self) -> &DeadLetterIndex<u64> {
         &self.index
     }
 
@@ -105,31 +107,31 @@ impl Parked {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn letter(&self, key: &Key) -> Result<Option<DeadLetter>, StateError> {
+    pub fn letter(&self, key: &DeadLetterKey) -> Result<Option<DeadLetter>, StateError> {
         let Some(standing) = self.index.open().get(key) else {
             return Ok(None);
         };
-        let mut letter: DeadLetter = self.letters.read(standing.place)?;
+        let mut letter: DeadLetter = self.letters.read(standing.retained)?;
         letter.attempts = standing.attempts;
         letter.reason = standing.reason;
         Ok(Some(letter))
     }
 
-    /// Marks the records that were parked and come again.
-    pub fn mark(&self, run: &mut [Pulled]) {
+    /// CheckpointStore the records that were store and come again.
+    pub fn mark(&self, run: &mut [PulledRecord]) {
         if self.remembered.is_empty() {
             return;
         }
         for pulled in run {
             let record = &pulled.record;
             let (corp, text) = (&record.corp_id, record.json_text());
-            let key = Key::new(corp, record.seq, &record.msgid, &text);
-            pulled.parked = self.remembered.contains_key(&key);
+            let key = DeadLetterKey::new(corp, record.seq, &record.msgid, &text);
+            pulled.dead_lettered = self.remembered.contains_key(&key);
         }
     }
 
     /// What is remembered of letters whose records come again.
-    pub fn remembered(&self) -> &HashMap<Key, Rejected> {
+    pub fn remembered(&self) -> &HashMap<DeadLetterKey, Rejected> {
         &self.remembered
     }
 }
@@ -139,15 +141,15 @@ impl Parked {
 ///
 /// # Errors
 /// A file cannot be read, or holds something else.
-pub fn read<P: Place>(
+pub fn read<P: Retained>(
     folder: &Path,
-    mut place: impl FnMut(&DeadLetter) -> P,
-) -> Result<Letters<P>, StateError> {
-    let mut letters = Letters::default();
+    mut retained: impl FnMut(&DeadLetter) -> P,
+) -> Result<DeadLetterIndex<P>, StateError> {
+    let mut letters = DeadLetterIndex::default();
     each(&folder.join(LETTERS), |_, letter| {
-        letters.letter(&letter, place(&letter));
+        letters.add(&letter, retained(&letter));
     })?;
-    each(&folder.join(EVENTS), |_, event| letters.event(&event))?;
+    each(&folder.join(EVENTS), |_, event| letters.apply(&event))?;
     Ok(letters)
 }
 
@@ -252,14 +254,14 @@ fn parse<T: DeserializeOwned>(path: &Path, offset: u64, line: &[u8]) -> Result<T
     })
 }
 
-/// Opens records, except those that were parked before: these are parked again, for their reason.
+/// Opens records, except those that were store before: these are store again, for their reason.
 pub struct Remembering<'a> {
     /// The corp.
     pub corp_id: &'a CorpId,
     /// Its keys.
     pub opener: &'a dyn Opener,
-    /// What was parked.
-    pub remembered: &'a HashMap<Key, Rejected>,
+    /// What was store.
+    pub remembered: &'a HashMap<DeadLetterKey, Rejected>,
 }
 
 impl Opener for Remembering<'_> {
@@ -267,63 +269,66 @@ impl Opener for Remembering<'_> {
         if self.remembered.is_empty() {
             return self.opener.open(batch);
         }
-        let parked: Vec<Option<&Rejected>> = batch
+        let store: Vec<Option<&Rejected>> = batch
             .iter()
-            .map(|r| Key::new(self.corp_id, r.seq, &r.msgid, &r.json_text()))
+            .map(|r| DeadLetterKey::new(self.corp_id, r.seq, &r.msgid, &r.json_text()))
             .map(|key| self.remembered.get(&key))
             .collect();
-        let unknown = batch.iter().zip(&parked).filter(|(_, p)| p.is_none());
+        let unknown = batch.iter().zip(&store).filter(|(_, p)| p.is_none());
         let unknown: Vec<SealedRecord> = unknown.map(|(record, _)| record.clone()).collect();
         let mut opened = self.opener.open(&unknown).into_iter();
         let one = |rejected: Option<&Rejected>| match rejected {
             Some(rejected) => Some(Err(rejected.clone())),
             None => opened.next(),
         };
-        parked.into_iter().map_while(one).collect()
+        store.into_iter().map_while(one).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::letters::tests::{event, letter};
+    use crate::dead_letter_index::tests::{event, letter};
     use chatledger_crypto::KeyRing;
     use chatledger_schemas::dead_letter::Event;
 
-    fn seqs(parked: &Parked) -> Vec<u64> {
-        parked.index().open().keys().map(|key| key.seq).collect()
+    fn seqs(store: &DeadLetterStore) -> Vec<u64> {
+        store.index().open().keys().map(|key| key.seq).collect()
     }
 
     #[test]
     fn letters_are_kept_once_and_a_torn_line_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(LETTERS);
-        let mut parked = Parked::open(folder.path(), 0).unwrap();
-        parked.append(&[letter(1, 0), letter(2, 0)]).unwrap();
-        parked.append(&[letter(5, 0)]).unwrap();
+        let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
+        store.append(&[letter(1, 0), letter(2, 0)]).unwrap();
+        store.append(&[letter(5, 0)]).unwrap();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
 
-        let mut parked = Parked::open(folder.path(), 1).unwrap();
-        assert_eq!(seqs(&parked), [1, 2]);
-        assert_eq!(parked.remembered().len(), 1);
-        parked.append(&[letter(2, 0), letter(5, 0)]).unwrap();
+        let mut store = DeadLetterStore::open(folder.path(), 1).unwrap();
+        assert_eq!(seqs(&store), [1, 2]);
+        assert_eq!(store.remembered().len(), 1);
+        store.append(&[letter(2, 0), letter(5, 0)]).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), whole);
-        let key = Key::of(&letter(5, 0));
-        assert_eq!(parked.letter(&key).unwrap(), Some(letter(5, 0)));
+        let key = DeadLetterKey::of(&letter(5, 0));
+        assert_eq!(store.letter(&key).unwrap(), Some(letter(5, 0)));
     }
 
     #[test]
     fn events_settle_letters_for_this_process_for_the_next_and_for_readers_beside_it() {
         let folder = tempfile::tempdir().unwrap();
-        let mut parked = Parked::open(folder.path(), 0).unwrap();
+        let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
         let letters: Vec<_> = (1..=3).map(|seq| letter(seq, 0)).collect();
-        parked.append(&letters).unwrap();
+        store.append(&letters).unwrap();
         let events = [event(1, 1, Event::Replayed), event(2, 1, Event::Failed)];
-        parked.record(&events).unwrap();
-        for parked in [parked, Parked::open(folder.path(), 0).unwrap()] {
-            assert_eq!(seqs(&parked), [2, 3]);
-            let tried = parked.letter(&Key::of(&letter(2, 0))).unwrap().unwrap();
+        store.record(&events).unwrap();
+        for store in [store, DeadLetterStore::open(folder.path(), 0).unwrap()] {
+            assert_eq!(seqs(&store), [2, 3]);
+            let tried = store
+                .letter(&DeadLetterKey::of(&letter(2, 0)))
+                .unwrap()
+                .unwrap();
             assert_eq!(
                 (tried.attempts, tried.reason),
                 (1, event(2, 1, Event::Failed).reason)
@@ -342,12 +347,15 @@ mod tests {
     #[test]
     fn damage_in_the_middle_is_refused_without_quoting_it() {
         let folder = tempfile::tempdir().unwrap();
-        let mut parked = Parked::open(folder.path(), 0).unwrap();
-        parked.append(&[letter(1, 0), letter(2, 0)]).unwrap();
+        let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
+        store.append(&[letter(1, 0), letter(2, 0)]).unwrap();
         let path = folder.path().join(LETTERS);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replacen("\"seq\":1", "\"seq\":\"secret\"", 1)).unwrap();
-        let error = Parked::open(folder.path(), 0).err().unwrap().to_string();
+        let error = DeadLetterStore::open(folder.path(), 0)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(
             error.contains("byte 0") && !error.contains("secret"),
             "{error}"
@@ -357,9 +365,9 @@ mod tests {
     #[test]
     fn record_that_was_parked_is_parked_again_and_others_are_opened() {
         let folder = tempfile::tempdir().unwrap();
-        let mut parked = Parked::open(folder.path(), 0).unwrap();
-        parked.append(&[letter(2, 0)]).unwrap();
-        let parked = Parked::open(folder.path(), 0).unwrap();
+        let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
+        store.append(&[letter(2, 0)]).unwrap();
+        let store = DeadLetterStore::open(folder.path(), 0).unwrap();
         let record = |seq: u64| SealedRecord {
             corp_id: "ww1".into(),
             seq,
@@ -371,7 +379,7 @@ mod tests {
         let opener = Remembering {
             corp_id: &corp_id,
             opener: &ring,
-            remembered: parked.remembered(),
+            remembered: store.remembered(),
         };
         let reasons: Vec<_> = opener
             .open(&[record(1), record(2), record(3)])

@@ -1,27 +1,27 @@
-//! What is asked for about dead letters, and what became of them. Pure; both drivers carry it out.
+//! What is requester for about dead letters, and what became of them. Pure; both drivers carry it out.
 
 use chatledger_schemas::dead_letter::Event;
 use chatledger_schemas::{DeadLetter, DeadLetterEvent, Retry, SealedRecord};
 use serde::{Deserialize, Serialize};
 
-use crate::letters::Choice;
-use crate::stages::Pulled;
+use crate::dead_letter_index::DeadLetterFilter;
+use crate::stages::PulledRecord;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
-pub enum Request {
+pub enum DeadLetterRequest {
     /// Open letters again.
     Replay {
         /// Which.
-        choice: Choice,
+        filter: DeadLetterFilter,
         /// Who asks.
         actor: String,
     },
     /// Do without letters.
     Drop {
         /// Which.
-        choice: Choice,
+        filter: DeadLetterFilter,
         /// Who asks.
         actor: String,
         /// Why.
@@ -31,7 +31,7 @@ pub enum Request {
 
 /// What became of letters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct ReplayCounts {
     /// Delivered.
     pub replayed: u64,
     /// Settled because their message had been delivered before.
@@ -44,7 +44,7 @@ pub struct Outcome {
     pub waiting: u64,
 }
 
-impl Outcome {
+impl ReplayCounts {
     /// Counts one more.
     pub fn count(&mut self, event: Event) {
         match event {
@@ -68,14 +68,14 @@ impl Outcome {
 
 /// Who asks, and when.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct Requester {
     /// Who.
     pub actor: String,
     /// When, milliseconds since the epoch, UTC.
     pub at: i64,
 }
 
-impl Asked {
+impl Requester {
     /// What is noted of an attempt at a letter.
     pub fn event(&self, letter: &DeadLetter, event: Event, attempt: u32) -> DeadLetterEvent {
         DeadLetterEvent {
@@ -106,8 +106,8 @@ impl Asked {
     }
 
     /// The record of a letter, to be opened as if for the first time.
-    pub fn again(&self, letter: &DeadLetter) -> Pulled {
-        Pulled {
+    pub fn again(&self, letter: &DeadLetter) -> PulledRecord {
+        PulledRecord {
             record: SealedRecord {
                 corp_id: letter.corp_id.clone(),
                 seq: letter.seq,
@@ -116,7 +116,7 @@ impl Asked {
             },
             at: letter.first_seen,
             retry: Some(self.retry(letter, letter.attempts + 1)),
-            parked: false,
+            dead_lettered: false,
         }
     }
 }

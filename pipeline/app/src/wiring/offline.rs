@@ -50,7 +50,7 @@ pub async fn replayers(
             directory: Arc::new(Current::new(Directory::new(snapshot))),
             rules: Arc::clone(&parts.rules),
             state_dir,
-            outlets: parts.outlets(),
+            replay_sinks: parts.replay_sinks(),
             metrics: Arc::clone(&parts.metrics),
             stop: stop.clone(),
         };
