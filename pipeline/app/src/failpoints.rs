@@ -1,34 +1,36 @@
-//! Arms fail points as the crash matrix asks for it in the environment. Built with the cargo feature
-//! `failpoints` alone; a release has none of this.
+//! Arms fail points from the environment, for the crash matrix. Only built with the cargo feature
+//! `failpoints`; releases do not have it.
 //!
-//! `CHATLEDGER_FAILPOINTS` is `list`, which prints the points as JSON and ends, or a list divided by
-//! `;` of `POINT=ACTION` or `POINT=ACTION@N`, for the Nth passing (the first if not given). Point `*`
-//! stands for all others. Actions:
+//! `CHATLEDGER_FAILPOINTS` is either `list`, which prints the points as JSON and exits, or a list
+//! of `POINT=ACTION` or `POINT=ACTION@N` separated by `;`, where N is the Nth time the point is
+//! passed (default: the first). Point `*` means all points not named. Actions:
 //!
 //! | action | at the Nth passing |
 //! |---|---|
 //! | `kill` | the process sends itself SIGKILL |
 //! | `error` | the step returns a fault, as if it had failed |
-//! | `delay:MS` | the thread stands still for so long |
-//! | `log` | nothing; every passing is told |
+//! | `delay:MS` | the thread sleeps |
+//! | `log` | nothing; every passing is logged |
 //!
-//! What is done is told in the log before it is done: `fail point POINT: ACTION`. An error is told by
-//! whoever is given it.
+//! The action is logged before it is taken: `fail point POINT: ACTION`. An error is logged by the
+//! code that receives it.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use chatledger_engine::failpoint::ALL;
+use chatledger_engine::failpoint::FailPoint;
 use tracing::warn;
+
+use crate::sinks;
 
 const VARIABLE: &str = "CHATLEDGER_FAILPOINTS";
 
-/// What the environment asks for.
-pub enum Requester {
-    /// To go on, with the points armed.
+/// What the environment asked for.
+pub enum Armed {
+    /// To run with the points armed.
     ToRun,
-    /// The list, which has been printed.
+    /// The list, which was printed.
     ForTheList,
 }
 
@@ -50,34 +52,35 @@ struct Order<'a> {
 /// Arms the points.
 ///
 /// # Errors
-/// The variable is of another form, or names a point that is not there.
-pub fn arm() -> anyhow::Result<Requester> {
+/// The variable has another form or names an unknown point.
+pub fn arm() -> anyhow::Result<Armed> {
     let Ok(text) = std::env::var(VARIABLE) else {
-        return Ok(Requester::ToRun);
+        return Ok(Armed::ToRun);
     };
     if text == "list" {
-        serde_json::to_writer(std::io::stdout(), ALL)?;
+        serde_json::to_writer(std::io::stdout(), &sinks::fail_points())?;
         writeln!(std::io::stdout())?;
-        return Ok(Requester::ForTheList);
+        return Ok(Armed::ForTheList);
     }
+    let points = sinks::fail_points();
     for order in text.split(';').filter(|part| !part.is_empty()) {
-        let order = parse(order)
+        let order = parse(order, &points)
             .ok_or_else(|| anyhow::anyhow!("{VARIABLE}: {order:?} is not POINT=ACTION@N"))?;
-        for point in ALL {
+        for point in &points {
             let named = order.point == point.name;
-            let others = order.point == "*" && !text.contains(point.name);
+            let others = order.point == "*" && !text.contains(&point.name);
             if named || others {
-                set(point.name, order.action, order.passing)
+                set(&point.name, order.action, order.passing)
                     .map_err(|error| anyhow::anyhow!("{VARIABLE}: {error}"))?;
             }
         }
     }
-    Ok(Requester::ToRun)
+    Ok(Armed::ToRun)
 }
 
-fn parse(order: &str) -> Option<Order<'_>> {
+fn parse<'a>(order: &'a str, points: &[FailPoint]) -> Option<Order<'a>> {
     let (point, rest) = order.split_once('=')?;
-    let known = point == "*" || ALL.iter().any(|known| known.name == point);
+    let known = point == "*" || points.iter().any(|known| known.name == point);
     let (action, passing) = match rest.split_once('@') {
         Some((action, passing)) => (action, passing.parse().ok().filter(|n| *n > 0)?),
         None => (rest, 1),
@@ -97,7 +100,7 @@ fn parse(order: &str) -> Option<Order<'_>> {
     })
 }
 
-fn set(point: &'static str, action: Action, passing: u64) -> Result<(), String> {
+fn set(point: &str, action: Action, passing: u64) -> Result<(), String> {
     if action == Action::Error {
         let before = match passing - 1 {
             0 => String::new(),
@@ -106,24 +109,25 @@ fn set(point: &'static str, action: Action, passing: u64) -> Result<(), String> 
         return fail::cfg(point, &format!("{before}1*return->off"));
     }
     let passed = AtomicU64::new(0);
+    let name = point.to_owned();
     fail::cfg_callback(point, move || {
         let now = passed.fetch_add(1, Ordering::Relaxed) + 1;
         match action {
-            Action::Log | Action::Error => warn!("fail point {point}: passed"),
+            Action::Log | Action::Error => warn!("fail point {name}: passed"),
             _ if now != passing => {}
             Action::Kill => {
-                warn!("fail point {point}: kill");
+                warn!("fail point {name}: kill");
                 kill();
             }
             Action::Delay(time) => {
-                warn!("fail point {point}: delay");
+                warn!("fail point {name}: delay");
                 std::thread::sleep(time);
             }
         }
     })
 }
 
-/// Ends this process as `kill -9` does. Nothing runs behind it.
+/// Ends this process as `kill -9` does. Nothing runs after it.
 fn kill() {
     use rustix::process::{Signal, getpid, kill_process};
     if kill_process(getpid(), Signal::KILL).is_ok() {
@@ -138,8 +142,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_read_and_others_refused() {
-        let order = parse("clickhouse.cut_written=kill@3").unwrap();
+    fn orders_are_parsed_and_others_refused() {
+        let points = sinks::fail_points();
+        let parse = |order| parse(order, &points);
+        let order = parse("clickhouse.batch_recorded=kill@3").unwrap();
         assert_eq!((order.action, order.passing), (Action::Kill, 3));
         let order = parse("source.begun=delay:250").unwrap();
         let time = Duration::from_millis(250);

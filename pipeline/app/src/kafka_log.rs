@@ -38,13 +38,13 @@ pub enum Role {
     /// A follower of `[directory]`, outside any group.
     Follower,
     /// A reader of `[marks]`, outside any group.
-    CheckpointStore,
+    Marks,
     /// A reader of `[ledger]`, outside any group.
     Ledger,
     /// A reader of `[deadletter]` from its beginning, outside any group.
-    DeadLetterIndex,
+    DeadLetters,
     /// The one that has dead letters tried again or done without.
-    ControlInbox,
+    Replays,
 }
 
 impl Names {
@@ -102,8 +102,8 @@ impl Names {
             Role::Follower => (Topic::Directory, None, From::Beginning, None),
             Role::Marks => (Topic::Marks, None, From::Beginning, None),
             Role::Ledger => (Topic::Ledger, None, From::Beginning, None),
-            Role::DeadLetterIndex => (Topic::DeadLetter, None, From::Beginning, None),
-            Role::ControlInbox => {
+            Role::DeadLetters => (Topic::DeadLetter, None, From::Beginning, None),
+            Role::Replays => {
                 let writes = ("dlq".to_owned(), vec![Topic::Raw, Topic::DeadLetter]);
                 (Topic::DeadLetter, None, From::Beginning, Some(writes))
             }
@@ -134,8 +134,8 @@ impl Names {
     pub fn dead_letters(&self) -> DeadLetterLog {
         let names = self.clone();
         DeadLetterLog {
-            reader: self.join(&Role::DeadLetterIndex),
-            writer: self.join(&Role::ControlInbox),
+            reader: self.join(&Role::DeadLetters),
+            writer: self.join(&Role::Replays),
             settled: Box::new(move || {
                 let names = names.clone();
                 async move {

@@ -8,7 +8,6 @@
     reason = "nothing outside a binary can reach it; pub says what a module offers"
 )]
 
-mod adapters;
 mod bounded_file;
 mod cli;
 mod commands;
@@ -21,6 +20,8 @@ mod key_files;
 mod observe;
 mod progress;
 mod rules_dir;
+mod sinks;
+mod wecom;
 mod wiring;
 
 use std::process::ExitCode;
@@ -35,8 +36,8 @@ fn main() -> ExitCode {
     cli::init_logs(&cli);
     #[cfg(feature = "failpoints")]
     match failpoints::arm() {
-        Ok(failpoints::Asked::ToRun) => {}
-        Ok(failpoints::Asked::ForTheList) => return ExitCode::SUCCESS,
+        Ok(failpoints::Armed::ToRun) => {}
+        Ok(failpoints::Armed::ForTheList) => return ExitCode::SUCCESS,
         Err(error) => return exit::report(&exit::Failure::config(error)),
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()

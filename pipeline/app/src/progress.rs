@@ -54,3 +54,15 @@ pub async fn show(totals: Arc<Totals>, total: Option<u64>, stop: CancellationTok
         }
     }
 }
+
+/// A bar for a known number of steps on a terminal; nothing elsewhere.
+pub fn bar(what: &'static str, steps: u64) -> ProgressBar {
+    let bar = ProgressBar::new(steps);
+    let style = ProgressStyle::with_template("{elapsed_precise} [{bar:36}] {pos}/{len} {msg}");
+    if let Ok(style) = style {
+        bar.set_style(style.progress_chars("━╸─"));
+    }
+    bar.set_message(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chatledger_schemas::{Classified, FaultClass};
 use futures::future::BoxFuture;
 
 use crate::audit::AuditReader;
@@ -99,6 +100,15 @@ pub enum ProbeError {
     /// It holds something that this program must not touch, such as a newer schema.
     #[error("{0}")]
     Refused(Fault),
+}
+
+impl Classified for ProbeError {
+    fn class(&self) -> FaultClass {
+        match self {
+            Self::Unusable(fault) => fault.class,
+            Self::Refused(_) => FaultClass::Stop,
+        }
+    }
 }
 
 impl ProbeError {

@@ -1,6 +1,5 @@
 //! `chatledger check`
 
-use chatledger_clickhouse::ClickHouse;
 use chatledger_rules::{RuleSet, State};
 use chatledger_schemas::config::Mode;
 use comfy_table::{Table, presets};
@@ -10,7 +9,7 @@ use super::say;
 use crate::cli::CheckArgs;
 use crate::config::{self, Settings};
 use crate::exit::{Failure, chain};
-use crate::{rules_dir, wiring};
+use crate::{rules_dir, sinks, wiring};
 
 /// Checks the configuration and what it names.
 pub async fn check(args: CheckArgs) -> Result<(), Failure> {
@@ -43,20 +42,10 @@ struct Peer {
 async fn connect(settings: &Settings) -> Result<Vec<Peer>, Failure> {
     let mut peers = Vec::new();
     let mut add = |what: String, error: Option<String>| peers.push(Peer { what, error });
-    if let Some(sink) = &settings.clickhouse {
-        let client = ClickHouse::new(sink.options.clone());
-        let answer = match client {
-            Ok(client) => client.ping().await.map_err(|error| chain(&error)),
-            Err(error) => Err(chain(&error)),
-        };
-        add(format!("ClickHouse {}", sink.options.url), answer.err());
-    }
-    if let Some(sink) = &settings.parquet {
-        let answer = sink.target.check().await;
-        add(
-            format!("Parquet {}", sink.url),
-            answer.err().map(|error| chain(&error)),
-        );
+    for sink in sinks::configured(settings)? {
+        let answer = sink.probe.answers().await;
+        let what = format!("{} {}", sink.title, sink.address);
+        add(what, answer.err().map(|error| error.to_string()));
     }
     for corp in &settings.corps {
         let archive = wiring::archive(corp, std::sync::Arc::new(|_, _| {}))?;

@@ -23,11 +23,18 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => check::check(args).await,
         Command::Migrate { config } => {
             let settings = config::load(&config).map_err(Failure::config)?;
-            let (_, done) = wiring::migrate(&settings).await?;
-            say(&match (done.from, done.to) {
-                (from, to) if from == to => format!("schema {to}: nothing to do"),
-                (from, to) => format!("schema {from} → {to}"),
-            })
+            let sinks = crate::sinks::configured(&settings)?;
+            let migrated = wiring::migrate(&sinks).await?;
+            if migrated.is_empty() {
+                say("no configured sink has a schema")?;
+            }
+            for (sink, versions) in migrated {
+                say(&match (versions.from, versions.to) {
+                    (from, to) if from == to => format!("{sink}: schema {to}, nothing to do"),
+                    (from, to) => format!("{sink}: schema {from} → {to}"),
+                })?;
+            }
+            Ok(())
         }
         Command::Reconcile(args) => audit::reconcile::reconcile(args).await,
         Command::Verify(args) => audit::verify::verify(args).await,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chatledger_engine::direct::StateError;
-use chatledger_engine::direct::driver::{self, Context, CorpSetup, LaneSetup};
+use chatledger_engine::direct::driver::{self, Context, CorpSetup};
 use chatledger_engine::directory_sync::{DirectorySync, remembered};
 use chatledger_engine::shared::WantedRooms;
 use tokio::sync::watch;
@@ -37,7 +37,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
             let sync = DirectorySync {
                 corp_id: corp.id.clone(),
                 source: Arc::new(client),
-                sinks: parts.directory_tables(),
+                sinks: parts.directory_sinks(),
                 current: Arc::clone(&directory),
                 wanted: Arc::clone(&wanted),
                 interval,
@@ -49,7 +49,6 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
             firsts.push((corp.id.clone(), arrived));
             directories.spawn(sync.run(first, directories_stop.clone()));
         }
-        let lanes = parts.sinks().into_iter();
         setups.push(CorpSetup {
             corp_id: corp.id.clone(),
             puller: parts.puller(corp)?,
@@ -58,14 +57,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
             wanted,
             rules: Arc::clone(&parts.rules),
             state_dir,
-            lanes: lanes
-                .map(|parts| LaneSetup {
-                    sink: parts.sink,
-                    limits: parts.limits,
-                    writer: (parts.writer)(),
-                })
-                .collect(),
-            replay_sinks: parts.replay_sinks(),
+            sinks: parts.sinks.clone(),
         });
     }
     await_directories(firsts, &options.stop).await;

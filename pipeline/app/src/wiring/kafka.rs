@@ -12,11 +12,12 @@ use chatledger_engine::kafka::sink::SinkStage;
 use chatledger_engine::kafka::source::SourceStage;
 use chatledger_engine::kafka::{Ending, Topic};
 use chatledger_engine::pull::PullError;
+use chatledger_engine::sink::Stream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{PARQUET, Parts, RunOptions, SinkParts, await_directories, nobody};
+use super::{Parts, RunOptions, await_directories, nobody};
 use crate::cli::StageName;
 use crate::exit::{Failure, chain};
 use crate::kafka_log::{Names, Role};
@@ -72,7 +73,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
                 corps.push(CorpDirectory {
                     corp_id: corp.id.clone(),
                     source: Arc::new(client),
-                    sinks: parts.directory_tables(),
+                    sinks: parts.directory_sinks(),
                     interval,
                     progress: parts.progress(corp),
                 });
@@ -156,7 +157,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         background.spawn(names_task.run());
         let stage = ProcessStage {
             join: names.join(&Role::Process),
-            marks: ProcessCheckpointReader(names.join(&Role::Marks)),
+            checkpoints: ProcessCheckpointReader(names.join(&Role::Marks)),
             corps: Arc::new(tools),
             seal: Arc::clone(&parts.settings.kafka.seal),
             rules: Arc::clone(&parts.rules),
@@ -173,25 +174,14 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         });
     }
     if runs(StageName::Sink) {
-        for topic in [Topic::Messages, Topic::Violations, Topic::DeadLetter] {
-            for SinkParts {
-                sink,
-                limits,
-                writer,
-                marks,
-            } in parts.sinks()
-            {
-                if sink == PARQUET && topic == Topic::DeadLetter {
-                    continue;
-                }
+        for stream in Stream::ALL {
+            for sink in parts.sinks.iter().filter(|sink| sink.takes(stream)) {
+                let topic = Topic::of(stream);
                 let stage = SinkStage {
-                    sink,
+                    sink: sink.clone(),
                     topic,
-                    join: names.join(&Role::Sink(sink, topic)),
+                    join: names.join(&Role::Sink(sink.name, topic)),
                     seal: Arc::clone(&settings.kafka.seal),
-                    limits,
-                    writer,
-                    marks,
                     progress: Arc::clone(&parts.progress),
                     metrics: Arc::clone(&parts.metrics),
                     ending: ending(&process_ended),

@@ -1,8 +1,8 @@
 //! Puts the parts together, by hand, and runs them: the one place where engine and connectors meet.
 
-mod control_inbox;
 mod direct;
 mod kafka;
+mod offline;
 mod reach;
 
 use std::collections::BTreeMap;
@@ -10,18 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chatledger_clickhouse::ClickHouse;
 use chatledger_crypto::KeyRing;
 use chatledger_directory::Directory;
-use chatledger_engine::delivery::Limits;
-use chatledger_engine::direct::replay::ReplaySink;
 use chatledger_engine::direct::{StateError, StateLock};
 use chatledger_engine::directory_sync::await_first;
 use chatledger_engine::metrics::Metrics;
-use chatledger_engine::ports::{BatchWriter, DirectorySink, CheckpointStore};
+use chatledger_engine::ports::DirectorySink;
 use chatledger_engine::pull::Puller;
 use chatledger_engine::shared::{Current, Progress, Totals};
-use chatledger_parquet::Zones;
+use chatledger_engine::sink::Sink;
 use chatledger_rules::RuleSet;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::config::Mode;
@@ -33,24 +30,16 @@ use tracing::warn;
 
 pub use self::offline::{dead_letter_log, replayers};
 use self::reach::{Needs, reach};
-pub use self::reach::{archive, migrate, migrated};
-use crate::adapters::{
-    DirectoryTables, FileCheckpoints, FileWriter, TableCheckpoints, TableWriter, WecomArchive, WecomDirectory,
-};
+pub use self::reach::{archive, migrate, reach_readable};
 use crate::cli::StageName;
 use crate::config::{Corp, Settings};
 use crate::exit::{Failure, chain};
 use crate::key_files::{self, Rings};
 use crate::observe::{self, Observed};
 use crate::rules_dir;
+use crate::sinks;
+use crate::wecom::{WecomArchive, WecomDirectory};
 
-/// The sink's name, also of its journal.
-pub const CLICKHOUSE: &str = "clickhouse";
-/// The sink's name, also of its journal.
-pub const PARQUET: &str = "parquet";
-
-/// Bytes in memory after which a lane writes though it has not enough rows.
-const LANE_BYTES: usize = 48 << 20;
 /// Longest exchange with the directory APIs.
 const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the first directory is waited for before records are opened without names.
@@ -86,8 +75,7 @@ struct Parts {
     progress: Arc<BTreeMap<CorpId, Arc<Progress>>>,
     rules: Arc<Current<RuleSet>>,
     keys: Rings,
-    clickhouse: Option<Arc<ClickHouse>>,
-    zones: Zones,
+    sinks: Vec<Sink>,
 }
 
 /// Runs the pipeline until it is stopped or drained. `started` is told when it is up.
@@ -131,8 +119,8 @@ pub async fn run(
         other => Failure::other(other),
     })?;
     let needs = Needs::of(settings.driver.mode, &options.stages);
-    let clickhouse = reach(&settings, needs).await?;
-    let zones = zones(&settings);
+    let sinks = sinks::configured(&settings)?;
+    reach(&settings, &sinks, needs).await?;
     let totals = Arc::new(Totals::default());
     let keys = rings(&settings);
     let parts = Parts {
@@ -142,8 +130,7 @@ pub async fn run(
         progress: Arc::new(progress),
         rules: Arc::new(Current::new(rules)),
         keys,
-        clickhouse,
-        zones,
+        sinks,
     };
     observed.ready.store(true, Ordering::Relaxed);
     started(Running {
@@ -174,12 +161,6 @@ pub async fn run(
     }
     keys_task.await.map_err(Failure::other)?;
     result.map(|()| totals)
-}
-
-/// Where each corp's days begin.
-fn zones(settings: &Settings) -> Zones {
-    let corps = settings.corps.iter();
-    Zones::new(corps.map(|corp| (corp.id.clone(), corp.zone)).collect())
 }
 
 /// The keys at the start.
@@ -236,78 +217,12 @@ impl Parts {
         Ok(Some((WecomDirectory(client), directory.refresh_interval)))
     }
 
-    fn directory_tables(&self) -> Vec<Arc<dyn DirectorySink>> {
-        let tables = self.clickhouse.iter();
-        tables
-            .map(|ch| Arc::new(DirectoryTables(Arc::clone(ch))) as Arc<dyn DirectorySink>)
-            .collect()
-    }
-
-    /// The sinks there are.
-    fn sinks(&self) -> Vec<SinkParts> {
-        let mut sinks = Vec::new();
-        let prefix = &self.settings.kafka.prefix;
-        if let (Some(setting), Some(clickhouse)) = (&self.settings.clickhouse, &self.clickhouse) {
-            let limits = Limits {
-                rows: setting.batch_rows,
-                bytes: LANE_BYTES,
-                interval: setting.batch_interval,
-            };
-            let marks = Arc::new(TableCheckpoints::new(Arc::clone(clickhouse), prefix.clone()));
-            let clickhouse = Arc::clone(clickhouse);
-            let make = move || Box::new(TableWriter::new(Arc::clone(&clickhouse))) as Writer;
-            sinks.push(SinkParts {
-                sink: CLICKHOUSE,
-                limits,
-                writer: Box::new(make),
-                marks,
-            });
-        }
-        if let Some(setting) = &self.settings.parquet {
-            let limits = Limits {
-                rows: setting.roll_rows,
-                bytes: LANE_BYTES,
-                interval: setting.roll_interval,
-            };
-            let marks = Arc::new(FileCheckpoints::new(setting.target.clone(), prefix.clone()));
-            let (target, zones) = (setting.target.clone(), self.zones.clone());
-            let make = move || Box::new(FileWriter::new(target.clone(), zones.clone())) as Writer;
-            sinks.push(SinkParts {
-                sink: PARQUET,
-                limits,
-                writer: Box::new(make),
-                marks,
-            });
-        }
-        sinks
+    /// The sinks that take directory rows.
+    fn directory_sinks(&self) -> Vec<Arc<dyn DirectorySink>> {
+        let sinks = self.sinks.iter();
+        sinks.filter_map(|sink| sink.directory.clone()).collect()
     }
 }
-
-impl Parts {
-    /// The sinks once more, for replays.
-    fn replay_sinks(&self) -> Vec<ReplaySink> {
-        let sinks = self.sinks().into_iter();
-        sinks
-            .map(|parts| ReplaySink {
-                sink: parts.sink,
-                writer: (parts.writer)(),
-            })
-            .collect()
-    }
-}
-
-/// A sink and how it is written to.
-struct SinkParts {
-    sink: &'static str,
-    limits: Limits,
-    /// Makes a lane's writing end.
-    writer: WriterFactory,
-    /// Where it keeps how far each lane of the log is; the direct driver has no need of it.
-    marks: Arc<dyn CheckpointStore>,
-}
-
-type Writer = Box<dyn BatchWriter>;
-type WriterFactory = Box<dyn Fn() -> Writer + Send + Sync>;
 
 fn nobody(corp: &Corp) -> Arc<Current<Directory>> {
     Arc::new(Current::new(Directory::new(Snapshot::empty(

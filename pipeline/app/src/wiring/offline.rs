@@ -1,4 +1,4 @@
-//! What `chatledger dlq` needs of the parts: a corp's replays without its pipeline, the log of dead
+//! What `chatledger dlq` needs: the replays of a corp while no pipeline runs, and the log of dead
 //! letters.
 
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use chatledger_engine::shared::{Current, Totals};
 use tokio_util::sync::CancellationToken;
 
 use super::reach::{Needs, reach};
-use super::{Parts, rings, zones};
+use super::{Parts, rings};
 use crate::config::Settings;
 use crate::exit::{Failure, chain};
 use crate::kafka_log::Names;
-use crate::rules_dir;
+use crate::{rules_dir, sinks};
 
 /// The replays of every corp with the direct driver, while no pipeline runs: the state folder's
 /// lock must be held. Sinks are reached first.
@@ -29,15 +29,15 @@ pub async fn replayers(
     stop: &CancellationToken,
 ) -> Result<Vec<Replayer>, Failure> {
     let rules = rules_dir::configured(settings.rules_dir.as_deref())?;
-    let clickhouse = reach(&settings, Needs::sinks()).await?;
+    let sinks = sinks::configured(&settings)?;
+    reach(&settings, &sinks, Needs::sinks()).await?;
     let parts = Parts {
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")).map_err(Failure::other)?),
         totals: Arc::new(Totals::default()),
         progress: Arc::default(),
         rules: Arc::new(Current::new(rules)),
         keys: rings(&settings),
-        zones: zones(&settings),
-        clickhouse,
+        sinks,
         settings,
     };
     let mut replayers = Vec::new();
@@ -50,7 +50,7 @@ pub async fn replayers(
             directory: Arc::new(Current::new(Directory::new(snapshot))),
             rules: Arc::clone(&parts.rules),
             state_dir,
-            replay_sinks: parts.replay_sinks(),
+            sinks: parts.sinks.clone(),
             metrics: Arc::clone(&parts.metrics),
             stop: stop.clone(),
         };
@@ -65,6 +65,6 @@ pub async fn replayers(
 /// # Errors
 /// The brokers cannot be reached.
 pub async fn dead_letter_log(settings: &Settings) -> Result<DeadLetterLog, Failure> {
-    reach(settings, Needs::nothing()).await?;
+    reach(settings, &[], Needs::nothing()).await?;
     Ok(Names::new(&settings.kafka, String::new()).dead_letters())
 }

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use chatledger_clickhouse::ClickHouse;
 use chatledger_engine::fault::{Backoff, Fault};
+use chatledger_engine::sink::{ProbeError, SchemaVersions, Sink};
 use chatledger_schemas::config::Mode;
 use chatledger_schemas::{Classified, FaultClass};
 use chatledger_wecom::{Archive, ArchiveOptions, OnCall};
@@ -18,7 +18,7 @@ use crate::kafka_log::Names;
 /// Attempts to reach what is needed at the start.
 const START_ATTEMPTS: u32 = 6;
 
-/// Asks something until it answers, a bounded number of times.
+/// Asks until there is an answer, a limited number of times.
 async fn attempt<T, E, F>(what: &str, mut ask: impl FnMut() -> F) -> Result<T, E>
 where
     E: Classified,
@@ -46,12 +46,14 @@ fn not_reached(what: &str, where_to: &str, error: &dyn std::error::Error) -> Fai
     ))
 }
 
-/// Which of its peers a process needs: a source must not wait for a sink's outage to end.
+/// Which peers a process needs: a source must not wait for a sink's outage to end.
 #[derive(Clone, Copy)]
 pub(super) struct Needs {
     archive: bool,
-    tables: bool,
-    files: bool,
+    /// Sinks, for their rows.
+    sinks: bool,
+    /// Sinks that take directory rows, for these.
+    directory_sinks: bool,
 }
 
 impl Needs {
@@ -59,17 +61,17 @@ impl Needs {
     pub(super) fn nothing() -> Self {
         Self {
             archive: false,
-            tables: false,
-            files: false,
+            sinks: false,
+            directory_sinks: false,
         }
     }
 
-    /// Where rows are written.
+    /// The sinks.
     pub(super) fn sinks() -> Self {
         Self {
             archive: false,
-            tables: true,
-            files: true,
+            sinks: true,
+            directory_sinks: true,
         }
     }
 
@@ -79,17 +81,22 @@ impl Needs {
         let runs = |stage| all || stages.contains(&stage);
         Self {
             archive: runs(StageName::Source),
-            tables: runs(StageName::Sink) || runs(StageName::Directory),
-            files: runs(StageName::Sink),
+            sinks: runs(StageName::Sink),
+            directory_sinks: runs(StageName::Directory),
         }
+    }
+
+    fn needs(self, sink: &Sink) -> bool {
+        self.sinks || (self.directory_sinks && sink.directory.is_some())
     }
 }
 
-/// Reaches everything that is needed and brings the tables up to date.
+/// Reaches everything that is needed and prepares the sinks for writing.
 pub(super) async fn reach(
     settings: &Settings,
+    sinks: &[Sink],
     needs: Needs,
-) -> Result<Option<Arc<ClickHouse>>, Failure> {
+) -> Result<(), Failure> {
     if settings.driver.mode == Mode::Kafka {
         let kafka = &settings.kafka;
         let names = Names::new(kafka, String::new());
@@ -100,66 +107,61 @@ pub(super) async fn reach(
         .await
         .map_err(|error| not_reached("Kafka", &kafka.brokers.bootstrap, &error))?;
     }
-    if let Some(parquet) = settings.parquet.as_ref().filter(|_| needs.files) {
-        attempt("Parquet target", || parquet.target.check())
-            .await
-            .map_err(|error| not_reached("the Parquet target", &parquet.url, &error))?;
-    }
     for corp in settings.corps.iter().filter(|_| needs.archive) {
         let archive = archive(corp, Arc::new(|_, _| {}))?;
-        // Behind every seq there can be: proves token and address without moving records.
+        // After every possible seq: checks token and address without moving records.
         attempt("archive", || archive.page(i64::MAX as u64))
             .await
             .map_err(|error| not_reached("the archive", &corp.base_url, &error))?;
     }
-    match &settings.clickhouse {
-        Some(_) if needs.tables => Ok(Some(migrate(settings).await?.0)),
-        _ => Ok(None),
+    for sink in sinks.iter().filter(|sink| needs.needs(sink)) {
+        prepare(sink).await?;
     }
+    Ok(())
 }
 
-/// Reaches ClickHouse and brings its tables up to this program's schema.
+/// Prepares a sink for writing.
+async fn prepare(sink: &Sink) -> Result<Option<SchemaVersions>, Failure> {
+    let prepared = attempt(sink.title, || sink.probe.prepare()).await;
+    let versions = prepared.map_err(|error| unusable(sink, &error))?;
+    if let Some(SchemaVersions { from, to }) = versions.filter(|done| done.from != done.to) {
+        info!(sink = sink.name, from, to, "schema migrated");
+    }
+    Ok(versions)
+}
+
+/// Prepares every sink that has a schema. Returns the versions by sink.
 ///
 /// # Errors
-/// It cannot be reached, or its schema is newer than the program.
-pub async fn migrate(
-    settings: &Settings,
-) -> Result<(Arc<ClickHouse>, chatledger_clickhouse::Migrated), Failure> {
-    let (clickhouse, url) = clickhouse(settings)?;
-    let done = attempt("ClickHouse", || clickhouse.migrate())
-        .await
-        .map_err(|error| match error {
-            chatledger_clickhouse::Error::SchemaTooNew { .. } => Failure::refused(error),
-            other => not_reached("ClickHouse", url, &other),
-        })?;
-    if done.from != done.to {
-        info!(from = done.from, to = done.to, "tables brought up to date");
+/// A sink cannot be reached, or its schema is newer than the program.
+pub async fn migrate(sinks: &[Sink]) -> Result<Vec<(&'static str, SchemaVersions)>, Failure> {
+    let mut migrated = Vec::new();
+    for sink in sinks {
+        if let Some(versions) = prepare(sink).await? {
+            migrated.push((sink.title, versions));
+        }
     }
-    Ok((Arc::new(clickhouse), done))
+    Ok(migrated)
 }
 
-/// Reaches ClickHouse and looks whether its tables have this program's schema.
+/// Reaches sinks that are only read. Changes nothing.
 ///
 /// # Errors
-/// It cannot be reached, or the schema is another.
-pub async fn migrated(settings: &Settings) -> Result<Arc<ClickHouse>, Failure> {
-    use chatledger_clickhouse::Error;
-    let (clickhouse, url) = clickhouse(settings)?;
-    let done = attempt("ClickHouse", || clickhouse.migrated()).await;
-    done.map_err(|error| match error {
-        Error::SchemaTooNew { .. } | Error::SchemaTooOld { .. } => Failure::refused(error),
-        other => not_reached("ClickHouse", url, &other),
-    })?;
-    Ok(Arc::new(clickhouse))
+/// A sink cannot be reached, or its schema is not this program's.
+pub async fn reach_readable(sinks: &[Sink]) -> Result<(), Failure> {
+    for sink in sinks {
+        attempt(sink.title, || sink.probe.readable())
+            .await
+            .map_err(|error| unusable(sink, &error))?;
+    }
+    Ok(())
 }
 
-fn clickhouse(settings: &Settings) -> Result<(ClickHouse, &str), Failure> {
-    let Some(sink) = &settings.clickhouse else {
-        return Err(Failure::config("there is no [sink.clickhouse]"));
-    };
-    let clickhouse = ClickHouse::new(sink.options.clone())
-        .map_err(|error| Failure::config(format!("sink.clickhouse: {}", chain(&error))))?;
-    Ok((clickhouse, &sink.options.url))
+fn unusable(sink: &Sink, error: &ProbeError) -> Failure {
+    match error {
+        ProbeError::Refused(fault) => Failure::refused(fault),
+        ProbeError::Unusable(fault) => not_reached(sink.title, &sink.address, fault),
+    }
 }
 
 /// One corp's archive.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use chatledger_schemas::ledger::{Entry, Outcome, Settled};
+use chatledger_schemas::ledger::{Digest128, Entry, Outcome, RecordKey, Settled};
 use serde::Serialize;
 
-use super::{BLOCK, Content, Finding, Place, RecordKey, Sum};
+use super::{BLOCK, Content, Finding, Place, Sum, block_of};
 
 /// What the ledger says about a block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl LedgerSums {
     /// Adds a pulled record or an accepted gap.
     pub fn pulled(&mut self, entry: &Entry) {
         if self.covers(entry.seq) {
-            let block = self.blocks.entry(entry.seq / BLOCK).or_default();
+            let block = self.blocks.entry(block_of(entry.seq)).or_default();
             if entry.gap {
                 block.gaps += 1;
             } else {
@@ -79,7 +79,7 @@ impl LedgerSums {
     /// Adds the outcome of a record.
     pub fn settled(&mut self, settled: &Settled) {
         if self.covers(settled.seq) {
-            let block = self.blocks.entry(settled.seq / BLOCK).or_default();
+            let block = self.blocks.entry(block_of(settled.seq)).or_default();
             let sum = match settled.outcome {
                 Outcome::Message => &mut block.messages,
                 Outcome::DeadLetter => &mut block.dead_lettered,
@@ -112,7 +112,7 @@ impl LedgerSums {
     }
 }
 
-fn key(seq: u64, msgid: chatledger_schemas::ledger::Digest128) -> RecordKey {
+fn key(seq: u64, msgid: Digest128) -> RecordKey {
     RecordKey { seq, msgid }
 }
 
@@ -253,7 +253,7 @@ mod tests {
                 outcome: Outcome::Message,
                 row: [0; 16],
             });
-            sums.entry(seq / BLOCK)
+            sums.entry(block_of(seq))
                 .or_default()
                 .add(&RecordKey { seq, msgid });
         }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use chatledger_schemas::ledger::{Digest128, Outcome};
+use chatledger_schemas::ledger::{Digest128, Outcome, RecordKey};
 
 use super::blocks::{Block, BlockReport};
-use super::{Content, Finding, Mismatch, Place, RecordKey};
+use super::{Content, Finding, Mismatch, Place};
 
 /// Findings reported for one block; all of them are counted.
 const REPORTED: usize = 20;

@@ -9,42 +9,35 @@
 pub mod blocks;
 pub mod chain;
 pub mod judge;
+pub mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+use std::time::Duration;
 
 use chatledger_schemas::CorpId;
-use chatledger_schemas::ledger::{Anchor, Digest128};
+use chatledger_schemas::ledger::{Anchor, Digest128, RecordKey, RowDigest};
 use futures::future::BoxFuture;
 use serde::Serialize;
 
+use self::report::Reconciliation;
 use crate::fault::Fault;
+use crate::sink::Limits;
 
 /// Positions in a block.
 pub const BLOCK: u64 = 1000;
 
-/// The record that a row belongs to: its position in the archive and the digest of its msgid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RecordKey {
-    /// Position in the corp's archive.
-    pub seq: u64,
-    /// Digest of the msgid.
-    pub msgid: Digest128,
+/// Number of a position's block.
+pub fn block_of(seq: u64) -> u64 {
+    seq / BLOCK
 }
 
-impl RecordKey {
-    /// The hash that sums are made of. ClickHouse computes the same:
-    /// `bitXor(reinterpretAsUInt64(substring(SHA256(msgid), 1, 8)), seq * 11400714819323198485)`.
-    pub fn hash(&self) -> u64 {
-        let half = self.msgid.first_chunk::<8>();
-        let half = half.map_or(0, |half| u64::from_le_bytes(*half));
-        half ^ self.seq.wrapping_mul(0x9E37_79B9_7F4A_7C15)
-    }
-
-    /// Number of its block.
-    pub fn block(&self) -> u64 {
-        self.seq / BLOCK
-    }
+/// The hash that sums are made of. ClickHouse computes the same:
+/// `bitXor(reinterpretAsUInt64(substring(SHA256(msgid), 1, 8)), seq * 11400714819323198485)`.
+fn hash(key: &RecordKey) -> u64 {
+    let half = key.msgid.first_chunk::<8>();
+    let half = half.map_or(0, |half| u64::from_le_bytes(*half));
+    half ^ key.seq.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// Number of rows and the sum of their hashes. The sum does not depend on the order: two places with
@@ -62,7 +55,7 @@ impl Sum {
     /// Adds a row.
     pub fn add(&mut self, key: &RecordKey) {
         self.rows += 1;
-        self.hash = self.hash.wrapping_add(key.hash());
+        self.hash = self.hash.wrapping_add(hash(key));
     }
 
     /// The sum of the two.
@@ -139,16 +132,55 @@ pub enum Mismatch {
     Unexpected,
 }
 
+impl Mismatch {
+    /// Its name in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Repeated => "repeated",
+            Self::Unexpected => "unexpected",
+        }
+    }
+}
+
 /// One thing that is wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finding {
     /// Position of the record.
     pub seq: u64,
     /// What is wrong with it.
     pub what: Mismatch,
     /// Where.
-    #[serde(flatten)]
     pub place: Place,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seq, what, place } = self;
+        let what = what.as_str();
+        match place.content {
+            Content::Messages => write!(f, "seq {seq}: {what} in {}", place.sink),
+            other => write!(f, "seq {seq}: {what} in {} ({})", place.sink, other.as_str()),
+        }
+    }
+}
+
+impl Serialize for Finding {
+    /// `what` names mismatch and sink in one word, for example `missing_in_clickhouse`.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let Self { seq, what, place } = self;
+        let word = match place.content {
+            Content::Messages => format!("{}_in_{}", what.as_str(), place.sink),
+            _ => format!("{}_dead_letter", what.as_str()),
+        };
+        let mut out = serializer.serialize_struct("Finding", 4)?;
+        out.serialize_field("seq", seq)?;
+        out.serialize_field("what", &word)?;
+        out.serialize_field("sink", place.sink)?;
+        out.serialize_field("content", &place.content)?;
+        out.end()
+    }
 }
 
 /// Which records an audit asks for.
@@ -165,13 +197,26 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// The ranges of positions asked for, both ends included.
+    pub fn ranges(&self) -> Vec<(u64, u64)> {
+        let Some(blocks) = &self.blocks else {
+            return vec![(self.first, self.last)];
+        };
+        let range = |block: &u64| {
+            let from = (block * BLOCK).max(self.first);
+            let to = (block * BLOCK).saturating_add(BLOCK - 1).min(self.last);
+            (from, to)
+        };
+        blocks.iter().map(range).collect()
+    }
+
     /// Whether a position is asked for.
     pub fn covers(&self, seq: u64) -> bool {
         (self.first..=self.last).contains(&seq)
             && self
                 .blocks
                 .as_ref()
-                .is_none_or(|blocks| blocks.contains(&(seq / BLOCK)))
+                .is_none_or(|blocks| blocks.contains(&block_of(seq)))
     }
 }
 
@@ -184,19 +229,15 @@ pub struct SinkSums {
     pub unreadable: Vec<String>,
 }
 
-/// A row as a sink holds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredRow {
-    /// The record it belongs to.
-    pub key: RecordKey,
-    /// Digest of its columns, comparable with the digest in the ledger.
-    pub digest: Digest128,
-}
-
 /// Reads a sink back for an audit. It changes nothing and needs no right to write.
 pub trait AuditReader: Send + Sync {
     /// What the sink holds.
     fn contents(&self) -> &'static [Content];
+
+    /// How long a batch may stay open before it is written, beyond the time a write takes.
+    fn delay(&self, _limits: &Limits) -> Duration {
+        Duration::ZERO
+    }
 
     /// Sums the rows of a corp between two positions, both included, by block.
     fn sums<'a>(
@@ -240,6 +281,14 @@ pub trait AuditReader: Send + Sync {
         &'a self,
         corp: &'a CorpId,
         positions: &'a [u64],
-        row: &'a mut (dyn FnMut(&str, StoredRow) + Send),
+        row: &'a mut (dyn FnMut(&str, RowDigest) + Send),
     ) -> BoxFuture<'a, Result<Vec<String>, Fault>>;
+
+    /// Stores the result of a reconciliation, if the sink keeps results.
+    fn store_reconciliation<'a>(
+        &'a self,
+        _result: &'a Reconciliation,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }

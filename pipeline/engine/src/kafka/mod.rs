@@ -44,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::fault::{Backoff, Fault};
+use crate::sink::Stream;
 use crate::sink_checkpoint::fingerprint;
 
 /// The topics, without the deployment's prefix.
@@ -86,6 +87,15 @@ impl Topic {
     /// only the corp's private keys open.
     pub fn is_sealed(self) -> bool {
         matches!(self, Self::Messages | Self::Violations)
+    }
+
+    /// The topic that carries a stream.
+    pub fn of(stream: Stream) -> Self {
+        match stream {
+            Stream::Messages => Self::Messages,
+            Stream::Violations => Self::Violations,
+            Stream::DeadLetters => Self::DeadLetter,
+        }
     }
 
     /// Its name behind the prefix.

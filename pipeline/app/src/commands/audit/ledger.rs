@@ -1,4 +1,4 @@
-//! The ledger of a corp, wherever the driver keeps it.
+//! Reads the ledger of a corp: a file with the direct driver, a topic with Kafka.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,23 +15,23 @@ use crate::config::Settings;
 use crate::exit::{Failure, chain};
 use crate::kafka_log::{Names, Role};
 
-/// How long to wait for the topic in one go.
+/// Longest wait for the next event of the topic.
 const TICK: Duration = Duration::from_millis(200);
-/// A topic that says nothing for so long cannot be read.
+/// A topic that is silent for this long cannot be read.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What stands next in the ledger.
+/// One item of the ledger.
 #[derive(Debug, Clone, Copy)]
-pub enum Step {
+pub enum LedgerEntry {
     /// A record was pulled, or a gap accepted.
     Pulled(Entry),
-    /// What became of a record.
+    /// The outcome of a record.
     Settled(Settled),
-    /// Something that no program of this version wrote.
+    /// An entry that this version did not write.
     Unreadable,
 }
 
-/// Reads ledgers, from the beginning, as often as is wanted.
+/// Reads ledgers from their beginning, any number of times.
 pub enum LedgerReader {
     /// Files below the state folder.
     Files {
@@ -45,27 +45,18 @@ pub enum LedgerReader {
 }
 
 impl LedgerReader {
-    /// The ledger of a configuration's driver.
-    pub fn of(settings: &Settings) -> Self {
+    /// The ledger of a configuration's driver. `sinks` are the names of those whose positions count.
+    pub fn of(settings: &Settings, sinks: Vec<&'static str>) -> Self {
         match settings.driver.mode {
             Mode::Direct => Self::Files {
                 state_dir: settings.driver.state_dir.clone(),
-                sinks: [
-                    settings
-                        .clickhouse
-                        .as_ref()
-                        .map(|_| crate::wiring::CLICKHOUSE),
-                    settings.parquet.as_ref().map(|_| crate::wiring::PARQUET),
-                ]
-                .into_iter()
-                .flatten()
-                .collect(),
+                sinks,
             },
             Mode::Kafka => Self::Topic(Box::new(Names::new(&settings.kafka, String::new()))),
         }
     }
 
-    /// The position that every sink has reached; `None` if nobody writes that down.
+    /// The position that every sink has reached; `None` if it is not recorded.
     ///
     /// # Errors
     /// A position cannot be read.
@@ -83,11 +74,11 @@ impl LedgerReader {
         Ok(least)
     }
 
-    /// Tells what stands in the ledger of a corp, in its order, up to its present end.
+    /// Passes every item of a corp's ledger to `each`, in order, up to its current end.
     ///
     /// # Errors
     /// There is no ledger, or it cannot be read.
-    pub async fn read(&self, corp: &CorpId, mut each: impl FnMut(Step)) -> Result<(), Failure> {
+    pub async fn read(&self, corp: &CorpId, mut each: impl FnMut(LedgerEntry)) -> Result<(), Failure> {
         match self {
             Self::Files { state_dir, .. } => {
                 let path = state_dir.join(corp.as_str()).join("ledger");
@@ -96,24 +87,24 @@ impl LedgerReader {
             Self::Topic(names) => {
                 let end = topic(names, corp, &mut each).await;
                 end.map_err(|fault| {
-                    Failure::unreachable(format!("the topic of the ledger: {fault}"))
+                    Failure::unreachable(format!("cannot read the topic of the ledger: {fault}"))
                 })
             }
         }
     }
 }
 
-fn file(path: &std::path::Path, mut each: impl FnMut(Step)) -> Result<(), Failure> {
+fn file(path: &std::path::Path, mut each: impl FnMut(LedgerEntry)) -> Result<(), Failure> {
     let mut reader = Reader::open(path).map_err(|error| {
         let error = chain(&error);
-        Failure::refused(format!("there is no ledger to compare with: {error}"))
+        Failure::refused(format!("no ledger to compare with: {error}"))
     })?;
     while let Some(line) = reader.next_line().map_err(Failure::other)? {
         match line {
             Ok(line) => {
-                each(Step::Pulled(line.entry));
+                each(LedgerEntry::Pulled(line.entry));
                 if let Some(outcome) = line.outcome {
-                    each(Step::Settled(Settled {
+                    each(LedgerEntry::Settled(Settled {
                         seq: line.entry.seq,
                         msgid: line.entry.msgid,
                         outcome,
@@ -121,39 +112,39 @@ fn file(path: &std::path::Path, mut each: impl FnMut(Step)) -> Result<(), Failur
                     }));
                 }
             }
-            Err(_) => each(Step::Unreadable),
+            Err(_) => each(LedgerEntry::Unreadable),
         }
     }
     Ok(())
 }
 
-async fn topic(names: &Names, corp: &CorpId, each: &mut impl FnMut(Step)) -> Result<(), Fault> {
+async fn topic(names: &Names, corp: &CorpId, each: &mut impl FnMut(LedgerEntry)) -> Result<(), Fault> {
     let member = names.join(&Role::Ledger)().await?;
-    let mut heard = std::time::Instant::now();
+    let mut last_event = std::time::Instant::now();
     loop {
         match member.next(TICK).await? {
             GroupEvent::Record(record) => {
-                heard = std::time::Instant::now();
+                last_event = std::time::Instant::now();
                 if record.key != corp.as_str().as_bytes() {
                     continue;
                 }
                 match LedgerRecord::decode(&record.value) {
                     Some(LedgerRecord::Pulled(entries)) => {
                         for entry in entries {
-                            each(Step::Pulled(entry));
+                            each(LedgerEntry::Pulled(entry));
                         }
                     }
                     Some(LedgerRecord::Settled(settled)) => {
                         for one in settled {
-                            each(Step::Settled(one));
+                            each(LedgerEntry::Settled(one));
                         }
                     }
-                    None => each(Step::Unreadable),
+                    None => each(LedgerEntry::Unreadable),
                 }
             }
             GroupEvent::End(_) => return Ok(()),
             GroupEvent::Assigned(_) | GroupEvent::Revoked(_) | GroupEvent::Idle => {
-                if heard.elapsed() > PATIENCE {
+                if last_event.elapsed() > PATIENCE {
                     return Err(Fault::local(Silent));
                 }
             }
@@ -161,7 +152,7 @@ async fn topic(names: &Names, corp: &CorpId, each: &mut impl FnMut(Step)) -> Res
     }
 }
 
-/// The brokers have said nothing for too long.
+/// The brokers were silent for too long.
 #[derive(Debug, thiserror::Error)]
 #[error("the brokers do not answer")]
 struct Silent;

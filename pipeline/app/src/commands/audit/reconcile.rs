@@ -1,71 +1,67 @@
-//! `chatledger reconcile`: shows that every record that was pulled is in exactly one place.
+//! `chatledger reconcile`: checks that every pulled record is in exactly one place.
 //!
-//! What was pulled is told by the ledger, which no sink has a hand in. Blocks of 1,000 positions are
-//! compared by count and by a sum of hashes that does not depend on order; a block that does not
-//! agree is compared record by record. Memory is bounded by the number of blocks, and by the records
-//! of [`AT_ONCE`] blocks.
+//! The ledger says what was pulled; no sink can change it. Blocks of 1,000 positions are compared by
+//! their row count and a sum of hashes that does not depend on order. A block that does not agree is
+//! compared record by record. Memory is bounded by the number of blocks and by the records of
+//! [`AT_ONCE`] blocks.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use chatledger_clickhouse::{Audited, ClickHouse, ReconciliationRow, RowKey};
-use chatledger_engine::audit::blocks::{Block, BlockReport, Held, LedgerSums, Places, Tally};
-use chatledger_engine::audit::judge::{Recorded, Rows, judge, missing_in_clickhouse};
-use chatledger_engine::audit::{BLOCK, RecordKey, Sum};
+use chatledger_engine::audit::blocks::{
+    Block, BlockReport, Held, LedgerBlock, LedgerSums, PlaceSum,
+};
+use chatledger_engine::audit::judge::{PlaceRows, Recorded, judge};
+use chatledger_engine::audit::report::{Reconciliation, Totals};
+use chatledger_engine::audit::{Content, Place, Selection, Sum, block_of};
 use chatledger_engine::shared::now_ms;
-use chatledger_parquet::Target;
 use chatledger_schemas::CorpId;
+use chatledger_schemas::ledger::RecordKey;
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use serde::Serialize;
 
-use super::{LedgerReader, Step, clickhouse, corps, each_file, load, patience, unanswered};
+use super::{Audited, LedgerEntry, LedgerReader};
 use crate::cli::ReconcileArgs;
 use crate::commands::say;
-use crate::config::Settings;
-use crate::exit::{Failure, chain};
+use crate::exit::Failure;
 
-/// So many blocks of a corp in which something is wrong are compared record by record; of the
-/// others the sums are told.
+/// Bad blocks of a corp that are compared record by record; the others are reported by their sums.
 const CLOSER: usize = 2000;
-/// Blocks of which every record is in memory at once.
+/// Blocks whose records are in memory at the same time.
 const AT_ONCE: usize = 500;
-/// Blocks named in the table of results.
-const NAMED: usize = 100;
-/// Rows of one block in one place that are looked at, at most: more than that is told by the sums.
+/// Rows of one block in one place that are read at most; beyond that the sums have to do.
 const ROWS: u64 = 100_000;
-/// Pause before places that do not agree yet are asked again.
+/// Pause before sinks that do not agree yet are read again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Carries the command out.
+
+/// Runs the command.
 pub async fn reconcile(args: ReconcileArgs) -> Result<(), Failure> {
-    let settings = load(&args.config)?;
-    let places = Sinks {
-        clickhouse: clickhouse(&settings).await?,
-        parquet: settings
-            .parquet
-            .as_ref()
-            .map(|parquet| parquet.target.clone()),
-    };
-    let reader = LedgerReader::of(&settings);
-    let mut reports = Vec::new();
-    for corp in corps(&settings, args.corp.as_deref())? {
-        reports.push(one(&corp.id, &args, &settings, &places, &reader).await?);
+    let audited = Audited::load(&args.config).await?;
+    let mut results = Vec::new();
+    for corp in audited.corps(args.corp.as_deref())? {
+        let run = Run {
+            corp: &corp.id,
+            args: &args,
+            audited: &audited,
+        };
+        results.push(run.reconcile().await?);
     }
-    let accounted = reports.iter().all(|report| report.accounted);
+    let accounted = results.iter().all(|result| result.accounted);
     if args.json {
-        let told = serde_json::json!({ "accounted": accounted, "corps": reports });
-        say(&told.to_string())?;
+        let report = serde_json::json!({ "accounted": accounted, "corps": results });
+        say(&report.to_string())?;
     } else {
-        for report in &reports {
-            tell(report, args.blocks)?;
+        for result in &results {
+            print(result, &audited, args.blocks)?;
         }
     }
-    // What the panel shows is of the whole, and must not be lost with it.
+    // The dashboard shows results over everything. A result that cannot be stored was still printed.
     let whole = args.from_seq.is_none() && args.to_seq.is_none();
-    for report in reports.iter().filter(|_| whole) {
-        if let Some(clickhouse) = &places.clickhouse
-            && let Err(error) = keep(clickhouse, report).await
-        {
-            tracing::warn!(corp = %report.corp_id, error = chain(&error), "the result is not kept");
+    for result in results.iter().filter(|_| whole) {
+        for (sink, reader) in audited.readers() {
+            if let Err(error) = reader.store_reconciliation(result).await {
+                let corp = &result.corp_id;
+                tracing::warn!(%corp, sink, %error, "the result cannot be stored");
+            }
         }
     }
     if accounted {
@@ -77,520 +73,364 @@ pub async fn reconcile(args: ReconcileArgs) -> Result<(), Failure> {
     }
 }
 
-struct Sinks {
-    clickhouse: Option<std::sync::Arc<ClickHouse>>,
-    parquet: Option<Target>,
+/// The ledger's sums and what came with reading them.
+struct LedgerTotals {
+    sums: LedgerSums,
+    /// Its last position.
+    end: u64,
+    /// Records after the last position compared.
+    not_compared: u64,
+    unreadable: u64,
 }
 
-/// The result for one corp.
-#[derive(Debug, Serialize)]
-struct CorpReport {
-    corp_id: CorpId,
-    run_at: i64,
-    first_seq: u64,
-    last_seq: u64,
-    /// Records pulled behind `last_seq`, which not every sink has reached yet.
-    behind: u64,
-    accounted: bool,
-    total: Totals,
-    unreadable_files: Vec<String>,
-    unreadable_ledger: u64,
-    blocks: Vec<BlockReport>,
+/// The reconciliation of one corp.
+struct Run<'a> {
+    corp: &'a CorpId,
+    args: &'a ReconcileArgs,
+    audited: &'a Audited,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct Totals {
-    pulled: Sum,
-    clickhouse: Option<Sum>,
-    parquet: Option<Sum>,
-    dead_letters: Sum,
-    dropped: u64,
-    duplicates: u64,
-    missing: u64,
-    unexpected: u64,
-    repeated: u64,
-    in_flight: u64,
-    gaps: u64,
-}
-
-impl Totals {
-    fn add(&mut self, block: &BlockReport) {
-        let and = |total: Option<Sum>, block: Option<Sum>| {
-            block
-                .map(|block| total.unwrap_or_default().and(block))
-                .or(total)
-        };
-        self.pulled = self.pulled.and(block.pulled);
-        self.clickhouse = and(self.clickhouse, block.clickhouse);
-        self.parquet = and(self.parquet, block.parquet);
-        self.dead_letters = self.dead_letters.and(block.dead_letters);
-        self.dropped += block.dropped;
-        self.duplicates += block.duplicates;
-        self.missing += block.missing;
-        self.unexpected += block.unexpected;
-        self.repeated += block.repeated;
-        self.in_flight += block.in_flight;
-        self.gaps += block.gaps;
+impl Run<'_> {
+    fn ledger(&self) -> &LedgerReader {
+        &self.audited.ledger
     }
-}
 
-async fn one(
-    corp: &CorpId,
-    args: &ReconcileArgs,
-    settings: &Settings,
-    sinks: &Sinks,
-    reader: &LedgerReader,
-) -> Result<CorpReport, Failure> {
-    let first = args.from_seq.unwrap_or(0);
-    let delivered = reader.delivered(corp)?;
-    let wanted = args.to_seq.unwrap_or(u64::MAX);
-    let bound = wanted.min(delivered.unwrap_or(u64::MAX));
-    // With Kafka the sinks write down offsets and not positions: what is in the ledger now must
-    // arrive within the time that delivering takes.
-    let patience = args.wait.map_or_else(|| patience(settings), Into::into);
-    let deadline = tokio::time::Instant::now() + patience;
-    let mut last = None;
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let (ledger, end, behind, unreadable_ledger) =
-            tally(reader, corp, first, last.unwrap_or(bound)).await?;
-        let last_seq = *last.get_or_insert(end.min(bound));
-        let (places, unreadable_files) = hold(sinks, corp, first, last_seq).await?;
-        let blocks: Vec<Block> = ledger.compare(&places).collect();
-        let agree = blocks.iter().all(Block::agrees) && unreadable_files.is_empty();
-        let settled = agree || tokio::time::Instant::now() >= deadline;
-        // Letters that were replayed or dropped need the closer look; do not wait for them twice.
-        let looked = agree || settled || attempt % 5 == 1;
-        let mut reports = if looked {
-            closely(reader, corp, sinks, &blocks, (first, last_seq)).await?
-        } else {
-            Vec::new()
-        };
-        if args.to_seq.is_none() {
-            reports.extend(strangers(reader, corp, sinks, last_seq).await?);
-        }
-        let accounted = looked && reports.iter().all(|block| block.accounted);
-        let accounted = accounted && unreadable_files.is_empty() && unreadable_ledger == 0;
-        if accounted || settled {
-            let mut total = Totals::default();
-            for block in &reports {
-                total.add(block);
-            }
-            return Ok(CorpReport {
-                corp_id: corp.clone(),
-                run_at: now_ms(),
-                first_seq: first,
-                last_seq,
-                behind,
-                accounted,
-                total,
-                unreadable_files,
-                unreadable_ledger,
-                blocks: reports,
-            });
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-/// What the ledger says between two positions: its sums, its last position, how many records it
-/// holds behind the second, and how much of it cannot be read.
-async fn tally(
-    reader: &LedgerReader,
-    corp: &CorpId,
-    first: u64,
-    last: u64,
-) -> Result<(Ledger, u64, u64, u64), Failure> {
-    let mut ledger = LedgerSums::between(first, last);
-    let (mut end, mut behind, mut unreadable) = (0, 0, 0);
-    reader
-        .read(corp, |step| match step {
-            Step::Pulled(entry) => {
-                end = end.max(entry.seq);
-                behind += u64::from(entry.seq > last && !entry.gap);
-                ledger.pulled(&entry);
-            }
-            Step::Settled(settled) => ledger.settled(&settled),
-            Step::Unreadable => unreadable += 1,
-        })
-        .await?;
-    Ok((ledger, end, behind, unreadable))
-}
-
-/// What the places hold between two positions.
-async fn hold(
-    sinks: &Sinks,
-    corp: &CorpId,
-    first: u64,
-    last: u64,
-) -> Result<(Places, Vec<String>), Failure> {
-    let mut places = Places::default();
-    if let Some(clickhouse) = &sinks.clickhouse {
-        let sums = async |what| -> Result<Held, Failure> {
-            let sums = clickhouse
-                .block_sums(what, corp, (first, last), BLOCK)
-                .await;
-            let sums = sums.map_err(|error| unanswered(&error))?;
-            let sum = |sum: chatledger_clickhouse::BlockSum| {
-                let (rows, hash) = (sum.rows, sum.hash);
-                (sum.block, Sum { rows, hash })
+    async fn reconcile(&self) -> Result<Reconciliation, Failure> {
+        let args = self.args;
+        let first = args.from_seq.unwrap_or(0);
+        let delivered = self.ledger().delivered(self.corp)?.unwrap_or(u64::MAX);
+        let bound = args.to_seq.unwrap_or(u64::MAX).min(delivered);
+        let patience = args.wait.map_or_else(|| self.audited.patience(), Into::into);
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut last = None;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let ledger = self.sum_ledger(first, last.unwrap_or(bound)).await?;
+            let last_seq = *last.get_or_insert(ledger.end.min(bound));
+            let (held, unreadable) = self.sum_sinks(first, last_seq).await?;
+            let blocks: Vec<Block> = ledger.sums.compare(&held).collect();
+            let agree = blocks.iter().all(Block::agrees) && unreadable.is_empty();
+            let final_attempt = agree || tokio::time::Instant::now() >= deadline;
+            // Replayed and discarded dead letters always need a closer look, so a block that does
+            // not agree by its sums may be right: look closer now and then while waiting.
+            let look_closer = final_attempt || attempt % 5 == 1;
+            let mut reports = if look_closer {
+                self.compare_closely(&blocks, (first, last_seq)).await?
+            } else {
+                Vec::new()
             };
-            Ok(Some(sums.into_iter().map(sum).collect()))
-        };
-        places.clickhouse = sums(Audited::Messages).await?;
-        places.open = sums(Audited::OpenLetters).await?;
-        places.dropped = sums(Audited::DroppedLetters).await?;
-    }
-    let mut unreadable = Vec::new();
-    if let Some(target) = &sinks.parquet {
-        let mut held = BTreeMap::<u64, Sum>::new();
-        let work = move |file: &super::Opened| {
-            let mut held = BTreeMap::<u64, Sum>::new();
-            file.contents.keys(|key| {
-                let key = of_file(key);
-                if (first..=last).contains(&key.seq) {
-                    held.entry(key.block()).or_default().add(&key);
-                }
-            })?;
-            Ok(held)
-        };
-        unreadable = each_file(target, corp, work, |_, sums| {
-            for (block, sum) in sums {
-                let held = held.entry(block).or_default();
-                *held = held.and(sum);
+            if args.to_seq.is_none() {
+                reports.extend(self.rows_unknown_to_the_ledger(last_seq).await?);
             }
-        })
-        .await?;
-        places.parquet = Some(held);
-    }
-    Ok((places, unreadable))
-}
-
-fn of_file(key: chatledger_parquet::Key) -> RecordKey {
-    RecordKey {
-        seq: key.seq,
-        msgid: key.msgid,
-    }
-}
-
-fn of_table(key: &RowKey) -> RecordKey {
-    RecordKey {
-        seq: key.seq,
-        msgid: key.msgid,
-    }
-}
-
-/// Looks at the blocks that do not agree record by record.
-async fn closely(
-    reader: &LedgerReader,
-    corp: &CorpId,
-    sinks: &Sinks,
-    blocks: &[Block],
-    range: (u64, u64),
-) -> Result<Vec<BlockReport>, Failure> {
-    let (agreeing, doubtful): (Vec<&Block>, Vec<&Block>) =
-        blocks.iter().partition(|block| block.agrees());
-    let mut reports: Vec<BlockReport> = agreeing.iter().map(|block| block.report()).collect();
-    let mut wrong = 0;
-    for blocks in doubtful.chunks(AT_ONCE) {
-        if wrong >= CLOSER {
-            reports.extend(blocks.iter().map(|block| block.report()));
-            continue;
-        }
-        // Of most that were replayed or dropped nothing is wrong.
-        let closer = record_by_record(reader, corp, sinks, blocks, range).await?;
-        wrong += closer.iter().filter(|block| !block.accounted).count();
-        reports.extend(closer);
-    }
-    reports.sort_unstable_by_key(|block| block.first_seq);
-    Ok(reports)
-}
-
-async fn record_by_record(
-    reader: &LedgerReader,
-    corp: &CorpId,
-    sinks: &Sinks,
-    blocks: &[&Block],
-    (first, last): (u64, u64),
-) -> Result<Vec<BlockReport>, Failure> {
-    let doubtful: BTreeSet<u64> = blocks.iter().map(|block| block.number).collect();
-    let inside = |seq: u64| (first..=last).contains(&seq) && doubtful.contains(&(seq / BLOCK));
-    let mut recorded = BTreeMap::<u64, BTreeMap<RecordKey, Recorded>>::new();
-    let mut files = BTreeMap::<u64, Vec<RecordKey>>::new();
-    reader
-        .read(corp, |step| {
-            let (seq, msgid, outcome) = match step {
-                Step::Pulled(entry) if !entry.gap => (entry.seq, entry.msgid, None),
-                Step::Settled(settled) => (settled.seq, settled.msgid, Some(settled.outcome)),
-                _ => return,
-            };
-            if inside(seq) {
-                let key = RecordKey { seq, msgid };
-                let block = recorded.entry(key.block()).or_default();
-                let one = block.entry(key).or_insert(Recorded { key, outcome });
-                one.outcome = outcome.or(one.outcome);
+            let accounted = look_closer
+                && reports.iter().all(|block| block.accounted)
+                && unreadable.is_empty()
+                && ledger.unreadable == 0;
+            if accounted || final_attempt {
+                return Ok(Reconciliation {
+                    corp_id: self.corp.clone(),
+                    run_at: now_ms(),
+                    first_seq: first,
+                    last_seq,
+                    not_compared: ledger.not_compared,
+                    accounted,
+                    total: Totals::over(&reports),
+                    unreadable,
+                    unreadable_ledger: ledger.unreadable,
+                    blocks: reports,
+                });
             }
-        })
-        .await?;
-    if let Some(target) = &sinks.parquet {
-        let doubtful = doubtful.clone();
-        let work = move |file: &super::Opened| {
-            let mut keys = Vec::new();
-            file.contents.keys(|key| {
-                let inside = (first..=last).contains(&key.seq);
-                if inside && doubtful.contains(&(key.seq / BLOCK)) {
-                    keys.push(of_file(key));
-                }
-            })?;
-            Ok(keys)
-        };
-        each_file(target, corp, work, |_, keys| {
-            for key in keys {
-                files.entry(key.block()).or_default().push(key);
-            }
-        })
-        .await?;
-    }
-    let mut reports = Vec::new();
-    for block in blocks {
-        let recorded: Vec<Recorded> = recorded
-            .remove(&block.number)
-            .map_or_else(Vec::new, |block| block.into_values().collect());
-        let files = files.remove(&block.number).unwrap_or_default();
-        let from = (block.number * BLOCK).max(first);
-        let to = (block.number * BLOCK).saturating_add(BLOCK - 1).min(last);
-        let mut rows = Rows {
-            parquet: sinks.parquet.is_some().then_some(files),
-            ..Rows::default()
-        };
-        if let Some(clickhouse) = &sinks.clickhouse {
-            let keys = async |what| -> Result<Vec<RecordKey>, Failure> {
-                let keys = clickhouse.row_keys(what, corp, (from, to), ROWS).await;
-                let keys = keys.map_err(|error| unanswered(&error))?;
-                Ok(keys.iter().map(of_table).collect())
-            };
-            rows.clickhouse = Some(keys(Audited::Messages).await?);
-            rows.open = Some(keys(Audited::OpenLetters).await?);
-            rows.dropped = keys(Audited::DroppedLetters).await?;
-            let missing: Vec<_> = missing_in_clickhouse(&recorded, &rows)
-                .iter()
-                .map(|key| key.msgid)
-                .collect();
-            let found = clickhouse.rows_of(corp, &missing).await;
-            let found = found.map_err(|error| unanswered(&error))?;
-            rows.elsewhere = found.iter().map(|row| row.msgid).collect::<HashSet<_>>();
-        }
-        reports.push(judge(block, &recorded, &rows));
-    }
-    Ok(reports)
-}
-
-/// Rows behind the last position that is compared which are of no record of the ledger. Sinks are
-/// read before the ledger, which knows every record before a sink does.
-async fn strangers(
-    reader: &LedgerReader,
-    corp: &CorpId,
-    sinks: &Sinks,
-    last: u64,
-) -> Result<Vec<BlockReport>, Failure> {
-    let mut rows = BTreeMap::<u64, Rows>::new();
-    if let (Some(clickhouse), Some(from)) = (&sinks.clickhouse, last.checked_add(1)) {
-        let found = clickhouse
-            .row_keys(Audited::Messages, corp, (from, u64::MAX), ROWS)
-            .await
-            .map_err(|error| unanswered(&error))?;
-        for key in found.iter().map(of_table) {
-            let rows = rows.entry(key.block()).or_default();
-            rows.clickhouse.get_or_insert_default().push(key);
+            tokio::time::sleep(AGAIN).await;
         }
     }
-    if let Some(target) = &sinks.parquet {
-        let work = move |file: &super::Opened| {
-            let mut keys = Vec::new();
-            file.contents.keys(|key| {
-                if key.seq > last {
-                    keys.push(of_file(key));
-                }
-            })?;
-            Ok(keys)
+
+    /// Sums the ledger between two positions.
+    async fn sum_ledger(&self, first: u64, last: u64) -> Result<LedgerTotals, Failure> {
+        let mut totals = LedgerTotals {
+            sums: LedgerSums::between(first, last),
+            end: 0,
+            not_compared: 0,
+            unreadable: 0,
         };
-        each_file(target, corp, work, |_, keys| {
-            for key in keys {
-                let rows = rows.entry(key.block()).or_default();
-                rows.parquet.get_or_insert_default().push(key);
-            }
-        })
-        .await?;
-    }
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut known = HashSet::new();
-    reader
-        .read(corp, |step| {
-            if let Step::Pulled(entry) = step
-                && entry.seq > last
-            {
-                let (seq, msgid) = (entry.seq, entry.msgid);
-                known.insert(RecordKey { seq, msgid });
-            }
-        })
-        .await?;
-    let mut reports = Vec::new();
-    for (number, mut rows) in rows {
-        for keys in [&mut rows.clickhouse, &mut rows.parquet]
-            .into_iter()
-            .flatten()
-        {
-            keys.retain(|key| !known.contains(key));
-        }
-        let sum = |keys: &Option<Vec<RecordKey>>| {
-            keys.as_ref().map(|keys| {
-                let mut sum = Sum::default();
-                for key in keys {
-                    sum.add(key);
+        self.ledger()
+            .read(self.corp, |entry| match entry {
+                LedgerEntry::Pulled(entry) => {
+                    totals.end = totals.end.max(entry.seq);
+                    totals.not_compared += u64::from(entry.seq > last && !entry.gap);
+                    totals.sums.pulled(&entry);
                 }
-                sum
+                LedgerEntry::Settled(settled) => totals.sums.settled(&settled),
+                LedgerEntry::Unreadable => totals.unreadable += 1,
             })
-        };
-        let block = Block {
-            number,
-            ledger: Tally::default(),
-            clickhouse: sum(&rows.clickhouse),
-            parquet: sum(&rows.parquet),
-            open: None,
-            dropped: None,
-        };
-        if !block.agrees() {
-            reports.push(judge(&block, &[], &rows));
-        }
+            .await?;
+        Ok(totals)
     }
-    Ok(reports)
+
+    /// Sums what the sinks hold between two positions; also returns what cannot be read.
+    async fn sum_sinks(&self, first: u64, last: u64) -> Result<(Held, Vec<String>), Failure> {
+        let mut held = Held::new();
+        let mut unreadable = Vec::new();
+        for (sink, reader) in self.audited.readers() {
+            let sums = reader.sums(self.corp, first, last).await;
+            let sums = sums.map_err(Failure::unreachable)?;
+            unreadable.extend(sums.unreadable);
+            for (content, blocks) in sums.places {
+                held.insert(Place { sink, content }, blocks);
+            }
+        }
+        Ok((held, unreadable))
+    }
+
+    /// Compares the blocks that do not agree record by record.
+    async fn compare_closely(
+        &self,
+        blocks: &[Block],
+        range: (u64, u64),
+    ) -> Result<Vec<BlockReport>, Failure> {
+        let (agreeing, doubtful): (Vec<&Block>, Vec<&Block>) =
+            blocks.iter().partition(|block| block.agrees());
+        let mut reports: Vec<BlockReport> = agreeing.iter().map(|block| block.report()).collect();
+        let mut wrong = 0;
+        for blocks in doubtful.chunks(AT_ONCE) {
+            if wrong >= CLOSER {
+                reports.extend(blocks.iter().map(|block| block.report()));
+                continue;
+            }
+            // Most blocks with replayed or discarded dead letters turn out to be right.
+            let closer = self.compare_records(blocks, range).await?;
+            wrong += closer.iter().filter(|block| !block.accounted).count();
+            reports.extend(closer);
+        }
+        reports.sort_unstable_by_key(|block| block.first_seq);
+        Ok(reports)
+    }
+
+    async fn compare_records(
+        &self,
+        blocks: &[&Block],
+        (first, last): (u64, u64),
+    ) -> Result<Vec<BlockReport>, Failure> {
+        let selection = Selection {
+            first,
+            last,
+            blocks: Some(blocks.iter().map(|block| block.number).collect()),
+            limit: ROWS,
+        };
+        let mut recorded = self.recorded(&selection).await?;
+        let mut rows = Vec::new();
+        for (sink, reader) in self.audited.readers() {
+            for content in reader.contents() {
+                let keys = reader.keys(self.corp, *content, selection.clone()).await;
+                let keys = by_block(keys.map_err(Failure::unreachable)?);
+                let place = Place {
+                    sink,
+                    content: *content,
+                };
+                rows.push((reader, place, keys));
+            }
+        }
+        let mut reports = Vec::new();
+        for block in blocks {
+            let recorded: Vec<Recorded> = recorded
+                .remove(&block.number)
+                .map_or_else(Vec::new, |block| block.into_values().collect());
+            let mut places = Vec::new();
+            for (reader, place, keys) in &mut rows {
+                let mut place = PlaceRows {
+                    place: *place,
+                    keys: keys.remove(&block.number).unwrap_or_default(),
+                    elsewhere: HashSet::new(),
+                };
+                if place.place.content == Content::Messages {
+                    let missing = place.missing(&recorded);
+                    let msgids: Vec<_> = missing.iter().map(|key| key.msgid).collect();
+                    let found = reader.at_any_position(self.corp, &msgids).await;
+                    place.elsewhere = found.map_err(Failure::unreachable)?;
+                }
+                places.push(place);
+            }
+            reports.push(judge(block, &recorded, &places));
+        }
+        Ok(reports)
+    }
+
+    /// What the ledger says about the selected records, by block.
+    async fn recorded(
+        &self,
+        selection: &Selection,
+    ) -> Result<BTreeMap<u64, BTreeMap<RecordKey, Recorded>>, Failure> {
+        let mut recorded = BTreeMap::<u64, BTreeMap<RecordKey, Recorded>>::new();
+        self.ledger()
+            .read(self.corp, |entry| {
+                let (seq, msgid, outcome) = match entry {
+                    LedgerEntry::Pulled(entry) if !entry.gap => (entry.seq, entry.msgid, None),
+                    LedgerEntry::Settled(settled) => {
+                        (settled.seq, settled.msgid, Some(settled.outcome))
+                    }
+                    _ => return,
+                };
+                if selection.covers(seq) {
+                    let key = RecordKey { seq, msgid };
+                    let block = recorded.entry(block_of(seq)).or_default();
+                    let one = block.entry(key).or_insert(Recorded { key, outcome });
+                    one.outcome = outcome.or(one.outcome);
+                }
+            })
+            .await?;
+        Ok(recorded)
+    }
+
+    /// Reports rows after the last position compared that belong to no record of the ledger. The
+    /// sinks are read before the ledger, which knows every record before a sink does.
+    async fn rows_unknown_to_the_ledger(&self, last: u64) -> Result<Vec<BlockReport>, Failure> {
+        let Some(first) = last.checked_add(1) else {
+            return Ok(Vec::new());
+        };
+        let selection = Selection {
+            first,
+            last: u64::MAX,
+            blocks: None,
+            limit: ROWS,
+        };
+        let mut rows = BTreeMap::<u64, Vec<PlaceRows>>::new();
+        for (sink, reader) in self.audited.readers() {
+            let content = Content::Messages;
+            let keys = reader.keys(self.corp, content, selection.clone()).await;
+            for (block, keys) in by_block(keys.map_err(Failure::unreachable)?) {
+                rows.entry(block).or_default().push(PlaceRows {
+                    place: Place { sink, content },
+                    keys,
+                    elsewhere: HashSet::new(),
+                });
+            }
+        }
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut known = HashSet::new();
+        self.ledger()
+            .read(self.corp, |entry| {
+                if let LedgerEntry::Pulled(entry) = entry
+                    && entry.seq > last
+                {
+                    let (seq, msgid) = (entry.seq, entry.msgid);
+                    known.insert(RecordKey { seq, msgid });
+                }
+            })
+            .await?;
+        let mut reports = Vec::new();
+        for (number, mut places) in rows {
+            for place in &mut places {
+                place.keys.retain(|key| !known.contains(key));
+            }
+            let sum = |place: &PlaceRows| PlaceSum {
+                place: place.place,
+                sum: Sum::over(&place.keys),
+            };
+            let block = Block {
+                number,
+                ledger: LedgerBlock::default(),
+                places: places.iter().map(sum).collect(),
+            };
+            if !block.agrees() {
+                reports.push(judge(&block, &[], &places));
+            }
+        }
+        Ok(reports)
+    }
 }
 
-async fn keep(
-    clickhouse: &ClickHouse,
-    report: &CorpReport,
-) -> Result<(), chatledger_clickhouse::Error> {
-    let rows = |sum: Option<Sum>| sum.map_or(0, |sum| sum.rows);
-    let bad: Vec<u64> = bad(report)
-        .map(|block| block.first_seq)
-        .take(NAMED)
-        .collect();
-    let total = &report.total;
-    let row = ReconciliationRow {
-        corp_id: report.corp_id.as_str(),
-        run_at: report.run_at,
-        first_seq: report.first_seq,
-        last_seq: report.last_seq,
-        pulled: total.pulled.rows,
-        clickhouse: rows(total.clickhouse),
-        parquet: rows(total.parquet),
-        dead_letters: total.dead_letters.rows,
-        dropped: total.dropped,
-        duplicates: total.duplicates,
-        missing: total.missing,
-        unexpected: total.unexpected,
-        repeated: total.repeated,
-        in_flight: total.in_flight,
-        gaps: total.gaps,
-        accounted: report.accounted,
-        bad_blocks: &bad,
-    };
-    clickhouse.keep_reconciliation(&row).await
+fn by_block(keys: Vec<RecordKey>) -> BTreeMap<u64, Vec<RecordKey>> {
+    let mut blocks = BTreeMap::<u64, Vec<RecordKey>>::new();
+    for key in keys {
+        blocks.entry(block_of(key.seq)).or_default().push(key);
+    }
+    blocks
 }
 
-fn bad(report: &CorpReport) -> impl Iterator<Item = &BlockReport> {
-    report.blocks.iter().filter(|block| !block.accounted)
-}
-
-fn tell(report: &CorpReport, all_blocks: bool) -> Result<(), Failure> {
-    let CorpReport {
+fn print(result: &Reconciliation, audited: &Audited, all_blocks: bool) -> Result<(), Failure> {
+    let Reconciliation {
         corp_id, last_seq, ..
-    } = report;
-    let verdict = if report.accounted {
+    } = result;
+    let verdict = if result.accounted {
         "every record is in exactly one place"
     } else {
         "NOT every record is accounted for"
     };
     say(&format!("corp {corp_id}, up to seq {last_seq}: {verdict}"))?;
-    let mut table = table();
-    let held =
-        |sum: Option<Sum>| sum.map_or_else(|| "not in use".to_owned(), |sum| sum.rows.to_string());
-    let row = |name: String, block: &Totals| {
-        let mut cells = vec![Cell::new(name)];
-        let numbers = [
-            block.pulled.rows.to_string(),
-            held(block.clickhouse),
-            held(block.parquet),
-            block.dead_letters.rows.to_string(),
-            block.dropped.to_string(),
-            block.duplicates.to_string(),
-            block.missing.to_string(),
-            block.unexpected.to_string(),
-            block.repeated.to_string(),
-            block.in_flight.to_string(),
-        ];
-        let right = |text| Cell::new(text).set_alignment(CellAlignment::Right);
-        cells.extend(numbers.into_iter().map(right));
-        cells
-    };
-    for block in &report.blocks {
-        if all_blocks || !block.accounted {
-            let mut one = Totals::default();
-            one.add(block);
-            table.add_row(row(
-                format!("{} – {}", block.first_seq, block.last_seq),
-                &one,
-            ));
-        }
+    say(&table(result, audited, all_blocks).to_string())?;
+    for finding in result.bad().flat_map(|block| &block.findings) {
+        say(&finding.to_string())?;
     }
-    table.add_row(row("all".to_owned(), &report.total));
-    say(&table.to_string())?;
-    for block in bad(report) {
-        for finding in &block.findings {
-            let what = serde_json::to_value(finding.what).map_err(Failure::other)?;
-            let what = what.as_str().unwrap_or_default().replace('_', " ");
-            say(&format!("seq {}: {what}", finding.seq))?;
-        }
+    for path in &result.unreadable {
+        say(&format!("{path}: not readable as a message file"))?;
     }
-    for path in &report.unreadable_files {
-        say(&format!("{path}: cannot be read as a file of messages"))?;
+    if result.unreadable_ledger > 0 {
+        say("the ledger is damaged; run `chatledger verify` to find out where")?;
     }
-    if report.unreadable_ledger > 0 {
-        say("the ledger itself is damaged; `chatledger verify` tells where")?;
-    }
-    if report.total.gaps > 0 {
-        let gaps = report.total.gaps;
+    if result.total.gaps > 0 {
+        let gaps = result.total.gaps;
         say(&format!(
-            "{gaps} accepted gaps: what the archive had there is not known"
+            "{gaps} accepted gaps: it is unknown which records the archive had there"
         ))?;
     }
-    if report.behind > 0 {
-        let behind = report.behind;
+    if result.not_compared > 0 {
+        let records = result.not_compared;
         say(&format!(
-            "{behind} records pulled behind it are still on their way"
+            "{records} records after seq {last_seq} have not reached every sink yet"
         ))?;
     }
     Ok(())
 }
 
-fn table() -> Table {
+/// One row for each bad block (or every block) and one for the total.
+fn table(result: &Reconciliation, audited: &Audited, all_blocks: bool) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(vec![
-        "seq",
-        "pulled",
-        "ClickHouse",
-        "Parquet",
+    let sinks: BTreeSet<&str> = audited.readers().map(|(sink, _)| sink).collect();
+    let mut header = vec!["seq", "pulled"];
+    header.extend(&sinks);
+    header.extend([
         "dead letters",
-        "dropped",
+        "discarded",
         "duplicates",
         "missing",
         "unexpected",
         "repeated",
         "in flight",
     ]);
+    table.set_header(header);
+    let row = |name: String, totals: &Totals| {
+        let held = |sink: &&str| {
+            let mut places = totals.places.iter();
+            let held = places.find(|held| {
+                held.place.content == Content::Messages && held.place.sink == **sink
+            });
+            held.map_or(0, |held| held.sum.rows)
+        };
+        let mut numbers = vec![totals.pulled.rows];
+        numbers.extend(sinks.iter().map(held));
+        numbers.extend([
+            totals.dead_letters.rows,
+            totals.discarded,
+            totals.duplicates,
+            totals.missing,
+            totals.unexpected,
+            totals.repeated,
+            totals.in_flight,
+        ]);
+        let right = |number: u64| Cell::new(number).set_alignment(CellAlignment::Right);
+        let mut cells = vec![Cell::new(name)];
+        cells.extend(numbers.into_iter().map(right));
+        cells
+    };
+    for block in &result.blocks {
+        if all_blocks || !block.accounted {
+            let name = format!("{} – {}", block.first_seq, block.last_seq);
+            table.add_row(row(name, &Totals::over([block])));
+        }
+    }
+    table.add_row(row("all".to_owned(), &result.total));
     table
 }

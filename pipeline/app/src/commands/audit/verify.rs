@@ -1,167 +1,45 @@
-//! `chatledger verify`: follows the hash chain and compares what rows hold with what was pulled.
+//! `chatledger verify`: follows the hash chain and compares the content of rows with the ledger.
 //!
-//! The chain is in the ledger; its links are also in the metadata of the Parquet files, so a ledger
-//! that was written anew does not fit the files. Of every message the ledger holds a digest of what
-//! its row must hold; rows of files and of the table are compared with it.
+//! The chain is in the ledger. Some of its links are also stored with rows (in the metadata of the
+//! Parquet files), so a ledger that was rewritten does not match them. For every message the ledger
+//! holds a digest of its row; the rows of every sink are compared with it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use chatledger_engine::audit::chain::{Finding, Tampered, Verifier};
+use chatledger_engine::audit::AuditReader;
+use chatledger_engine::audit::chain::{Alteration, Tampered, Verifier};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::CorpId;
-use chatledger_schemas::ledger::{Anchor, Digest128, Outcome, Settled};
+use chatledger_schemas::ledger::{Anchor, Digest128, Outcome, RecordKey, RowDigest, Settled};
 use serde::Serialize;
 
-use super::{LedgerReader, Step, bar, clickhouse, corps, each_file, load, patience, unanswered};
+use super::{Audited, LedgerEntry, LedgerReader};
 use crate::cli::VerifyArgs;
 use crate::commands::say;
 use crate::exit::Failure;
 
-/// Positions whose rows are read from the table at once.
-const AT_ONCE: usize = 20_000;
-/// Of records pulled within this time it is remembered when, because they may be on their way.
-const FRESH: Duration = Duration::from_secs(24 * 3600);
-/// Findings that are told; all of them are counted.
-const TOLD: usize = 50;
+/// The pull time of records is remembered if it is within this time, because they may still be in
+/// flight.
+const RECENT: Duration = Duration::from_secs(24 * 3600);
+/// Findings reported; all of them are counted.
+const REPORTED: usize = 50;
 
-/// Carries the command out.
+/// Runs the command.
 pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
-    let settings = load(&args.config)?;
-    let clickhouse = clickhouse(&settings).await?;
-    let target = settings.parquet.as_ref().map(|parquet| &parquet.target);
-    let reader = LedgerReader::of(&settings);
+    let audited = Audited::load(&args.config).await?;
+    let settle = args.settle.map_or_else(|| audited.patience(), Into::into);
     let mut reports = Vec::new();
-    for corp in corps(&settings, args.corp.as_deref())? {
-        let mut report = Report::new(&corp.id);
-        let mut anchors = Vec::new();
-        if let Some(target) = target {
-            each_file(
-                target,
-                &corp.id,
-                |file| file.contents.anchors(),
-                |path, found| {
-                    anchors.extend(found.into_iter().map(|anchor| (anchor, path.clone())));
-                },
-            )
-            .await?;
-        }
-        let known = follow(&reader, &corp.id, anchors, &mut report).await?;
-        // What not every sink can have yet is not missed.
-        let settle = args.settle.map_or_else(|| patience(&settings), Into::into);
-        let due = Due {
-            position: reader.delivered(&corp.id)?,
-            before: now_ms().saturating_sub(settle.as_millis() as i64),
-        };
-        let mut strangers = Vec::new();
-        if let Some(target) = target {
-            let mut seen = Seen::new(&known);
-            let mut found = Vec::new();
-            let unreadable = each_file(
-                target,
-                &corp.id,
-                |file| {
-                    let mut rows = Vec::new();
-                    file.contents.rows(|row| rows.push(row))?;
-                    Ok(rows)
-                },
-                |path, in_file| {
-                    for row in in_file {
-                        let row = Row {
-                            seq: row.key.seq,
-                            msgid: row.key.msgid,
-                            digest: row.row,
-                        };
-                        match seen.row(&row) {
-                            None => {}
-                            Some(Tampered::Inserted) => strangers.push((path.clone(), row)),
-                            Some(what) => found.push((what, path.clone(), row.seq)),
-                        }
-                    }
-                },
-            )
-            .await?;
-            for path in unreadable {
-                report.find(Tampered::Changed, &path, 0);
-            }
-            for (what, path, seq) in found {
-                report.find(what, &path, seq);
-            }
-            report.parquet_rows = Some(seen.rows);
-            for (seq, _) in seen.missed(&due) {
-                report.find(Tampered::Removed, "parquet", seq);
-            }
-        }
-        if let Some(clickhouse) = &clickhouse {
-            let mut seen = Seen::new(&known);
-            let mut positions: Vec<u64> = known.first.keys().copied().collect();
-            positions.sort_unstable();
-            let bar = bar("rows of the table", positions.len() as u64);
-            let mut from = 0;
-            let ends = positions.chunks(AT_ONCE).filter_map(|chunk| chunk.last());
-            // The last stretch goes beyond what the ledger knows.
-            for to in ends.copied().chain([u64::MAX]) {
-                let read = clickhouse.row_digests(&corp.id, (from, to)).await;
-                for row in read.map_err(|error| unanswered(&error))? {
-                    let row = Row {
-                        seq: row.key.seq,
-                        msgid: row.key.msgid,
-                        digest: row.row,
-                    };
-                    match seen.row(&row) {
-                        None => {}
-                        Some(Tampered::Inserted) => strangers.push(("clickhouse".into(), row)),
-                        Some(what) => report.find(what, "clickhouse", row.seq),
-                    }
-                }
-                bar.inc(AT_ONCE as u64);
-                from = to.saturating_add(1);
-            }
-            bar.finish_and_clear();
-            report.clickhouse_rows = Some(seen.rows);
-            // Of a message that the archive repeated late, the table keeps one row.
-            let missed = seen.missed(&due);
-            let msgids: Vec<Digest128> = missed.iter().map(|(_, msgid)| *msgid).collect();
-            let elsewhere = clickhouse.rows_of(&corp.id, &msgids).await;
-            let elsewhere = elsewhere.map_err(|error| unanswered(&error))?;
-            let elsewhere: HashSet<Digest128> = elsewhere.iter().map(|row| row.msgid).collect();
-            for (seq, msgid) in missed {
-                if !elsewhere.contains(&msgid) {
-                    report.find(Tampered::Removed, "clickhouse", seq);
-                }
-            }
-        }
-        if !strangers.is_empty() {
-            // What has come since the ledger was read is in it now.
-            let mut later = Known::default();
-            reader.read(&corp.id, |step| later.step(step)).await?;
-            // A new row rightly stands in the table and in a file.
-            let (mut table, mut files) = (Seen::new(&later), Seen::new(&later));
-            for (place, row) in strangers {
-                let seen = match &place[..] {
-                    "clickhouse" => &mut table,
-                    _ => &mut files,
-                };
-                let new = known.of(row.seq, row.msgid).is_none();
-                let what = if new {
-                    seen.row(&row)
-                } else {
-                    Some(Tampered::Inserted)
-                };
-                if let Some(what) = what {
-                    report.find(what, &place, row.seq);
-                }
-            }
-        }
-        reports.push(report);
+    for corp in audited.corps(args.corp.as_deref())? {
+        reports.push(verify_corp(&audited, &corp.id, settle).await?);
     }
     let intact = reports.iter().all(|report| report.findings.is_empty());
     if args.json {
         say(&serde_json::json!({ "intact": intact, "corps": reports }).to_string())?;
     } else {
         for report in &reports {
-            tell(report)?;
+            print(report)?;
         }
     }
     if intact {
@@ -171,6 +49,115 @@ pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
             "something is not as it was written"
         )))
     }
+}
+
+async fn verify_corp(
+    audited: &Audited,
+    corp: &CorpId,
+    settle: Duration,
+) -> Result<Report, Failure> {
+    let mut report = Report::new(corp);
+    let mut anchors = Vec::new();
+    for (_, reader) in audited.readers() {
+        anchors.extend(reader.anchors(corp).await.map_err(Failure::unreachable)?);
+    }
+    let known = follow(&audited.ledger, corp, anchors, &mut report).await?;
+    // A record that cannot be in every sink yet is not missing.
+    let due = Due {
+        position: audited.ledger.delivered(corp)?,
+        before: now_ms().saturating_sub(settle.as_millis() as i64),
+    };
+    let mut unknown = Vec::new();
+    for (sink, reader) in audited.readers() {
+        let unknown_there = compare(sink, reader, corp, &known, &due, &mut report).await?;
+        unknown.extend(unknown_there);
+    }
+    if !unknown.is_empty() {
+        recheck(&audited.ledger, corp, &known, unknown, &mut report).await?;
+    }
+    Ok(report)
+}
+
+/// A row that belongs to no record of the ledger as it was read.
+struct UnknownRow {
+    sink: &'static str,
+    /// The part of the sink that holds it.
+    part: String,
+    row: RowDigest,
+}
+
+/// Compares the rows of one sink with the ledger. Returns rows that the ledger does not know.
+async fn compare(
+    sink: &'static str,
+    reader: &dyn AuditReader,
+    corp: &CorpId,
+    known: &Known,
+    due: &Due,
+    report: &mut Report,
+) -> Result<Vec<UnknownRow>, Failure> {
+    let mut rows = SinkRows::new(known);
+    let mut unknown = Vec::new();
+    let mut found = Vec::new();
+    let mut positions: Vec<u64> = known.first.keys().copied().collect();
+    positions.sort_unstable();
+    let mut check = |part: &str, row: RowDigest| match rows.check(&row) {
+        None => {}
+        Some(Tampered::Inserted) => unknown.push(UnknownRow {
+            sink,
+            part: part.to_owned(),
+            row,
+        }),
+        Some(what) => found.push((what, part.to_owned(), row.key.seq)),
+    };
+    let unreadable = reader.rows(corp, &positions, &mut check).await;
+    for part in unreadable.map_err(Failure::unreachable)? {
+        report.find(Tampered::Changed, &part, 0);
+    }
+    for (what, part, seq) in found {
+        report.find(what, &part, seq);
+    }
+    report.rows.push(SinkCount {
+        sink,
+        rows: rows.count,
+    });
+    let missing = rows.missing(due);
+    // A sink may keep one row of a message that the archive returned twice.
+    let msgids: Vec<Digest128> = missing.iter().map(|key| key.msgid).collect();
+    let elsewhere = reader.at_any_position(corp, &msgids).await;
+    let elsewhere = elsewhere.map_err(Failure::unreachable)?;
+    for key in missing {
+        if !elsewhere.contains(&key.msgid) {
+            report.find(Tampered::Removed, sink, key.seq);
+        }
+    }
+    Ok(unknown)
+}
+
+/// Reads the ledger again: records that were pulled since the first time are in it now, and their
+/// rows are expected in every sink.
+async fn recheck(
+    ledger: &LedgerReader,
+    corp: &CorpId,
+    known: &Known,
+    unknown: Vec<UnknownRow>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let mut later = Known::default();
+    ledger.read(corp, |entry| later.add(entry)).await?;
+    let mut sinks: HashMap<&str, SinkRows<'_>> = HashMap::new();
+    for UnknownRow { sink, part, row } in unknown {
+        let rows = sinks.entry(sink).or_insert_with(|| SinkRows::new(&later));
+        let is_new = known.of(row.key).is_none();
+        let what = if is_new {
+            rows.check(&row)
+        } else {
+            Some(Tampered::Inserted)
+        };
+        if let Some(what) = what {
+            report.find(what, &part, row.key.seq);
+        }
+    }
+    Ok(())
 }
 
 /// The result for one corp.
@@ -183,10 +170,16 @@ struct Report {
     anchors: u64,
     /// The chain's last link.
     link: String,
-    parquet_rows: Option<u64>,
-    clickhouse_rows: Option<u64>,
+    /// Rows read from each sink.
+    rows: Vec<SinkCount>,
     findings_total: u64,
-    findings: Vec<Finding>,
+    findings: Vec<Alteration>,
+}
+
+#[derive(Debug, Serialize)]
+struct SinkCount {
+    sink: &'static str,
+    rows: u64,
 }
 
 impl Report {
@@ -197,15 +190,14 @@ impl Report {
             gaps: 0,
             anchors: 0,
             link: String::new(),
-            parquet_rows: None,
-            clickhouse_rows: None,
+            rows: Vec::new(),
             findings_total: 0,
             findings: Vec::new(),
         }
     }
 
     fn find(&mut self, what: Tampered, place: &str, seq: u64) {
-        self.add(Finding {
+        self.add(Alteration {
             what,
             place: place.to_owned(),
             number: 0,
@@ -213,37 +205,37 @@ impl Report {
         });
     }
 
-    fn add(&mut self, finding: Finding) {
+    fn add(&mut self, finding: Alteration) {
         self.findings_total += 1;
-        if self.findings.len() < TOLD {
+        if self.findings.len() < REPORTED {
             self.findings.push(finding);
         }
     }
 }
 
-/// What the ledger holds of records that were settled.
+/// What the ledger holds about settled records.
 #[derive(Default)]
 struct Known {
     first: HashMap<u64, Settled>,
-    /// Further records of a position: a broken one takes its neighbour's.
+    /// Further records at one position: a record without a readable `seq` gets its neighbour's.
     further: HashMap<u64, Vec<Settled>>,
     /// When the newest records were pulled, milliseconds since the epoch, UTC.
     pulled: HashMap<u64, i64>,
-    /// Records pulled before this are old news.
-    fresh: i64,
+    /// Pull times before this are not remembered.
+    recent: i64,
 }
 
 impl Known {
-    fn step(&mut self, step: Step) {
-        match step {
-            Step::Pulled(entry) if entry.at >= self.fresh => {
+    fn add(&mut self, entry: LedgerEntry) {
+        match entry {
+            LedgerEntry::Pulled(entry) if entry.at >= self.recent => {
                 self.pulled.insert(entry.seq, entry.at);
             }
-            Step::Pulled(_) | Step::Unreadable => {}
-            Step::Settled(settled) => match self.first.entry(settled.seq) {
-                Entry::Vacant(place) => drop(place.insert(settled)),
-                Entry::Occupied(mut there) if there.get().msgid == settled.msgid => {
-                    there.insert(settled);
+            LedgerEntry::Pulled(_) | LedgerEntry::Unreadable => {}
+            LedgerEntry::Settled(settled) => match self.first.entry(settled.seq) {
+                Entry::Vacant(vacant) => drop(vacant.insert(settled)),
+                Entry::Occupied(mut known) if known.get().msgid == settled.msgid => {
+                    known.insert(settled);
                 }
                 Entry::Occupied(_) => {
                     let further = self.further.entry(settled.seq).or_default();
@@ -254,10 +246,10 @@ impl Known {
         }
     }
 
-    fn of(&self, seq: u64, msgid: Digest128) -> Option<&Settled> {
-        let further = self.further.get(&seq).into_iter().flatten();
-        let mut all = self.first.get(&seq).into_iter().chain(further);
-        all.find(|settled| settled.msgid == msgid)
+    fn of(&self, key: RecordKey) -> Option<&Settled> {
+        let further = self.further.get(&key.seq).into_iter().flatten();
+        let mut all = self.first.get(&key.seq).into_iter().chain(further);
+        all.find(|settled| settled.msgid == key.msgid)
     }
 
     fn all(&self) -> impl Iterator<Item = &Settled> {
@@ -265,6 +257,7 @@ impl Known {
     }
 }
 
+/// Follows the chain of the ledger.
 async fn follow(
     reader: &LedgerReader,
     corp: &CorpId,
@@ -276,17 +269,17 @@ async fn follow(
         .filter(|(anchor, _)| anchor.corp_id == *corp);
     let mut verifier = Verifier::new(corp.as_str(), anchors);
     let mut known = Known {
-        fresh: now_ms().saturating_sub(FRESH.as_millis() as i64),
+        recent: now_ms().saturating_sub(RECENT.as_millis() as i64),
         ..Known::default()
     };
     reader
-        .read(corp, |step| {
-            match &step {
-                Step::Pulled(entry) => verifier.entry(entry),
-                Step::Settled(_) => {}
-                Step::Unreadable => verifier.unreadable(),
+        .read(corp, |entry| {
+            match &entry {
+                LedgerEntry::Pulled(entry) => verifier.entry(entry),
+                LedgerEntry::Settled(_) => {}
+                LedgerEntry::Unreadable => verifier.unreadable(),
             }
-            known.step(step);
+            known.add(entry);
         })
         .await?;
     let followed = verifier.finish();
@@ -300,14 +293,7 @@ async fn follow(
     Ok(known)
 }
 
-/// What a place holds of a message.
-struct Row {
-    seq: u64,
-    msgid: Digest128,
-    digest: Digest128,
-}
-
-/// Which records every place must have by now.
+/// Which records every sink must have by now.
 struct Due {
     /// Up to this position, if it is known.
     position: Option<u64>,
@@ -315,28 +301,28 @@ struct Due {
     before: i64,
 }
 
-/// The rows of one place against the ledger.
-struct Seen<'a> {
+/// The rows of one sink, compared with the ledger.
+struct SinkRows<'a> {
     known: &'a Known,
-    there: HashSet<(u64, Digest128)>,
-    rows: u64,
+    present: HashSet<RecordKey>,
+    count: u64,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> SinkRows<'a> {
     fn new(known: &'a Known) -> Self {
         Self {
             known,
-            there: HashSet::new(),
-            rows: 0,
+            present: HashSet::new(),
+            count: 0,
         }
     }
 
-    /// What is wrong with a row, if anything is.
-    fn row(&mut self, row: &Row) -> Option<Tampered> {
-        self.rows += 1;
-        let first = self.there.insert((row.seq, row.msgid));
-        let Some(settled) = self.known.of(row.seq, row.msgid) else {
-            let position = self.known.first.contains_key(&row.seq);
+    /// What is wrong with a row; `None` if nothing is.
+    fn check(&mut self, row: &RowDigest) -> Option<Tampered> {
+        self.count += 1;
+        let first = self.present.insert(row.key);
+        let Some(settled) = self.known.of(row.key) else {
+            let position = self.known.first.contains_key(&row.key.seq);
             return Some(if position {
                 Tampered::Changed
             } else {
@@ -346,29 +332,32 @@ impl<'a> Seen<'a> {
         match settled.outcome {
             _ if !first => Some(Tampered::Inserted),
             Outcome::Message if settled.row != row.digest => Some(Tampered::Changed),
-            // A letter that was replayed: the ledger holds no digest of its row.
+            // A replayed dead letter: the ledger holds no digest of its row.
             Outcome::Message | Outcome::DeadLetter => None,
             Outcome::Duplicate => Some(Tampered::Inserted),
         }
     }
 
-    /// Messages without a row, ascending, that should have one.
-    fn missed(&self, due: &Due) -> Vec<(u64, Digest128)> {
+    /// Messages without a row that must have one, ascending.
+    fn missing(&self, due: &Due) -> Vec<RecordKey> {
         let position = due.position.unwrap_or(u64::MAX);
         let pulled = |seq| self.known.pulled.get(&seq).copied().unwrap_or_default();
-        let mut missed: Vec<(u64, Digest128)> = self
+        let mut missing: Vec<RecordKey> = self
             .known
             .all()
             .filter(|settled| settled.outcome == Outcome::Message && settled.seq <= position)
-            .map(|settled| (settled.seq, settled.msgid))
-            .filter(|key| !self.there.contains(key) && pulled(key.0) < due.before)
+            .map(|settled| RecordKey {
+                seq: settled.seq,
+                msgid: settled.msgid,
+            })
+            .filter(|key| !self.present.contains(key) && pulled(key.seq) < due.before)
             .collect();
-        missed.sort_unstable();
-        missed
+        missing.sort_unstable();
+        missing
     }
 }
 
-fn tell(report: &Report) -> Result<(), Failure> {
+fn print(report: &Report) -> Result<(), Failure> {
     let Report {
         corp_id,
         entries,
@@ -386,31 +375,27 @@ fn tell(report: &Report) -> Result<(), Failure> {
         "  ledger: {entries} records in the chain, {} accepted gaps, last link {link}",
         report.gaps
     ))?;
-    if let Some(rows) = report.parquet_rows {
-        say(&format!(
-            "  Parquet: {rows} rows, {anchors} anchors of the chain"
-        ))?;
-    }
-    if let Some(rows) = report.clickhouse_rows {
-        say(&format!("  ClickHouse: {rows} rows"))?;
+    say(&format!("  links stored with rows: {anchors}"))?;
+    for SinkCount { sink, rows } in &report.rows {
+        say(&format!("  {sink}: {rows} rows"))?;
     }
     for finding in &report.findings {
         let what = match finding.what {
             Tampered::Changed => "was changed",
             Tampered::Removed => "was removed",
             Tampered::Inserted => "was inserted",
-            Tampered::Moved => "stands in another place than it was written",
-            Tampered::Unanchored => "does not fit the chain in the ledger",
+            Tampered::Moved => "is not at its original position",
+            Tampered::Unanchored => "does not match the chain in the ledger",
         };
-        let Finding {
+        let Alteration {
             place, number, seq, ..
         } = finding;
         let which = match (finding.what, *number) {
             (Tampered::Removed, number) if number > 0 => {
-                format!("record {number}, behind seq {seq},")
+                format!("record {number} (after seq {seq})")
             }
             (_, 0) => format!("seq {seq}"),
-            (_, number) => format!("record {number}, seq {seq},"),
+            (_, number) => format!("record {number} (seq {seq})"),
         };
         say(&format!("  {place}: {which} {what}"))?;
     }

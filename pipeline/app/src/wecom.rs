@@ -1,24 +1,14 @@
-//! The engine's ports, filled in with connectors. Connectors do not know the engine and the engine
-//! does not know them, so each port has a thin shell here.
+//! WeCom's archive and directory as the engine's ports. The connector does not know the engine.
 
-mod files;
-mod tables;
-
-use std::sync::Arc;
-
-use chatledger_clickhouse::ClickHouse;
 use chatledger_engine::failpoint;
 use chatledger_engine::fault::Fault;
-use chatledger_engine::ports::{DirectorySink, DirectorySource, Source};
+use chatledger_engine::ports::{DirectorySource, Source};
 use chatledger_engine::shared::now_ms;
-use chatledger_schemas::directory::{DirectoryRow, Room, Snapshot};
-use chatledger_schemas::{CorpId, SealedRecord};
+use chatledger_schemas::SealedRecord;
+use chatledger_schemas::directory::{Room, Snapshot};
 use chatledger_wecom::{Archive, DirectoryClient};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-
-pub use self::files::{FileCheckpoints, FileWriter};
-pub use self::tables::{TableCheckpoints, TableWriter};
 
 fn wecom_fault(error: chatledger_wecom::Error) -> Fault {
     let pause = error.retry_after();
@@ -53,26 +43,6 @@ impl DirectorySource for WecomDirectory {
                 .sync(wanted, known, now_ms())
                 .await
                 .map_err(wecom_fault)
-        }
-        .boxed()
-    }
-}
-
-/// The directory tables.
-pub struct DirectoryTables(pub Arc<ClickHouse>);
-
-impl DirectorySink for DirectoryTables {
-    fn store<'a>(
-        &'a self,
-        corp: &'a CorpId,
-        taken_at: i64,
-        rows: &'a [DirectoryRow],
-    ) -> BoxFuture<'a, Result<(), Fault>> {
-        async move {
-            self.0
-                .insert_directory(corp, taken_at, rows)
-                .await
-                .map_err(Fault::new)
         }
         .boxed()
     }

@@ -1,0 +1,448 @@
+//! The sink ClickHouse: rows into tables, sink checkpoints into the table `lanes`, audits.
+//!
+//! A batch that may have been sent before is inserted under its token, and then its rows are looked
+//! for: a server that was killed during an insert can remember the token without the rows, and then
+//! drops the repeat. Rows that stay missing are inserted under a new token. They are looked for
+//! several times first, because an insert that still runs in the server shows its rows late, and
+//! inserting them then would store them twice until parts are merged.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use chatledger_clickhouse::tables::{
+    DeadLetterEvents, DeadLetters, Messages, SettledDeadLetters, Violations,
+};
+use chatledger_clickhouse::{AuditedRows, BatchTable, ClickHouse, Error, ReconciliationRow};
+use chatledger_engine::audit::report::Reconciliation;
+use chatledger_engine::audit::{AuditReader, BLOCK, Content, Selection, SinkSums, Sum};
+use chatledger_engine::batch::{Batch, BatchRange};
+use chatledger_engine::failpoint::Step;
+use chatledger_engine::fault::Fault;
+use chatledger_engine::ports::{BatchWriter, CheckpointStore, DirectorySink, WriteAttempt};
+use chatledger_engine::sink::{Limits, Probe, ProbeError, SchemaVersions, Sink, Stream};
+use chatledger_engine::sink_checkpoint::SinkCheckpoint;
+use chatledger_schemas::dead_letter::Event;
+use chatledger_schemas::directory::DirectoryRow;
+use chatledger_schemas::ledger::{Digest128, RecordKey, RowDigest};
+use chatledger_schemas::{Classified, CorpId, FaultClass};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tracing::warn;
+
+use super::{Kind, LANE_BYTES, checkpoint_name, steps};
+use crate::config::Settings;
+use crate::exit::{Failure, chain};
+
+const NAME: &str = "clickhouse";
+
+/// This kind of sink.
+pub(super) const KIND: Kind = Kind {
+    name: NAME,
+    fail_points: || {
+        let mut points = steps(NAME, chatledger_clickhouse::FAIL_POINTS, Step::both);
+        let checkpoints = chatledger_clickhouse::CHECKPOINT_FAIL_POINTS;
+        points.extend(steps(NAME, checkpoints, Step::kafka));
+        points
+    },
+    make,
+};
+
+/// How many times missing rows are looked for, with growing pauses between, before they are taken
+/// for lost: two to four seconds together.
+const LOOKS: u32 = 6;
+/// Positions whose rows are read at once.
+const ROWS_AT_ONCE: usize = 20_000;
+
+fn make(settings: &Settings) -> Result<Option<Sink>, Failure> {
+    let Some(setting) = &settings.clickhouse else {
+        return Ok(None);
+    };
+    let client = ClickHouse::new(setting.options.clone())
+        .map_err(|error| Failure::config(format!("sink.clickhouse: {}", chain(&error))))?;
+    let client = Arc::new(client);
+    let writer = Arc::clone(&client);
+    Ok(Some(Sink {
+        name: NAME,
+        title: "ClickHouse",
+        address: setting.options.url.clone(),
+        streams: &Stream::ALL,
+        limits: Limits {
+            rows: setting.batch_rows,
+            bytes: LANE_BYTES,
+            interval: setting.batch_interval,
+        },
+        make_writer: Arc::new(move || Box::new(TableWriter::new(Arc::clone(&writer)))),
+        checkpoints: Arc::new(TableCheckpoints {
+            client: Arc::clone(&client),
+            prefix: settings.kafka.prefix.clone(),
+        }),
+        probe: Arc::new(Server(Arc::clone(&client))),
+        audit: Some(Arc::new(TableAudit(Arc::clone(&client)))),
+        directory: Some(Arc::new(DirectoryTables(client))),
+    }))
+}
+
+/// The server does not show all rows of a batch whose token it knows.
+#[derive(Debug, thiserror::Error)]
+#[error("{rows} rows of the batch are not in {table}, although the server knows its insert token")]
+struct Hidden {
+    table: &'static str,
+    rows: usize,
+}
+
+impl Classified for Hidden {
+    fn class(&self) -> FaultClass {
+        FaultClass::Retry
+    }
+}
+
+/// The writing end of a lane.
+struct TableWriter {
+    client: Arc<ClickHouse>,
+    batches: Vec<Arc<Batch>>,
+    bytes: usize,
+    /// How many times rows of the current batch were looked for in vain.
+    looks: u32,
+}
+
+impl TableWriter {
+    fn new(client: Arc<ClickHouse>) -> Self {
+        Self {
+            client,
+            batches: Vec::new(),
+            bytes: 0,
+            looks: 0,
+        }
+    }
+
+    /// Returns a new token under which missing rows are inserted, or a fault while they may still
+    /// appear. The new token is random: what happened to one token can happen again.
+    fn token_for_missing(
+        &mut self,
+        table: &'static str,
+        token: &str,
+        rows: usize,
+    ) -> Result<String, Fault> {
+        self.looks += 1;
+        if self.looks < LOOKS {
+            return Err(Fault::new(Hidden { table, rows }));
+        }
+        self.looks = 0;
+        warn!(
+            table,
+            token, rows, "the server knows the insert token but lost its rows; inserting them again"
+        );
+        Ok(format!("{token}-{:016x}", rand::random::<u64>()))
+    }
+
+    /// Inserts the rows of one table and, if they may have been sent before, checks that they are
+    /// there.
+    async fn deliver<'r, T: BatchTable>(
+        &mut self,
+        table: T,
+        token: &str,
+        attempt: WriteAttempt,
+        records: Vec<T::Record<'r>>,
+    ) -> Result<(), Fault> {
+        let client = Arc::clone(&self.client);
+        let inserted = client.insert(table, token, records.iter().copied());
+        inserted.await.map_err(Fault::new)?;
+        if attempt == WriteAttempt::First {
+            return Ok(());
+        }
+        loop {
+            let absent = client.absent(table, &records).await.map_err(Fault::new)?;
+            if absent.is_empty() {
+                return Ok(());
+            }
+            let token = self.token_for_missing(T::NAME, token, absent.len())?;
+            let inserted = client.insert(table, &token, absent).await;
+            inserted.map_err(Fault::new)?;
+        }
+    }
+}
+
+/// The approximate memory a batch uses.
+fn weight(batch: &Batch) -> usize {
+    let messages = batch
+        .messages
+        .iter()
+        .map(|message| message.payload.len() + message.content.len() + 600);
+    let dead_letters = batch
+        .dead_letters
+        .iter()
+        .map(|dead_letter| dead_letter.sealed.len() + 300);
+    let others = batch.violations.len() + batch.events.len();
+    messages.sum::<usize>() + dead_letters.sum::<usize>() + others * 500
+}
+
+impl BatchWriter for TableWriter {
+    fn append(&mut self, batch: Arc<Batch>) -> BoxFuture<'_, Result<(), Fault>> {
+        self.bytes += weight(&batch);
+        self.batches.push(batch);
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn write<'a>(
+        &'a mut self,
+        log: &'a str,
+        range: &'a BatchRange,
+        attempt: WriteAttempt,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        async move {
+            let token = range.name(log);
+            let batches = self.batches.clone();
+            let batches = || batches.iter().map(Arc::as_ref);
+            // Messages first: no violation or dead letter is visible before its message.
+            let rows = batches().flat_map(|batch| &batch.messages).collect();
+            self.deliver(Messages, &token, attempt, rows).await?;
+            let rows = batches().flat_map(|batch| &batch.violations).collect();
+            self.deliver(Violations, &token, attempt, rows).await?;
+            let rows = batches().flat_map(|batch| &batch.dead_letters).collect();
+            self.deliver(DeadLetters, &token, attempt, rows).await?;
+            let events = || batches().flat_map(|batch| &batch.events);
+            let rows = events().filter(|event| event.event.closes()).collect();
+            self.deliver(SettledDeadLetters, &token, attempt, rows)
+                .await?;
+            let rows = events().filter(|event| event.event != Event::Retried);
+            self.deliver(DeadLetterEvents, &token, attempt, rows.collect())
+                .await?;
+            self.batches.clear();
+            self.bytes = 0;
+            self.looks = 0;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// Sink checkpoints in the table `lanes`.
+struct TableCheckpoints {
+    client: Arc<ClickHouse>,
+    prefix: String,
+}
+
+impl CheckpointStore for TableCheckpoints {
+    fn load<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<SinkCheckpoint>, Fault>> {
+        async move {
+            let name = checkpoint_name(&self.prefix, log);
+            let stored = self.client.sink_checkpoint(&name).await;
+            let stored = stored.map_err(Fault::new)?;
+            Ok(stored.map(|row| SinkCheckpoint {
+                position: row.position,
+                fingerprint: row.fingerprint,
+            }))
+        }
+        .boxed()
+    }
+
+    fn store<'a>(
+        &'a self,
+        log: &'a str,
+        checkpoint: SinkCheckpoint,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        async move {
+            let name = checkpoint_name(&self.prefix, log);
+            let row = chatledger_clickhouse::SinkCheckpoint {
+                position: checkpoint.position,
+                fingerprint: checkpoint.fingerprint,
+            };
+            let stored = self.client.store_sink_checkpoint(&name, row).await;
+            stored.map_err(Fault::new)
+        }
+        .boxed()
+    }
+}
+
+/// The server and its schema.
+struct Server(Arc<ClickHouse>);
+
+fn probe_error(error: Error) -> ProbeError {
+    match error {
+        Error::SchemaTooNew { .. } | Error::SchemaTooOld { .. } => {
+            ProbeError::Refused(Fault::new(error))
+        }
+        other => ProbeError::Unusable(Fault::new(other)),
+    }
+}
+
+impl Probe for Server {
+    fn answers(&self) -> BoxFuture<'_, Result<(), ProbeError>> {
+        async move { self.0.ping().await.map_err(probe_error) }.boxed()
+    }
+
+    fn readable(&self) -> BoxFuture<'_, Result<(), ProbeError>> {
+        async move { self.0.migrated().await.map_err(probe_error) }.boxed()
+    }
+
+    fn prepare(&self) -> BoxFuture<'_, Result<Option<SchemaVersions>, ProbeError>> {
+        async move {
+            let done = self.0.migrate().await.map_err(probe_error)?;
+            Ok(Some(SchemaVersions {
+                from: done.from,
+                to: done.to,
+            }))
+        }
+        .boxed()
+    }
+}
+
+/// The tables, read back.
+struct TableAudit(Arc<ClickHouse>);
+
+fn audited(content: Content) -> AuditedRows {
+    match content {
+        Content::Messages => AuditedRows::Messages,
+        Content::OpenDeadLetters => AuditedRows::OpenDeadLetters,
+        Content::DiscardedDeadLetters => AuditedRows::DiscardedDeadLetters,
+    }
+}
+
+impl AuditReader for TableAudit {
+    fn contents(&self) -> &'static [Content] {
+        &[
+            Content::Messages,
+            Content::OpenDeadLetters,
+            Content::DiscardedDeadLetters,
+        ]
+    }
+
+    fn sums<'a>(
+        &'a self,
+        corp: &'a CorpId,
+        first: u64,
+        last: u64,
+    ) -> BoxFuture<'a, Result<SinkSums, Fault>> {
+        async move {
+            let mut sums = SinkSums::default();
+            for content in self.contents() {
+                let rows = audited(*content);
+                let blocks = self.0.block_sums(rows, corp, (first, last), BLOCK).await;
+                let blocks = blocks.map_err(Fault::new)?.into_iter().map(|block| {
+                    let (rows, hash) = (block.rows, block.hash);
+                    (block.block, Sum { rows, hash })
+                });
+                sums.places.insert(*content, blocks.collect());
+            }
+            Ok(sums)
+        }
+        .boxed()
+    }
+
+    fn keys<'a>(
+        &'a self,
+        corp: &'a CorpId,
+        content: Content,
+        selection: Selection,
+    ) -> BoxFuture<'a, Result<Vec<RecordKey>, Fault>> {
+        async move {
+            let mut keys = Vec::new();
+            for range in selection.ranges() {
+                let rows = audited(content);
+                let found = self.0.row_keys(rows, corp, range, selection.limit).await;
+                keys.extend(found.map_err(Fault::new)?);
+            }
+            Ok(keys)
+        }
+        .boxed()
+    }
+
+    fn at_any_position<'a>(
+        &'a self,
+        corp: &'a CorpId,
+        msgids: &'a [Digest128],
+    ) -> BoxFuture<'a, Result<HashSet<Digest128>, Fault>> {
+        async move {
+            let found = self.0.rows_with_msgids(corp, msgids).await;
+            let found = found.map_err(Fault::new)?;
+            Ok(found.iter().map(|key| key.msgid).collect())
+        }
+        .boxed()
+    }
+
+    fn rows<'a>(
+        &'a self,
+        corp: &'a CorpId,
+        positions: &'a [u64],
+        row: &'a mut (dyn FnMut(&str, RowDigest) + Send),
+    ) -> BoxFuture<'a, Result<Vec<String>, Fault>> {
+        async move {
+            let bar = crate::progress::bar("rows of the table", positions.len() as u64);
+            let mut from = 0;
+            let ends = positions.chunks(ROWS_AT_ONCE).filter_map(<[u64]>::last);
+            // The last request covers what the ledger does not know.
+            for to in ends.copied().chain([u64::MAX]) {
+                let read = self.0.row_digests(corp, (from, to)).await;
+                for digest in read.map_err(Fault::new)? {
+                    row(NAME, digest);
+                }
+                bar.inc(ROWS_AT_ONCE as u64);
+                from = to.saturating_add(1);
+            }
+            bar.finish_and_clear();
+            Ok(Vec::new())
+        }
+        .boxed()
+    }
+
+    fn store_reconciliation<'a>(
+        &'a self,
+        result: &'a Reconciliation,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        async move {
+            let total = &result.total;
+            let held: BTreeMap<&str, u64> = total
+                .places
+                .iter()
+                .filter(|held| held.place.content == Content::Messages)
+                .map(|held| (held.place.sink, held.sum.rows))
+                .collect();
+            let rows = |sink: &str| held.get(sink).copied().unwrap_or_default();
+            let bad = result.bad_blocks();
+            let row = ReconciliationRow {
+                corp_id: result.corp_id.as_str(),
+                run_at: result.run_at,
+                first_seq: result.first_seq,
+                last_seq: result.last_seq,
+                pulled: total.pulled.rows,
+                clickhouse: rows("clickhouse"),
+                parquet: rows("parquet"),
+                dead_letters: total.dead_letters.rows,
+                dropped: total.discarded,
+                duplicates: total.duplicates,
+                missing: total.missing,
+                unexpected: total.unexpected,
+                repeated: total.repeated,
+                in_flight: total.in_flight,
+                gaps: total.gaps,
+                accounted: result.accounted,
+                bad_blocks: &bad,
+            };
+            let stored = self.0.store_reconciliation(&row).await;
+            stored.map_err(Fault::new)
+        }
+        .boxed()
+    }
+}
+
+/// The directory tables.
+struct DirectoryTables(Arc<ClickHouse>);
+
+impl DirectorySink for DirectoryTables {
+    fn store<'a>(
+        &'a self,
+        corp: &'a CorpId,
+        taken_at: i64,
+        rows: &'a [DirectoryRow],
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        async move {
+            let stored = self.0.insert_directory(corp, taken_at, rows).await;
+            stored.map_err(Fault::new)
+        }
+        .boxed()
+    }
+}
