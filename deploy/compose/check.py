@@ -1,9 +1,9 @@
-"""Checks that the files of deploy/compose fit together and fit the rest of the repository.
+"""Checks that the files of deploy/compose agree with each other and with the rest of the repository.
 
-A schema sees one file at a time; what goes wrong between files is seen here: a mount whose source is gone, a secret the
-configuration reads but the container does not get, a port that one side moved, a data source the dashboards name but
-nobody provides. Prints every fault and exits 1; writes the environment of the kafka service, its log directory moved
-into the given scratch directory, to `kafka.env` there.
+A schema checks one file at a time. This finds errors between files: a mount whose source is missing, a secret that the
+configuration reads but the container does not get, a port that was changed on one side only, a data source that the
+dashboards use but nothing provisions. Prints every fault and exits with code 1 if there is one. Writes the environment
+of the kafka service to `kafka.env` in the given scratch directory, with the log directory changed to one inside it.
 """
 
 import json
@@ -24,20 +24,20 @@ except ModuleNotFoundError:  # Python before 3.11; check-jsonschema brings it th
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 ONE_SHOT = {"migrate"}
-"""Services that run to their end; the others must say how one sees that they are well."""
+"""Services that run once and end. All others need a health check and a memory limit."""
 
 faults = []
 
 
 def check(condition, fault):
-    """Notes the fault unless the condition holds."""
+    """Records the fault if the condition is false. Returns the condition."""
     if not condition:
         faults.append(fault)
     return condition
 
 
 def mounts(service):
-    """The bind mounts of a service as (source in the repository, path in the container)."""
+    """Yields the bind mounts of a service as (source in the repository, path in the container)."""
     for entry in service.get("volumes", []):
         source, target = entry.split(":")[:2]
         if source.startswith("."):
@@ -50,14 +50,14 @@ def check_services(compose):
         if "build" in service:
             build = service["build"]
             dockerfile = HERE / build["context"] / build["dockerfile"]
-            check(dockerfile.is_file(), f"{name}: no Dockerfile at {dockerfile}")
+            check(dockerfile.is_file(), f"{name}: {dockerfile} does not exist")
         else:
             pinned = re.search(r":v?\d+(\.\d+){2,3}$", image)
             check(pinned, f"{name}: the image {image} is not pinned to a full version")
         check(name in ONE_SHOT or "healthcheck" in service, f"{name}: no healthcheck")
         check(name in ONE_SHOT or "mem_limit" in service, f"{name}: no mem_limit")
         for source, target in mounts(service):
-            check(source.exists(), f"{name}: nothing at {source.relative_to(REPOSITORY)} to be mounted at {target}")
+            check(source.exists(), f"{name}: {source.relative_to(REPOSITORY)}, mounted at {target}, does not exist")
         for port in service.get("ports", []):
             check(port.startswith("127.0.0.1:"), f"{name}: port {port} is published beyond this machine")
         for entry in service.get("volumes", []):
@@ -73,18 +73,18 @@ def check_services(compose):
                 check_secret_path(name, service, f"environment {key}", value)
     used = {secret for service in compose["services"].values() for secret in service.get("secrets", [])}
     for secret in compose["secrets"].keys() - used:
-        faults.append(f"the secret {secret} is declared and not used")
+        faults.append(f"the secret {secret} is declared but not used")
 
 
 def check_secret_path(name, service, where, path):
     check(
         path in [f"/run/secrets/{secret}" for secret in service.get("secrets", [])],
-        f"{name}: {where} reads {path}, which the service is not given",
+        f"{name}: {where} reads {path}, but the service does not get that secret",
     )
 
 
 def files_in(table, path=""):
-    """Every key of the configuration that names a secret file, as (key path, file)."""
+    """Yields every key of the configuration that names a secret file, as (key path, file)."""
     for key, value in table.items():
         here = f"{path}.{key}" if path else key
         for item in value if isinstance(value, list) else [value]:
@@ -99,7 +99,7 @@ def check_configuration(compose):
     schema = json.loads((REPOSITORY / "schemas/json/config.schema.json").read_text())
     errors = list(jsonschema.Draft202012Validator(schema).iter_errors(config))
     if errors:
-        # What it says elsewhere cannot be compared when its own keys are wrong.
+        # A file with wrong keys cannot be compared with the others.
         faults.extend(f"chatledger.toml: {error.json_path}: {error.message}" for error in errors)
         return
     service = compose["services"]["chatledger"]
@@ -111,13 +111,14 @@ def check_configuration(compose):
     advertised = services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")[0]
     check(
         advertised == f"CLIENT://{config['kafka']['brokers']}",
-        f"chatledger.toml: kafka.brokers is not what the broker advertises, {advertised}",
+        f"chatledger.toml: kafka.brokers is not the address that the broker advertises, {advertised}",
     )
     clickhouse = services["clickhouse"]["environment"]
     sink = config["sink"]["clickhouse"]
     check(sink["url"] == "http://clickhouse:8123", "chatledger.toml: sink.clickhouse.url is not the clickhouse service")
-    check(sink["user"] == clickhouse["CLICKHOUSE_USER"], "chatledger.toml: sink.clickhouse.user is not ClickHouse's user")
-    check(sink["database"] == clickhouse["CLICKHOUSE_DB"], "chatledger.toml: sink.clickhouse.database is another")
+    check(sink["user"] == clickhouse["CLICKHOUSE_USER"], "chatledger.toml: sink.clickhouse.user is not CLICKHOUSE_USER")
+    database = clickhouse["CLICKHOUSE_DB"]
+    check(sink["database"] == database, "chatledger.toml: sink.clickhouse.database is not CLICKHOUSE_DB")
 
     mounted = [target for _, target in mounts(service)]
     check(config["rules"]["dir"] in mounted, "chatledger.toml: rules.dir is not mounted")
@@ -128,7 +129,7 @@ def check_configuration(compose):
     ]:
         check(any(path.startswith(f"{at}/") for at in data), f"chatledger.toml: {key} is not on a volume")
     for file in sorted((HERE / "rules").glob("*.toml")):
-        check(tomllib.loads(file.read_text()).get("rule"), f"{file.name}: no rule in it")
+        check(tomllib.loads(file.read_text()).get("rule"), f"{file.name}: has no rule")
 
 
 def check_prometheus(compose):
@@ -146,9 +147,9 @@ def check_prometheus(compose):
     metrics = tomllib.loads((HERE / "chatledger.toml").read_text())["metrics"]
     port = metrics["listen"].rpartition(":")[2]
     for target in (f"chatledger:{port}", "alertmanager:9093"):
-        check(target in targets, f"prometheus.yml: {target} is no target")
+        check(target in targets, f"prometheus.yml: {target} is not a target")
     for pattern in prometheus["rule_files"]:
-        # Relative to the configuration file, in the container.
+        # The pattern is relative to the configuration file, in the container.
         folder, _, name = os.path.join(os.path.dirname(at), pattern).rpartition("/")
         found = folder in here and any(here[folder].glob(name))
         check(found, f"prometheus.yml: the rule files {pattern} are not mounted")
@@ -159,22 +160,22 @@ def check_clickhouse_users(compose):
     users = xml.etree.ElementTree.parse(file).find("users")
     user = compose["services"]["grafana"]["environment"]["CHATLEDGER_CLICKHOUSE_USER"]
     found = users.find(user)
-    if check(found is not None, f"{file.name}: Grafana's user {user} is not in it"):
+    if check(found is not None, f"{file.name}: Grafana's user {user} is missing"):
         check_given(compose, "clickhouse", found.find("password").get("from_env"))
 
 
 def check_given(compose, name, variable):
-    """A variable is given by a service's environment, or by its entrypoint from a secret that the service has."""
+    """A variable must be set by the service's environment, or by its entrypoint from a secret that the service has."""
     service = compose["services"][name]
     if variable in service.get("environment", {}):
         return
     exported = re.search(rf"\b{variable}=\"\$\$\(cat (\S+)\)\"", " ".join(service.get("entrypoint", [])))
-    if check(exported, f"{name}: {variable} is not given to it"):
+    if check(exported, f"{name}: {variable} is not set"):
         check_secret_path(name, service, variable, exported[1])
 
 
 def uids_in(node):
-    """The data sources that a dashboard names by uid."""
+    """Yields the uids of the data sources that a dashboard uses."""
     if isinstance(node, dict):
         source = node.get("datasource")
         if isinstance(source, dict) and "uid" in source:
@@ -205,12 +206,12 @@ def check_grafana(compose):
         if not check(folder in here, f"grafana: nothing is mounted at {folder}"):
             continue
         dashboards = sorted(here[folder].glob("**/*.json"))
-        check(dashboards, f"no dashboard in {here[folder].relative_to(REPOSITORY)}")
+        check(dashboards, f"{here[folder].relative_to(REPOSITORY)}: has no dashboard")
         for file in dashboards:
             for uid in sorted(set(uids_in(json.loads(file.read_text())))):
                 check(
                     uid in provided or uid.startswith("$"),
-                    f"{file.name}: nobody provides the data source {uid}",
+                    f"{file.name}: the data source {uid} is not provisioned",
                 )
 
 

@@ -1,5 +1,5 @@
-//! Holds the alert rules, their cases and the runbooks together without running any of them. The
-//! cases themselves are promtool's: `promtool test rules chatledger_test.yml`.
+//! Checks that the alert rules, their test cases, the runbooks and the metrics agree, without running
+//! any of them. promtool runs the cases: `promtool test rules chatledger_test.yml`.
 
 #![allow(
     clippy::unwrap_used,
@@ -94,8 +94,8 @@ fn every_alert_has_texts_a_runbook_and_cases_that_fire_and_do_not() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter_map(|name| name.strip_suffix(".md").map(str::to_owned))
-        // Pages about the program's exit codes and the index are not about alerts.
-        .filter(|name| name != "README" && !name.starts_with("exit-"))
+        // The index, the page about peers and the pages about exit codes belong to no alert.
+        .filter(|name| !["README", "peers"].contains(&name.as_str()) && !name.starts_with("exit-"))
         .collect();
     assert_eq!(pages, written, "the alerts' pages and the pages written");
 }
@@ -116,27 +116,53 @@ fn page_of(alert: &str) -> String {
 }
 
 #[test]
-fn every_runbook_has_the_same_parts() {
+fn every_runbook_has_the_same_parts_and_names_metrics_that_exist() {
     for entry in fs::read_dir(repository().join("deploy/runbooks")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        if name == "README" || name.starts_with("exit-") {
-            continue;
-        }
         let text = fs::read_to_string(&path).unwrap();
-        let parts: Vec<&str> = text.lines().filter(|l| l.starts_with("## ")).collect();
-        let expected = [
-            "## What it means",
-            "## What people see",
-            "## First look",
-            "## Cures",
-            "## Escalate",
-        ];
-        assert_eq!(parts, expected, "{name}");
         for (metric, _) in metrics::named_in(&text) {
             assert!(
                 metrics::labels_of(metric).is_some(),
                 "{name}: {metric} does not exist"
+            );
+        }
+        if ["README", "peers"].contains(&name.as_str()) {
+            continue;
+        }
+        let parts: Vec<&str> = text.lines().filter(|l| l.starts_with("## ")).collect();
+        let expected = [
+            "## What it means",
+            "## How urgent it is",
+            "## What to check",
+            "## What to do",
+            "## How to see that it is over",
+        ];
+        assert_eq!(parts, expected, "{name}");
+    }
+}
+
+#[test]
+fn links_between_runbooks_lead_to_pages_and_headings_that_exist() {
+    let folder = repository().join("deploy/runbooks");
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().unwrap();
+            let (page, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = fs::read_to_string(folder.join(page))
+                .unwrap_or_else(|e| panic!("{}: {link}: {e}", path.display()));
+            let headings: Vec<String> = target
+                .lines()
+                .filter(|line| line.starts_with('#'))
+                .map(|line| line.trim_start_matches(['#', ' ']).to_lowercase())
+                .map(|line| line.replace(' ', "-"))
+                .collect();
+            assert!(
+                heading.is_empty() || headings.iter().any(|h| h == heading),
+                "{}: {link}: no such heading",
+                path.display()
             );
         }
     }
