@@ -160,6 +160,35 @@ where
     }
 }
 
+/// Repeats an operation until it succeeds, at most `attempts` times, and not after a refusal (class
+/// stop). `log` receives each error and the pause after it.
+///
+/// # Errors
+/// The last error.
+pub async fn retry_limited<T, E, F>(
+    attempts: u32,
+    mut log: impl FnMut(&E, Duration),
+    mut operation: impl FnMut() -> F,
+) -> Result<T, E>
+where
+    E: Classified,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match operation().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if error.class() == FaultClass::Stop || backoff.attempts() + 1 >= attempts {
+            return Err(error);
+        }
+        let pause = backoff.pause(&Fault::local(fmt::Error), jitter());
+        log(&error, pause);
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// A random number in 0..1, for pauses.
 fn jitter() -> f64 {
     rand::random()

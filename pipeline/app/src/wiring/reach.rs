@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use chatledger_engine::fault::{Backoff, Fault};
+use chatledger_engine::fault::retry_limited;
 use chatledger_engine::sink::{ProbeError, SchemaVersions, Sink};
 use chatledger_schemas::config::Mode;
-use chatledger_schemas::{Classified, FaultClass};
+use chatledger_schemas::Classified;
 use chatledger_wecom::{Archive, ArchiveOptions, OnCall};
 use tracing::{info, warn};
 
@@ -18,31 +18,20 @@ use crate::kafka_log::Names;
 /// Attempts to reach what is needed at the start.
 const START_ATTEMPTS: u32 = 6;
 
-/// Asks until there is an answer, a limited number of times.
-async fn attempt<T, E, F>(what: &str, mut ask: impl FnMut() -> F) -> Result<T, E>
+/// Asks until there is an answer, at most [`START_ATTEMPTS`] times.
+async fn attempt<T, E, F>(what: &str, ask: impl FnMut() -> F) -> Result<T, E>
 where
-    E: Classified,
+    E: Classified + 'static,
     F: Future<Output = Result<T, E>>,
 {
-    let mut backoff = Backoff::default();
-    loop {
-        let error = match ask().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        if error.class() == FaultClass::Stop || backoff.attempts() + 1 >= START_ATTEMPTS {
-            return Err(error);
-        }
-        let pause = backoff.pause(&Fault::local(std::fmt::Error), 0.5);
-        warn!(what, error = chain(&error), ?pause, "not reached yet");
-        tokio::time::sleep(pause).await;
-    }
+    let log = |error: &E, pause| warn!(what, error = chain(error), ?pause, "not reached; retrying");
+    retry_limited(START_ATTEMPTS, log, ask).await
 }
 
 fn not_reached(what: &str, where_to: &str, error: &dyn std::error::Error) -> Failure {
     let error = chain(error);
     Failure::unreachable(format!(
-        "{what} at {where_to} cannot be used ({error}); gave up after at most {START_ATTEMPTS} attempts"
+        "cannot use {what} at {where_to}: {error} (gave up after at most {START_ATTEMPTS} attempts)"
     ))
 }
 
