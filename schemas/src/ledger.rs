@@ -340,6 +340,36 @@ impl<Id: AsRef<str>> RowParts<'_, Id> {
     }
 }
 
+/// Identifies one record of a corp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordKey {
+    /// Position in the corp's archive.
+    pub seq: u64,
+    /// Digest of the msgid.
+    pub msgid: Digest128,
+}
+
+/// A message's row as a sink holds it, read for an audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowDigest {
+    /// The record it was made from.
+    pub key: RecordKey,
+    /// [`RowParts::digest`] of the row.
+    pub digest: Digest128,
+}
+
+impl<Id: AsRef<str>> From<&RowParts<'_, Id>> for RowDigest {
+    fn from(parts: &RowParts<'_, Id>) -> Self {
+        Self {
+            key: RecordKey {
+                seq: parts.seq,
+                msgid: digest_of(parts.msgid.as_bytes()),
+            },
+            digest: parts.digest(),
+        }
+    }
+}
+
 /// The chain at one record, written where the record was delivered: whoever rewrites the ledger has
 /// to rewrite every place that holds one of these too.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,14 +8,17 @@
 
 use std::sync::Arc;
 
-use chatledger_clickhouse::{ClickHouse, LaneMark};
+use chatledger_clickhouse::tables::{
+    DeadLetterEvents, DeadLetters, Messages, SettledDeadLetters, Violations,
+};
+use chatledger_clickhouse::{BatchTable, ClickHouse, SinkCheckpoint};
 use chatledger_engine::batch::Batch;
 use chatledger_engine::fault::Fault;
 use chatledger_engine::lane::Cut;
 use chatledger_engine::mark::Mark;
 use chatledger_engine::ports::{Attempt, CutWriter, Marks};
 use chatledger_schemas::dead_letter::Event;
-use chatledger_schemas::{Classified, DeadLetter, DeadLetterEvent, FaultClass, Message, Violation};
+use chatledger_schemas::{Classified, FaultClass};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tracing::warn;
@@ -75,71 +78,33 @@ impl TableWriter {
     }
 }
 
-/// Inserts the cut's rows of one table and, if they may have been sent before, sees to it that they
-/// are there.
-macro_rules! table {
-    ($name:ident, $row:ty, $rows:expr, $insert:ident, $absent:ident) => {
-        async fn $name(&mut self, token: &str, attempt: Attempt) -> Result<(), Fault> {
-            let batches = self.batches.clone();
-            let clickhouse = Arc::clone(&self.clickhouse);
-            let rows: Vec<&$row> = batches.iter().flat_map($rows).collect();
-            let inserted = clickhouse.$insert(token, rows.iter().copied()).await;
-            inserted.map_err(Fault::new)?;
-            if attempt == Attempt::First {
+impl TableWriter {
+    /// Inserts the rows of one table and, if they may have been sent before, checks that they are
+    /// there.
+    async fn deliver<'r, T: BatchTable>(
+        &mut self,
+        table: T,
+        token: &str,
+        attempt: Attempt,
+        records: Vec<T::Record<'r>>,
+    ) -> Result<(), Fault> {
+        let clickhouse = Arc::clone(&self.clickhouse);
+        let inserted = clickhouse.insert(table, token, records.iter().copied());
+        inserted.await.map_err(Fault::new)?;
+        if attempt == Attempt::First {
+            return Ok(());
+        }
+        loop {
+            let absent = clickhouse.absent(table, &records).await;
+            let absent = absent.map_err(Fault::new)?;
+            if absent.is_empty() {
                 return Ok(());
             }
-            loop {
-                let absent = clickhouse.$absent(&rows).await.map_err(Fault::new)?;
-                if absent.is_empty() {
-                    return Ok(());
-                }
-                let token = self.again(stringify!($name), token, absent.len())?;
-                let inserted = clickhouse.$insert(&token, absent).await;
-                inserted.map_err(Fault::new)?;
-            }
+            let token = self.again(T::NAME, token, absent.len())?;
+            let inserted = clickhouse.insert(table, &token, absent).await;
+            inserted.map_err(Fault::new)?;
         }
-    };
-}
-
-impl TableWriter {
-    table!(
-        messages,
-        Message,
-        |b| &b.messages,
-        insert_messages,
-        absent_messages
-    );
-    table!(
-        violations,
-        Violation,
-        |b| &b.violations,
-        insert_violations,
-        absent_violations
-    );
-    table!(
-        dead_letters,
-        DeadLetter,
-        |b| &b.dead_letters,
-        insert_dead_letters,
-        absent_dead_letters
-    );
-    table!(
-        settled_letters,
-        DeadLetterEvent,
-        |b| b.events.iter().filter(|event| event.event.closes()),
-        insert_settled_letters,
-        absent_settled_letters
-    );
-    table!(
-        dead_letter_events,
-        DeadLetterEvent,
-        |b| b
-            .events
-            .iter()
-            .filter(|event| event.event != Event::Retried),
-        insert_dead_letter_events,
-        absent_dead_letter_events
-    );
+    }
 }
 
 /// What a batch holds in memory, about.
@@ -175,13 +140,23 @@ impl CutWriter for TableWriter {
     ) -> BoxFuture<'a, Result<(), Fault>> {
         async move {
             let token = cut.name(log);
+            let batches = self.batches.clone();
+            let batches = || batches.iter().map(Arc::as_ref);
             // Messages first: a violation or dead letter never stands there before its message does.
-            self.messages(&token, attempt).await?;
-            self.violations(&token, attempt).await?;
-            self.dead_letters(&token, attempt).await?;
-            self.settled_letters(&format!("{token}-settled"), attempt)
+            let messages = batches().flat_map(|batch| &batch.messages).collect();
+            self.deliver(Messages, &token, attempt, messages).await?;
+            let violations = batches().flat_map(|batch| &batch.violations).collect();
+            self.deliver(Violations, &token, attempt, violations)
                 .await?;
-            self.dead_letter_events(&token, attempt).await?;
+            let letters = batches().flat_map(|batch| &batch.dead_letters).collect();
+            self.deliver(DeadLetters, &token, attempt, letters).await?;
+            let events = || batches().flat_map(|batch| &batch.events);
+            let settling = events().filter(|event| event.event.closes()).collect();
+            self.deliver(SettledDeadLetters, &token, attempt, settling)
+                .await?;
+            let told = events().filter(|event| event.event != Event::Retried);
+            self.deliver(DeadLetterEvents, &token, attempt, told.collect())
+                .await?;
             self.batches.clear();
             self.bytes = 0;
             self.looks = 0;
@@ -208,8 +183,12 @@ impl Marks for TableMarks {
     fn held<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<Mark>, Fault>> {
         async move {
             let name = format!("{}.{log}", self.prefix);
-            let mark = self.clickhouse.lane_mark(&name).await.map_err(Fault::new)?;
-            Ok(mark.map(|LaneMark { position, witness }| Mark { position, witness }))
+            let mark = self.clickhouse.sink_checkpoint(&name).await;
+            let mark = mark.map_err(Fault::new)?;
+            Ok(mark.map(|mark| Mark {
+                position: mark.position,
+                witness: mark.fingerprint,
+            }))
         }
         .boxed()
     }
@@ -217,9 +196,14 @@ impl Marks for TableMarks {
     fn keep<'a>(&'a self, log: &'a str, mark: Mark) -> BoxFuture<'a, Result<(), Fault>> {
         async move {
             let name = format!("{}.{log}", self.prefix);
-            let Mark { position, witness } = mark;
-            let mark = LaneMark { position, witness };
-            let kept = self.clickhouse.keep_lane_mark(&name, mark).await;
+            let checkpoint = SinkCheckpoint {
+                position: mark.position,
+                fingerprint: mark.witness,
+            };
+            let kept = self
+                .clickhouse
+                .store_sink_checkpoint(&name, checkpoint)
+                .await;
             kept.map_err(Fault::new)
         }
         .boxed()

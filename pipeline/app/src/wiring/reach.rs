@@ -145,7 +145,7 @@ pub async fn migrate(
 pub async fn migrated(settings: &Settings) -> Result<Arc<ClickHouse>, Failure> {
     use chatledger_clickhouse::Error;
     let (clickhouse, url) = clickhouse(settings)?;
-    let done = attempt("ClickHouse", || clickhouse.migrated()).await;
+    let done = attempt("ClickHouse", || clickhouse.check_schema()).await;
     done.map_err(|error| match error {
         Error::SchemaTooNew { .. } | Error::SchemaTooOld { .. } => Failure::refused(error),
         other => not_reached("ClickHouse", url, &other),

@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use chatledger_clickhouse::{Audited, ClickHouse, ReconciliationRow, RowKey};
+use chatledger_clickhouse::{AuditedRows, ClickHouse, ReconciliationRow};
 use chatledger_engine::audit::blocks::{Block, BlockReport, Held, Ledger, Places, Tally};
 use chatledger_engine::audit::judge::{Recorded, Rows, judge, missing_in_clickhouse};
 use chatledger_engine::audit::{BLOCK, Key, Sum};
 use chatledger_engine::shared::now_ms;
 use chatledger_parquet::Target;
 use chatledger_schemas::CorpId;
+use chatledger_schemas::ledger::RecordKey;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
@@ -238,9 +239,9 @@ async fn hold(
             };
             Ok(Some(sums.into_iter().map(sum).collect()))
         };
-        places.clickhouse = sums(Audited::Messages).await?;
-        places.open = sums(Audited::OpenLetters).await?;
-        places.dropped = sums(Audited::DroppedLetters).await?;
+        places.clickhouse = sums(AuditedRows::Messages).await?;
+        places.open = sums(AuditedRows::OpenDeadLetters).await?;
+        places.dropped = sums(AuditedRows::DiscardedDeadLetters).await?;
     }
     let mut unreadable = Vec::new();
     if let Some(target) = &sinks.parquet {
@@ -248,7 +249,7 @@ async fn hold(
         let work = move |file: &super::Opened| {
             let mut held = BTreeMap::<u64, Sum>::new();
             file.contents.keys(|key| {
-                let key = of_file(key);
+                let key = of_table(&key);
                 if (first..=last).contains(&key.seq) {
                     held.entry(key.block()).or_default().add(&key);
                 }
@@ -267,14 +268,7 @@ async fn hold(
     Ok((places, unreadable))
 }
 
-fn of_file(key: chatledger_parquet::Key) -> Key {
-    Key {
-        seq: key.seq,
-        msgid: key.msgid,
-    }
-}
-
-fn of_table(key: &RowKey) -> Key {
+fn of_table(key: &RecordKey) -> Key {
     Key {
         seq: key.seq,
         msgid: key.msgid,
@@ -340,7 +334,7 @@ async fn record_by_record(
             file.contents.keys(|key| {
                 let inside = (first..=last).contains(&key.seq);
                 if inside && doubtful.contains(&(key.seq / BLOCK)) {
-                    keys.push(of_file(key));
+                    keys.push(of_table(&key));
                 }
             })?;
             Ok(keys)
@@ -370,14 +364,14 @@ async fn record_by_record(
                 let keys = keys.map_err(|error| unanswered(&error))?;
                 Ok(keys.iter().map(of_table).collect())
             };
-            rows.clickhouse = Some(keys(Audited::Messages).await?);
-            rows.open = Some(keys(Audited::OpenLetters).await?);
-            rows.dropped = keys(Audited::DroppedLetters).await?;
+            rows.clickhouse = Some(keys(AuditedRows::Messages).await?);
+            rows.open = Some(keys(AuditedRows::OpenDeadLetters).await?);
+            rows.dropped = keys(AuditedRows::DiscardedDeadLetters).await?;
             let missing: Vec<_> = missing_in_clickhouse(&recorded, &rows)
                 .iter()
                 .map(|key| key.msgid)
                 .collect();
-            let found = clickhouse.rows_of(corp, &missing).await;
+            let found = clickhouse.rows_with_msgids(corp, &missing).await;
             let found = found.map_err(|error| unanswered(&error))?;
             rows.elsewhere = found.iter().map(|row| row.msgid).collect::<HashSet<_>>();
         }
@@ -397,7 +391,7 @@ async fn strangers(
     let mut rows = BTreeMap::<u64, Rows>::new();
     if let (Some(clickhouse), Some(from)) = (&sinks.clickhouse, last.checked_add(1)) {
         let found = clickhouse
-            .row_keys(Audited::Messages, corp, (from, u64::MAX), ROWS)
+            .row_keys(AuditedRows::Messages, corp, (from, u64::MAX), ROWS)
             .await
             .map_err(|error| unanswered(&error))?;
         for key in found.iter().map(of_table) {
@@ -410,7 +404,7 @@ async fn strangers(
             let mut keys = Vec::new();
             file.contents.keys(|key| {
                 if key.seq > last {
-                    keys.push(of_file(key));
+                    keys.push(of_table(&key));
                 }
             })?;
             Ok(keys)
@@ -498,7 +492,7 @@ async fn keep(
         accounted: report.accounted,
         bad_blocks: &bad,
     };
-    clickhouse.keep_reconciliation(&row).await
+    clickhouse.store_reconciliation(&row).await
 }
 
 fn bad(report: &CorpReport) -> impl Iterator<Item = &BlockReport> {

@@ -71,7 +71,7 @@ pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
                         let row = Row {
                             seq: row.key.seq,
                             msgid: row.key.msgid,
-                            digest: row.row,
+                            digest: row.digest,
                         };
                         match seen.row(&row) {
                             None => {}
@@ -107,7 +107,7 @@ pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
                     let row = Row {
                         seq: row.key.seq,
                         msgid: row.key.msgid,
-                        digest: row.row,
+                        digest: row.digest,
                     };
                     match seen.row(&row) {
                         None => {}
@@ -123,7 +123,7 @@ pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
             // Of a message that the archive repeated late, the table keeps one row.
             let missed = seen.missed(&due);
             let msgids: Vec<Digest128> = missed.iter().map(|(_, msgid)| *msgid).collect();
-            let elsewhere = clickhouse.rows_of(&corp.id, &msgids).await;
+            let elsewhere = clickhouse.rows_with_msgids(&corp.id, &msgids).await;
             let elsewhere = elsewhere.map_err(|error| unanswered(&error))?;
             let elsewhere: HashSet<Digest128> = elsewhere.iter().map(|row| row.msgid).collect();
             for (seq, msgid) in missed {
