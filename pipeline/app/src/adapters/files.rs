@@ -12,7 +12,7 @@ use chatledger_engine::fault::Fault;
 use chatledger_engine::lane::Cut;
 use chatledger_engine::mark::Mark;
 use chatledger_engine::ports::{Attempt, CutWriter, Marks};
-use chatledger_parquet::{File, Open, Target, Zones};
+use chatledger_parquet::{BatchEncoder, EncodedFile, Target, Zones};
 use chatledger_schemas::ledger::Anchor;
 use chatledger_schemas::{Classified, CorpId, FaultClass};
 use futures::FutureExt;
@@ -29,15 +29,15 @@ pub struct FileWriter {
 
 enum Files {
     /// Rows are being encoded. `None` only while a worker thread has them.
-    Open(Option<Box<Open>>),
+    Open(Option<Box<BatchEncoder>>),
     /// The files are whole; those not put yet.
-    Whole(Vec<File>),
+    Whole(Vec<EncodedFile>),
 }
 
 impl FileWriter {
     /// An empty cut.
     pub fn new(target: Target, zones: Zones) -> Self {
-        let state = Files::Open(Some(Box::new(Open::new(zones.clone()))));
+        let state = Files::Open(Some(Box::new(BatchEncoder::new(zones.clone()))));
         Self {
             target,
             zones,
@@ -122,7 +122,7 @@ impl CutWriter for FileWriter {
                     files.pop();
                 }
             }
-            self.state = Files::Open(Some(Box::new(Open::new(self.zones.clone()))));
+            self.state = Files::Open(Some(Box::new(BatchEncoder::new(self.zones.clone()))));
             Ok(())
         }
         .boxed()
@@ -164,7 +164,7 @@ impl Marks for FileMarks {
     fn held<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<Option<Mark>, Fault>> {
         async move {
             let path = self.path(log);
-            let Some(note) = self.target.note(&path).await.map_err(Fault::new)? else {
+            let Some(note) = self.target.read_state(&path).await.map_err(Fault::new)? else {
                 return Ok(None);
             };
             let mark = serde_json::from_slice(&note);
@@ -177,7 +177,7 @@ impl Marks for FileMarks {
     fn keep<'a>(&'a self, log: &'a str, mark: Mark) -> BoxFuture<'a, Result<(), Fault>> {
         async move {
             let note = Bytes::from(serde_json::to_vec(&mark).map_err(Fault::local)?);
-            let kept = self.target.keep_note(&self.path(log), note).await;
+            let kept = self.target.write_state(&self.path(log), note).await;
             kept.map_err(Fault::new)
         }
         .boxed()

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chatledger_clickhouse::ClickHouse;
-use chatledger_parquet::{Contents, Target};
+use chatledger_parquet::{MessageFile, Target};
 use chatledger_schemas::CorpId;
 use chatledger_schemas::config::Mode;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -73,7 +73,7 @@ fn unanswered(error: &dyn std::error::Error) -> Failure {
 /// A file of messages, or the reason why it cannot be read as one.
 struct Opened {
     path: String,
-    contents: Contents,
+    contents: MessageFile,
 }
 
 /// A corp's message files, a few at a time, in their order.
@@ -91,7 +91,7 @@ async fn files<'a>(
             .read(&path)
             .await
             .map_err(|error| unanswered(&error))?;
-        let contents = Contents::new(path.clone(), bytes);
+        let contents = MessageFile::new(path.clone(), bytes);
         Ok(Opened { path, contents })
     });
     Ok((count, read.buffered(FILES)))
