@@ -1,12 +1,13 @@
-//! A ClickHouse engine for this crate's tests: `test_engine [data-dir]`, with `CLICKHOUSE_USER` and
-//! `CLICKHOUSE_PASSWORD` if it shall ask for them. Without a directory it has one of its own, which
-//! goes when it goes.
+//! A ClickHouse engine for this crate's tests: `test_engine [data-dir]`.
 //!
-//! Its address is the one line on stdout. It ends in order when its stdin does, so that it never
-//! outlives the test that started it. A process of its own, because tests kill it, and because the
-//! library allows one engine in the life of a process.
+//! Requires the user and password in `CLICKHOUSE_USER` and `CLICKHOUSE_PASSWORD`, if both are set.
+//! Without a directory it uses a temporary one.
+//!
+//! Prints its address on stdout. It shuts down when its stdin is closed, so it never outlives the test
+//! that started it. It is a process of its own because tests kill it, and because the library allows
+//! one engine in the lifetime of a process.
 
-#![allow(clippy::print_stdout, reason = "the address is what this program says")]
+#![allow(clippy::print_stdout, reason = "the address is this program's output")]
 
 use std::error::Error;
 use std::io::Read;

@@ -1,45 +1,48 @@
 //! What the tables hold, for an audit against the ledger: sums of blocks, keys of rows, contents.
 //!
-//! Tables are read without `FINAL` where a repeat must be seen, so a row that stands there twice
-//! counts twice. Everything is asked for with bound parameters.
+//! The tables are read without `FINAL`, except for open dead letters and their events, so that a row
+//! that is stored twice counts twice. Values are always bound parameters.
 
 use chatledger_schemas::CorpId;
-use chatledger_schemas::ledger::{Digest128, RowParts, digest_of};
+use chatledger_schemas::ledger::{Digest128, RecordKey, RowDigest, RowParts};
 use clickhouse::Row;
 use clickhouse::query::Query;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::{ClickHouse, Error, Fault};
+use crate::tables::{DeadLetterEvents, DeadLetters, Messages, ReconciliationRow, Reconciliations};
+use crate::{ClickHouse, Error, RequestError, Table};
 
-/// What an audit reads.
+/// The rows that an audit reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Audited {
-    /// Rows of `messages`, each as often as it stands there.
+pub enum AuditedRows {
+    /// Rows of `messages`, each as often as it is stored.
     Messages,
-    /// Letters of `dead_letters` that are open.
-    OpenLetters,
-    /// Letters that somebody has dropped.
-    DroppedLetters,
+    /// Dead letters that are open.
+    OpenDeadLetters,
+    /// Dead letters that have been discarded.
+    DiscardedDeadLetters,
 }
 
-impl Audited {
-    fn name(self) -> &'static str {
+impl AuditedRows {
+    fn table(self) -> &'static str {
         match self {
-            Self::Messages => "messages",
-            Self::OpenLetters => "dead_letters",
-            Self::DroppedLetters => "dead_letter_events",
+            Self::Messages => Messages::NAME,
+            Self::OpenDeadLetters => DeadLetters::NAME,
+            Self::DiscardedDeadLetters => DeadLetterEvents::NAME,
         }
     }
 
-    fn from(self) -> &'static str {
+    /// What follows `FROM`; further conditions can be appended with `AND`.
+    fn from(self) -> String {
+        let table = self.table();
         match self {
-            Self::Messages => "messages WHERE true",
-            Self::OpenLetters => "dead_letters FINAL WHERE true",
-            // One letter may have been dropped by two people at once.
-            Self::DroppedLetters => {
-                "(SELECT DISTINCT corp_id, seq, msgid FROM dead_letter_events FINAL \
+            Self::Messages => format!("{table} WHERE true"),
+            Self::OpenDeadLetters => format!("{table} FINAL WHERE true"),
+            // Two people may have discarded the same dead letter at the same time.
+            Self::DiscardedDeadLetters => format!(
+                "(SELECT DISTINCT corp_id, seq, msgid FROM {table} FINAL \
                  WHERE event = 'dropped') WHERE true"
-            }
+            ),
         }
     }
 }
@@ -49,58 +52,21 @@ impl Audited {
 pub struct BlockSum {
     /// Number of the block: position divided by the size of a block.
     pub block: u64,
-    /// Rows in it.
+    /// Number of rows in it.
     pub rows: u64,
-    /// Sum of the rows' hashes ([`row_hash`]), wrapping.
+    /// Wrapping sum of the rows' hashes. A row's hash is the first half of its msgid's digest,
+    /// combined with its position.
     pub hash: u64,
 }
 
-/// Which message a row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowKey {
-    /// Position in the corp's archive.
-    pub seq: u64,
-    /// Digest of the msgid.
-    pub msgid: Digest128,
-}
-
-/// A row of `messages` and the digest of what it holds of its message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowDigest {
-    /// Which message it is.
-    pub key: RowKey,
-    /// [`RowParts::digest`] of the row.
-    pub row: Digest128,
-}
-
-/// One result of a reconciliation, as the table `reconciliations` keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize)]
-#[expect(missing_docs, reason = "the columns of the table, explained there")]
-pub struct ReconciliationRow<'a> {
-    pub corp_id: &'a str,
-    pub run_at: i64,
-    pub first_seq: u64,
-    pub last_seq: u64,
-    pub pulled: u64,
-    pub clickhouse: u64,
-    pub parquet: u64,
-    pub dead_letters: u64,
-    pub dropped: u64,
-    pub duplicates: u64,
-    pub missing: u64,
-    pub unexpected: u64,
-    pub repeated: u64,
-    pub in_flight: u64,
-    pub gaps: u64,
-    pub accounted: bool,
-    pub bad_blocks: &'a [u64],
-}
-
-/// Not to be named `msgid`: a condition would then mean the digest and not the column.
+/// Must not be selected as `msgid`: conditions would then refer to the digest instead of the column.
 const DIGEST: &str = "reinterpretAsUInt128(substring(SHA256(msgid), 1, 16))";
-/// The first half of the digest, mixed with the position.
+/// The first half of the digest, combined with the position.
 const HASH: &str = "bitXor(reinterpretAsUInt64(substring(SHA256(msgid), 1, 8)), \
                     seq * toUInt64(11400714819323198485))";
+
+/// Digests of one query of [`ClickHouse::rows_with_msgids`].
+const DIGESTS_PER_QUERY: usize = 1000;
 
 #[derive(Row, Deserialize)]
 struct KeyRow {
@@ -125,13 +91,13 @@ struct ContentRow {
 }
 
 impl ClickHouse {
-    /// Sums of the blocks of `size` positions between two positions, both included.
+    /// Returns the sums of the blocks of `size` positions between two positions, both included.
     ///
     /// # Errors
-    /// The server does not answer as it should.
+    /// [`Error::Audit`] if the query fails.
     pub async fn block_sums(
         &self,
-        what: Audited,
+        rows: AuditedRows,
         corp: &CorpId,
         (first, last): (u64, u64),
         size: u64,
@@ -140,102 +106,99 @@ impl ClickHouse {
             "SELECT intDiv(seq, {{size:UInt64}}) AS block, count() AS rows, sum({HASH}) AS hash \
              FROM {} AND corp_id = {{corp:String}} AND seq BETWEEN {{first:UInt64}} AND {{last:UInt64}} \
              GROUP BY block ORDER BY block",
-            what.from()
+            rows.from()
         );
         let query = self.between(&sql, corp, first, last).param("size", size);
-        self.audit(what, query.fetch_all()).await
+        self.audit(rows, query.fetch_all()).await
     }
 
-    /// Rows between two positions, both included, in their order; at most `limit`.
+    /// Returns the keys of at most `limit` rows between two positions, both included, in order of
+    /// position.
     ///
     /// # Errors
-    /// The server does not answer as it should.
+    /// [`Error::Audit`] if the query fails.
     pub async fn row_keys(
         &self,
-        what: Audited,
+        rows: AuditedRows,
         corp: &CorpId,
         (first, last): (u64, u64),
         limit: u64,
-    ) -> Result<Vec<RowKey>, Error> {
+    ) -> Result<Vec<RecordKey>, Error> {
         let sql = format!(
             "SELECT seq, {DIGEST} AS digest FROM {} AND corp_id = {{corp:String}} \
              AND seq BETWEEN {{first:UInt64}} AND {{last:UInt64}} ORDER BY seq LIMIT {{most:UInt64}}",
-            what.from()
+            rows.from()
         );
         let query = self.between(&sql, corp, first, last).param("most", limit);
-        self.audit(what, query.fetch_all()).await.map(keys)
+        self.audit(rows, query.fetch_all()).await.map(record_keys)
     }
 
-    /// The rows of `messages`, wherever they stand, whose msgids have one of these digests.
+    /// Returns the keys of all rows of `messages`, at any position, whose msgids have one of these
+    /// digests.
     ///
     /// # Errors
-    /// The server does not answer as it should.
-    pub async fn rows_of(&self, corp: &CorpId, msgids: &[Digest128]) -> Result<Vec<RowKey>, Error> {
+    /// [`Error::Audit`] if a query fails.
+    pub async fn rows_with_msgids(
+        &self,
+        corp: &CorpId,
+        msgids: &[Digest128],
+    ) -> Result<Vec<RecordKey>, Error> {
         let mut found = Vec::new();
-        for msgids in msgids.chunks(1000) {
+        for msgids in msgids.chunks(DIGESTS_PER_QUERY) {
             let list: Vec<String> = msgids
                 .iter()
                 .map(|digest| u128::from_le_bytes(*digest).to_string())
                 .collect();
             let sql = format!(
-                "SELECT seq, {DIGEST} AS digest FROM messages WHERE corp_id = {{corp:String}} \
-                 AND toString({DIGEST}) IN (SELECT arrayJoin({{list:Array(String)}}))"
+                "SELECT seq, {DIGEST} AS digest FROM {} WHERE corp_id = {{corp:String}} \
+                 AND toString({DIGEST}) IN (SELECT arrayJoin({{list:Array(String)}}))",
+                Messages::NAME
             );
             let query = self
                 .client
                 .query(&sql)
                 .param("corp", corp.as_str())
                 .param("list", list);
-            found.extend(keys(
-                self.audit(Audited::Messages, query.fetch_all()).await?,
-            ));
+            let rows = self.audit(AuditedRows::Messages, query.fetch_all()).await?;
+            found.extend(record_keys(rows));
         }
         Ok(found)
     }
 
-    /// What the rows of `messages` between two positions, both included, hold of their messages.
+    /// Returns the digests of the rows of `messages` between two positions, both included, in order
+    /// of position.
     ///
     /// # Errors
-    /// The server does not answer as it should.
+    /// [`Error::Audit`] if the query fails.
     pub async fn row_digests(
         &self,
         corp: &CorpId,
         (first, last): (u64, u64),
     ) -> Result<Vec<RowDigest>, Error> {
-        let sql = "SELECT seq, msgid, action, msgtype, \
-             msgtime, conversation_id, room_id, from_id, to_ids, content, payload, \
-             key_version FROM messages WHERE corp_id = {corp:String} \
-             AND seq BETWEEN {first:UInt64} AND {last:UInt64} ORDER BY seq";
-        let query = self.between(sql, corp, first, last);
+        let sql = format!(
+            "SELECT ?fields FROM {} WHERE corp_id = {{corp:String}} \
+             AND seq BETWEEN {{first:UInt64}} AND {{last:UInt64}} ORDER BY seq",
+            Messages::NAME
+        );
+        let query = self.between(&sql, corp, first, last);
         let read = async {
             let mut cursor = query.fetch::<ContentRow>()?;
             let mut digests = Vec::new();
             while let Some(row) = cursor.next().await? {
-                digests.push(digest(&row));
+                digests.push(row_digest(&row));
             }
             Ok(digests)
         };
-        self.audit(Audited::Messages, read).await
+        self.audit(AuditedRows::Messages, read).await
     }
 
-    /// Keeps a result, for the dashboards.
+    /// Stores the result of a reconciliation, for the dashboards.
     ///
     /// # Errors
-    /// The server does not take it.
-    pub async fn keep_reconciliation(&self, row: &ReconciliationRow<'_>) -> Result<(), Error> {
-        let sent = async {
-            let mut insert = self
-                .client
-                .insert::<ReconciliationRow<'_>>("reconciliations")
-                .await?;
-            insert.write(row).await?;
-            insert.end().await
-        };
-        self.within(sent).await.map_err(|source| Error::Insert {
-            table: "reconciliations",
-            rows: 1,
-            source,
-        })
+    /// [`Error::Insert`] if the insert fails.
+    pub async fn store_reconciliation(&self, row: &ReconciliationRow<'_>) -> Result<(), Error> {
+        let record = std::iter::once(*row);
+        self.send::<Reconciliations>(None, Box::new(record)).await
     }
 
     fn between(&self, sql: &str, corp: &CorpId, first: u64, last: u64) -> Query {
@@ -248,25 +211,27 @@ impl ClickHouse {
 
     async fn audit<T>(
         &self,
-        what: Audited,
+        rows: AuditedRows,
         request: impl Future<Output = clickhouse::error::Result<T>>,
     ) -> Result<T, Error> {
-        let table = what.name();
-        let answered: Result<T, Fault> = self.within(request).await;
-        answered.map_err(|source| Error::Audit { table, source })
+        let answered: Result<T, RequestError> = self.within(request).await;
+        answered.map_err(|source| Error::Audit {
+            table: rows.table(),
+            source,
+        })
     }
 }
 
-fn keys(rows: Vec<KeyRow>) -> Vec<RowKey> {
-    let key = |row: KeyRow| RowKey {
+fn record_keys(rows: Vec<KeyRow>) -> Vec<RecordKey> {
+    let key = |row: KeyRow| RecordKey {
         seq: row.seq,
         msgid: row.digest.to_le_bytes(),
     };
     rows.into_iter().map(key).collect()
 }
 
-fn digest(row: &ContentRow) -> RowDigest {
-    let parts = RowParts {
+fn row_digest(row: &ContentRow) -> RowDigest {
+    RowDigest::from(&RowParts {
         seq: row.seq,
         msgid: &row.msgid,
         action: &row.action,
@@ -279,12 +244,5 @@ fn digest(row: &ContentRow) -> RowDigest {
         content: &row.content,
         payload: &row.payload,
         key_version: row.key_version,
-    };
-    RowDigest {
-        key: RowKey {
-            seq: row.seq,
-            msgid: digest_of(row.msgid.as_bytes()),
-        },
-        row: parts.digest(),
-    }
+    })
 }

@@ -1,20 +1,20 @@
-//! What a ClickHouse exception code means for a driver.
+//! Classes of ClickHouse's exception codes.
 //!
-//! The numbers and names are those of `src/Common/ErrorCodes.cpp`; a test asks the engine for them.
-//! A code that is not listed is retried: the rows stay with the driver, and stopping over something
-//! nobody has thought of would turn a hiccup into an outage.
+//! Codes and names are those of `src/Common/ErrorCodes.cpp`; a test compares them with the engine.
+//! A code that is not listed is retried: the driver keeps the rows, and stopping for an unforeseen
+//! code could turn a short disturbance into an outage.
 
 use chatledger_schemas::FaultClass::{self, Retry, SlowDown, Stop};
 
-/// Codes with their names and classes, ascending.
+/// Codes with their names and classes, in ascending order.
 pub const CODES: &[(u32, &str, FaultClass)] = &[
-    // What is sent does not fit the tables: somebody changed one or the other.
+    // The rows do not fit the tables: one of them has been changed.
     (6, "CANNOT_PARSE_TEXT", Stop),
     (10, "NOT_FOUND_COLUMN_IN_BLOCK", Stop),
     (16, "NO_SUCH_COLUMN_IN_TABLE", Stop),
     (20, "NUMBER_OF_COLUMNS_DOESNT_MATCH", Stop),
     (27, "CANNOT_PARSE_INPUT_ASSERTION_FAILED", Stop),
-    // The body did not arrive whole.
+    // The body did not arrive completely.
     (32, "ATTEMPT_TO_READ_AFTER_EOF", Retry),
     (33, "CANNOT_READ_ALL_DATA", Retry),
     (36, "BAD_ARGUMENTS", Stop),
@@ -26,7 +26,7 @@ pub const CODES: &[(u32, &str, FaultClass)] = &[
     (49, "LOGICAL_ERROR", Retry),
     (50, "UNKNOWN_TYPE", Stop),
     (53, "TYPE_MISMATCH", Stop),
-    // Two processes make the same table at once; the second finds it the next time.
+    // Two processes create the same table at once; the second finds it when it retries.
     (57, "TABLE_ALREADY_EXISTS", Retry),
     (60, "UNKNOWN_TABLE", Stop),
     (62, "SYNTAX_ERROR", Stop),
@@ -43,7 +43,7 @@ pub const CODES: &[(u32, &str, FaultClass)] = &[
     (158, "TOO_MANY_ROWS", Stop),
     (159, "TIMEOUT_EXCEEDED", Retry),
     (160, "TOO_SLOW", Retry),
-    // Somebody has made the server or the table read-only for a while.
+    // The server or the table is read-only for a while.
     (164, "READONLY", Retry),
     (192, "UNKNOWN_USER", Stop),
     (193, "WRONG_PASSWORD", Stop),
@@ -89,17 +89,18 @@ fn find(code: u32) -> Option<&'static (u32, &'static str, FaultClass)> {
         .and_then(|index| CODES.get(index))
 }
 
-/// What to do about an exception of this code.
+/// Returns the class of a code.
 pub fn class(code: u32) -> FaultClass {
     find(code).map_or(Retry, |(_, _, class)| *class)
 }
 
-/// The code's name, if it is listed. Never taken from the server's text, which quotes rows.
+/// Returns the name of a code, or `not listed`. It is never taken from the server's text, which quotes
+/// rows.
 pub fn name(code: u32) -> &'static str {
     find(code).map_or("not listed", |(_, name, _)| name)
 }
 
-/// Reads the code off an exception's text, `Code: 60. DB::Exception: …`.
+/// Reads the code from an exception's text, `Code: 60. DB::Exception: …`.
 pub(crate) fn of(text: &str) -> Option<u32> {
     let digits = text.trim_start().strip_prefix("Code: ")?;
     let end = digits
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_ascending_so_that_they_are_found() {
+    fn codes_are_ascending_so_that_binary_search_finds_them() {
         assert!(CODES.is_sorted_by_key(|(code, ..)| *code));
         for (code, name_of_code, class_of_code) in CODES {
             assert_eq!((name(*code), class(*code)), (*name_of_code, *class_of_code));
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_read_off_the_text() {
+    fn code_is_read_from_the_text() {
         let cases = [
             (
                 "Code: 60. DB::Exception: Table x does not exist. (UNKNOWN_TABLE)",

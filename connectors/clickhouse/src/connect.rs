@@ -1,7 +1,7 @@
 //! The HTTP client.
 //!
-//! Built here and not by the `clickhouse` crate because its own one aborts the process on a machine
-//! without root certificates (a slim container), even for a plain `http` address.
+//! The client that the `clickhouse` crate builds by default aborts the process on a machine without
+//! root certificates (a slim container), even for an `http` address.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use url::Url;
 
 use crate::{Error, Options};
 
-/// Shorter than the keep-alive of any ClickHouse (3 s in old versions), so that a request does not
-/// go out on a connection the server is about to close.
-const IDLE: Duration = Duration::from_millis(2_500);
+/// Shorter than the keep-alive timeout of any ClickHouse version (3 s in old ones), so that a request
+/// is not sent on a connection that the server is about to close.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(2_500);
 
-/// A host that does not answer at all is given up on before the request's own timeout.
-const CONNECT: Duration = Duration::from_secs(10);
+/// Limits how long a host that does not answer at all is waited for.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn client(options: &Options) -> Result<Client, Error> {
     let url = parse(&options.url)?;
     let mut connector = HttpConnector::new();
     connector.set_keepalive(Some(Duration::from_secs(60)));
-    connector.set_connect_timeout(Some(CONNECT.min(options.timeout)));
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(options.timeout)));
     connector.set_nodelay(true);
     connector.enforce_http(false);
 
@@ -59,26 +59,26 @@ pub(crate) fn client(options: &Options) -> Result<Client, Error> {
 
 fn pool() -> Builder {
     let mut builder = HttpClient::builder(TokioExecutor::new());
-    builder.pool_idle_timeout(IDLE);
+    builder.pool_idle_timeout(IDLE_TIMEOUT);
     builder.pool_timer(hyper_util::rt::TokioTimer::new());
     builder
 }
 
-/// Takes only an address without anything that belongs elsewhere, so that no secret can stand in
-/// it. The refused address is not repeated for the same reason.
+/// Accepts only an address without credentials and settings, so that it cannot contain a secret. For
+/// the same reason the error does not repeat a refused address.
 fn parse(url: &str) -> Result<Url, Error> {
-    let url = Url::parse(url).map_err(|_| Error::Url("it is not an address"))?;
+    let url = Url::parse(url).map_err(|_| Error::Url("it is not a URL"))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(Error::Url("it begins with neither http:// nor https://"));
+        return Err(Error::Url("it must begin with http:// or https://"));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err(Error::Url("the host is missing"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Error::Url("user and password do not belong into it"));
+        return Err(Error::Url("user and password must not be part of it"));
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(Error::Url("settings do not belong into it"));
+        return Err(Error::Url("it must not contain settings"));
     }
     Ok(url)
 }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_with_anything_but_a_place_is_refused() {
+    fn address_with_credentials_settings_or_without_a_host_is_refused() {
         for url in [
             "",
             "localhost:8123",
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn address_of_a_place_is_taken() {
+    fn plain_address_is_accepted() {
         for url in [
             "http://127.0.0.1:8123",
             "https://clickhouse.example:8443/",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn password_stands_in_no_debug_output() {
+    fn password_is_in_no_debug_output() {
         let options = Options {
             url: "http://127.0.0.1:1".into(),
             database: "chatledger".into(),

@@ -1,4 +1,4 @@
-//! What can go wrong, one variant per operation, and what the driver should do about it.
+//! Errors, one variant per operation, and their classes.
 
 use std::error::Error as StdError;
 use std::io;
@@ -11,123 +11,123 @@ use crate::code;
 /// A failed operation of this connector. No variant holds row values or credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configured address cannot be used; the text says why.
-    #[error("the ClickHouse address cannot be used: {0}")]
+    /// The configured address is invalid; the text says why.
+    #[error("the ClickHouse address is invalid: {0}")]
     Url(&'static str),
-    /// An `https` address needs root certificates, and the system has none that can be read.
+    /// The system's root certificates, needed for an `https` address, cannot be read.
     #[error("cannot load the system's root certificates")]
     Certificates(#[source] io::Error),
-    /// What was given as authorities' certificates is none, or rustls refuses it.
-    #[error("no certificate of an authority: {0}")]
+    /// The configured certificates of authorities cannot be used.
+    #[error("the certificates of authorities cannot be used: {0}")]
     Roots(&'static str),
-    /// The server gave no good answer to a question without consequences.
-    #[error("ClickHouse does not answer as it should")]
-    Ping(#[source] Fault),
-    /// The database is not there and could not be made.
+    /// The server did not answer `SELECT 1`.
+    #[error("ClickHouse does not answer as expected")]
+    Ping(#[source] RequestError),
+    /// The database does not exist and could not be created.
     #[error("cannot create the database {database}")]
     CreateDatabase {
-        /// Its name.
+        /// The database.
         database: String,
-        /// Why.
-        source: Fault,
+        /// The cause.
+        source: RequestError,
     },
-    /// It could not be found out which schema the database has.
+    /// The version of the database's schema could not be read.
     #[error("cannot read the schema version of the database {database}")]
     ReadVersion {
-        /// Its name.
+        /// The database.
         database: String,
-        /// Why.
-        source: Fault,
+        /// The cause.
+        source: RequestError,
     },
-    /// The database has a schema made by an older program, or none.
+    /// The database has an older schema than this program, or none.
     #[error(
-        "the database has schema {found}, this program wants {known}: run `chatledger migrate`"
+        "the database has schema {found}, this program needs {known}: run `chatledger migrate`"
     )]
     SchemaTooOld {
-        /// What it has; 0 if none.
+        /// The database's version; 0 if it has none.
         found: u32,
-        /// What the program writes and reads.
+        /// This program's version.
         known: u32,
     },
-    /// The database has a schema made by a newer program.
+    /// The database has a newer schema than this program.
     #[error("the database has schema {found}, this program knows schemas up to {known}")]
     SchemaTooNew {
-        /// What the database has.
+        /// The database's version.
         found: u32,
-        /// What this program knows.
+        /// This program's version.
         known: u32,
     },
-    /// A step of the schema could not be applied; steps may be applied again.
+    /// A migration could not be applied. Applying it again is safe.
     #[error("cannot apply migration {version} ({name})")]
     Migrate {
-        /// The step's number.
+        /// Its number.
         version: u32,
-        /// What it is about.
+        /// Its name.
         name: &'static str,
-        /// Why.
-        source: Fault,
+        /// The cause.
+        source: RequestError,
     },
     /// A table could not be read for an audit.
     #[error("cannot read {table}")]
     Audit {
         /// The table.
         table: &'static str,
-        /// Why.
-        source: Fault,
+        /// The cause.
+        source: RequestError,
     },
-    /// It could not be found out what a table holds.
-    #[error("cannot look into {table}")]
-    Look {
+    /// A table could not be queried.
+    #[error("cannot query {table}")]
+    Query {
         /// The table.
         table: &'static str,
-        /// Why.
-        source: Fault,
+        /// The cause.
+        source: RequestError,
     },
-    /// Rows could not be inserted, or it is not known whether they were. Inserting them again under
-    /// the same token is right in both cases.
+    /// Rows could not be inserted, or it is unknown whether they were. In both cases, insert them
+    /// again with the same token.
     #[error("cannot insert {rows} rows into {table}")]
     Insert {
         /// The table.
         table: &'static str,
-        /// How many rows the insert had.
+        /// Number of rows sent.
         rows: usize,
-        /// Why.
-        source: Fault,
+        /// The cause.
+        source: RequestError,
     },
 }
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum RequestError {
     /// ClickHouse answered with an exception.
     #[error("ClickHouse answered with exception {code} ({name})")]
     Exception {
-        /// Its number.
+        /// Its code.
         code: u32,
-        /// Its name in ClickHouse; `not listed` if this program does not know the number.
+        /// Its name in ClickHouse; `not listed` if this program does not know the code.
         name: &'static str,
     },
-    /// Something answered, but not as ClickHouse does: a proxy, or another service.
-    #[error("the answer is not ClickHouse's{}", status.map(|s| format!(", HTTP status {s}")).unwrap_or_default())]
-    Foreign {
-        /// The HTTP status, where it is known.
+    /// The answer is not from ClickHouse but, for example, from a proxy or another service.
+    #[error("the answer is not from ClickHouse{}", status.map(|s| format!(", HTTP status {s}")).unwrap_or_default())]
+    NotClickHouse {
+        /// The HTTP status, if known.
         status: Option<u16>,
     },
-    /// The connection could not be made or broke.
+    /// The connection could not be established, or it broke.
     #[error("the connection failed")]
     Connection(#[source] Box<dyn StdError + Send + Sync>),
-    /// The answer did not come within the timeout.
+    /// The timeout elapsed before the answer was complete.
     #[error("no answer within the timeout")]
     TimedOut,
-    /// The table is not of the form this program writes. The text names columns only.
-    #[error("the table has another form: {0}")]
-    Form(String),
-    /// The client could not make the request or read the answer.
-    #[error("the exchange broke the protocol: {0}")]
+    /// The table's columns do not match the rows. The text names columns only.
+    #[error("the columns of the table do not match: {0}")]
+    TableMismatch(String),
+    /// The client could not build the request or read the answer.
+    #[error("protocol error: {0}")]
     Protocol(&'static str),
 }
 
-impl From<ClientError> for Fault {
+impl From<ClientError> for RequestError {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Network(source) => Self::Connection(source),
@@ -137,40 +137,41 @@ impl From<ClientError> for Fault {
                     code,
                     name: code::name(code),
                 },
-                None => Self::Foreign {
+                None => Self::NotClickHouse {
                     status: text.get(..3).and_then(|status| status.parse().ok()),
                 },
             },
-            // The client's own text, made from the column lists of table and row type.
-            ClientError::SchemaMismatch(text) => Self::Form(text.replace('\n', " ")),
+            // The client's own text, made from the columns of the table and of the row type.
+            ClientError::SchemaMismatch(text) => Self::TableMismatch(text.replace('\n', " ")),
             ClientError::InvalidParams(_) => Self::Protocol("bad parameters"),
             ClientError::NotEnoughData => Self::Protocol("the answer ended early"),
             ClientError::InvalidUtf8Encoding(_) => Self::Protocol("text is not UTF-8"),
-            ClientError::RowNotFound => Self::Protocol("no row where one was due"),
+            ClientError::RowNotFound => Self::Protocol("no row where one was expected"),
             ClientError::InvalidColumnsHeader(_) => Self::Protocol("unreadable column list"),
             ClientError::Compression(_) | ClientError::Decompression(_) => {
                 Self::Protocol("compression")
             }
             ClientError::Unsupported(_) => Self::Protocol("not supported by the client"),
-            // The rest may quote values in its text.
-            _ => Self::Protocol("a row or an answer could not be coded"),
+            // The texts of the other errors may quote values.
+            _ => Self::Protocol("a row or an answer could not be encoded or decoded"),
         }
     }
 }
 
-impl Fault {
-    /// What the caller should do about it.
+impl RequestError {
+    /// Returns what the caller should do.
     pub fn class(&self) -> FaultClass {
         match self {
             Self::Exception { code, .. } => code::class(*code),
-            Self::Foreign { status: Some(429) } => FaultClass::SlowDown,
-            Self::Form(_)
-            | Self::Foreign {
+            Self::NotClickHouse { status: Some(429) } => FaultClass::SlowDown,
+            Self::TableMismatch(_)
+            | Self::NotClickHouse {
                 status: Some(401 | 403 | 407),
             } => FaultClass::Stop,
-            Self::Foreign { .. } | Self::Connection(_) | Self::TimedOut | Self::Protocol(_) => {
-                FaultClass::Retry
-            }
+            Self::NotClickHouse { .. }
+            | Self::Connection(_)
+            | Self::TimedOut
+            | Self::Protocol(_) => FaultClass::Retry,
         }
     }
 }
@@ -188,7 +189,7 @@ impl Classified for Error {
             | Self::ReadVersion { source, .. }
             | Self::Migrate { source, .. }
             | Self::Audit { source, .. }
-            | Self::Look { source, .. }
+            | Self::Query { source, .. }
             | Self::Insert { source, .. } => source.class(),
         }
     }
@@ -198,19 +199,19 @@ impl Classified for Error {
 mod tests {
     use super::*;
 
-    fn fault(text: &str) -> Fault {
+    fn request_error(text: &str) -> RequestError {
         ClientError::BadResponse(text.into()).into()
     }
 
     #[test]
-    fn exception_text_with_row_values_is_not_kept() {
-        let fault = fault(
+    fn exception_text_with_row_values_is_dropped() {
+        let error = request_error(
             "Code: 53. DB::Exception: Type mismatch: 加我微信 (SECRET_NAME). (TYPE_MISMATCH) (version 26.7)",
         );
         let error = Error::Insert {
             table: "messages",
             rows: 1,
-            source: fault,
+            source: error,
         };
         let shown = format!("{error} {error:?}");
         assert!(shown.contains("TYPE_MISMATCH"), "{shown}");
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_of_something_else_is_told_by_its_status() {
+    fn answer_of_another_service_is_classified_by_its_status() {
         let cases = [
             ("502 Bad Gateway", Some(502), FaultClass::Retry),
             ("403 Forbidden", Some(403), FaultClass::Stop),
@@ -231,13 +232,13 @@ mod tests {
             ("错误", None, FaultClass::Retry),
         ];
         for (text, status, class) in cases {
-            let fault = fault(text);
+            let error = request_error(text);
             assert!(
-                matches!(fault, Fault::Foreign { status: s } if s == status),
+                matches!(error, RequestError::NotClickHouse { status: s } if s == status),
                 "{text}"
             );
-            assert_eq!(fault.class(), class, "{text}");
-            assert!(!fault.to_string().contains("maintenance"));
+            assert_eq!(error.class(), class, "{text}");
+            assert!(!error.to_string().contains("maintenance"));
         }
     }
 }

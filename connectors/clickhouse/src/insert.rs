@@ -1,40 +1,54 @@
 //! Inserts.
 //!
 //! Rows are streamed, so an insert holds a few hundred kilobytes of them at a time whatever its
-//! size. They go as `RowBinaryWithNamesAndTypes`, checked against the table's columns before they
-//! are sent and by the server when they arrive: a changed table gives an error and never
-//! misread bytes. Columns that somebody has added are left to their defaults.
+//! size. The format is `RowBinaryWithNamesAndTypes`: the client checks the rows against the table's
+//! columns before it sends them, and the server checks them when they arrive, so a changed table
+//! gives an error and never misread bytes. Columns that somebody has added keep their defaults.
 
-use chatledger_schemas::directory;
-use chatledger_schemas::{CorpId, DeadLetter, DeadLetterEvent, Message, Violation};
-use clickhouse::RowWrite;
+use chatledger_schemas::directory::DirectoryRow;
+use chatledger_schemas::{CorpId, FaultClass};
+use clickhouse::Row;
 use clickhouse::insert::Insert;
 
-use crate::rows::{
-    ConsentRow, CustomerRow, DeadLetterEventRow, DeadLetterRow, DepartmentRow, DirectoryRow,
-    FollowRow, MemberRow, MessageRow, RoomMemberRow, RoomRow, Sync, ViolationRow,
+use crate::tables::{
+    BatchTable, Consents, Customers, Departments, DirectorySync, DirectoryTable, Follows, Members,
+    RoomMembers, Rooms, Table,
 };
-use crate::{ClickHouse, Error, Fault};
+use crate::{ClickHouse, Error, RequestError};
 
-/// What an insert asks of the server, whatever its profile says.
+/// Fail points of an insert that belongs to a batch, in the order in which they are passed: the
+/// rows are sent and the insert has not ended; the server has answered.
+pub const FAIL_POINTS: &[&str] = &[
+    "clickhouse.messages_sent",
+    "clickhouse.messages_answered",
+    "clickhouse.violations_sent",
+    "clickhouse.violations_answered",
+    "clickhouse.dead_letters_sent",
+    "clickhouse.dead_letters_answered",
+];
+
+/// Fail points of storing a sink checkpoint, as [`FAIL_POINTS`].
+pub const CHECKPOINT_FAIL_POINTS: &[&str] = &["clickhouse.lanes_sent", "clickhouse.lanes_answered"];
+
+/// Settings of every insert; they take precedence over the server's profile.
 const SETTINGS: &[(&str, &str)] = &[
-    // The answer comes after the rows are in the table, not when they wait in a queue.
+    // The server answers after the rows are in the table, not when they wait in a queue.
     ("async_insert", "0"),
     ("wait_end_of_query", "1"),
-    // Replicated tables dedup by default, profiles may say otherwise.
+    // Replicated tables deduplicate by default, but a profile may turn it off.
     ("insert_deduplicate", "1"),
-    // One block whatever the rows: the parser may not cut it, and what it did cut is put together
-    // again. Token and atomicity hold for a block.
+    // One block whatever the rows: the parser must not split it, and blocks it did split are joined
+    // again. Token and atomicity apply to a block.
     ("max_insert_block_size", "1048449"),
     ("min_insert_block_size_rows", "1048449"),
     ("min_insert_block_size_bytes", "1099511627776"),
-    // A message with a wild time stamp must not make its insert impossible. The partitions such
-    // rows make are few and small.
+    // Messages with implausible timestamps must not make an insert impossible. The partitions they
+    // create are few and small.
     ("max_partitions_per_insert_block", "0"),
     ("log_comment", "chatledger"),
 ];
 
-/// A fail point of the crash matrix; nothing without the feature.
+/// Passes a fail point of the crash tests. Does nothing without the feature.
 macro_rules! pass {
     ($table:expr, $step:literal) => {
         #[cfg(feature = "failpoints")]
@@ -44,146 +58,118 @@ macro_rules! pass {
     };
 }
 
-/// Rows on their way. The type of the iterator is hidden, because a future that holds one made of
+/// Rows to send. The type of the iterator is hidden, because a future that holds an iterator made of
 /// borrowing closures is not known to be `Send`.
-pub(crate) type Rows<'a, R> = Box<dyn Iterator<Item = R> + Send + 'a>;
+type Rows<'a, R> = Box<dyn Iterator<Item = R> + Send + 'a>;
 
 impl ClickHouse {
-    /// Inserts messages. Nothing is sent for no rows.
+    /// Inserts the rows of one batch into a table. Sends nothing if there are none.
     ///
-    /// `token` stands for exactly these rows in this order; an insert under a token the table
-    /// remembers changes nothing.
-    pub async fn insert_messages<'r>(
+    /// `token` stands for exactly these records in this order: an insert with a token that the table
+    /// remembers changes nothing. Tokens are remembered for each table, so the same token may be
+    /// used for several.
+    pub async fn insert<'r, 'i, T: BatchTable>(
         &self,
+        _table: T,
         token: &str,
-        rows: impl IntoIterator<Item = &'r Message, IntoIter: Send + 'r>,
+        records: impl IntoIterator<Item = T::Record<'r>, IntoIter: Send + 'i>,
     ) -> Result<(), Error> {
-        let rows = Box::new(rows.into_iter().map(MessageRow::from));
-        self.insert::<MessageRow<'static>>("messages", Some(token), rows)
-            .await
+        let token = format!("{token}{}", T::TOKEN_SUFFIX);
+        let records = Box::new(records.into_iter());
+        self.send::<T>(Some(&token), records).await
     }
 
-    /// Inserts violations; as [`ClickHouse::insert_messages`]. Tokens are by table, so the same one
-    /// may serve for both.
-    pub async fn insert_violations<'r>(
-        &self,
-        token: &str,
-        rows: impl IntoIterator<Item = &'r Violation, IntoIter: Send + 'r>,
-    ) -> Result<(), Error> {
-        let rows = Box::new(rows.into_iter().map(ViolationRow::from));
-        self.insert::<ViolationRow<'static>>("violations", Some(token), rows)
-            .await
-    }
-
-    /// Inserts dead letters; as [`ClickHouse::insert_messages`].
-    pub async fn insert_dead_letters<'r>(
-        &self,
-        token: &str,
-        rows: impl IntoIterator<Item = &'r DeadLetter, IntoIter: Send + 'r>,
-    ) -> Result<(), Error> {
-        let rows = Box::new(rows.into_iter().map(DeadLetterRow::from));
-        self.insert::<DeadLetterRow<'static>>("dead_letters", Some(token), rows)
-            .await
-    }
-
-    /// Hides dead letters that events have settled; as [`ClickHouse::insert_messages`], with a
-    /// token of its own. With `FINAL` they stay hidden, whatever is inserted about them afterwards.
-    pub async fn insert_settled_letters<'r>(
-        &self,
-        token: &str,
-        rows: impl IntoIterator<Item = &'r DeadLetterEvent, IntoIter: Send + 'r>,
-    ) -> Result<(), Error> {
-        let rows = Box::new(rows.into_iter().map(DeadLetterRow::settled));
-        self.insert::<DeadLetterRow<'static>>("dead_letters", Some(token), rows)
-            .await
-    }
-
-    /// Inserts what was done about dead letters; as [`ClickHouse::insert_messages`].
-    pub async fn insert_dead_letter_events<'r>(
-        &self,
-        token: &str,
-        rows: impl IntoIterator<Item = &'r DeadLetterEvent, IntoIter: Send + 'r>,
-    ) -> Result<(), Error> {
-        let rows = Box::new(rows.into_iter().map(DeadLetterEventRow::from));
-        self.insert::<DeadLetterEventRow<'static>>("dead_letter_events", Some(token), rows)
-            .await
-    }
-
-    /// Inserts directory rows of one sync, each into its table, one table after the other.
+    /// Inserts directory rows of one sync, one table after the other.
     ///
     /// `synced_at_ms` (milliseconds since the epoch, the snapshot's `taken_at`) is the rows'
-    /// version: the newest row of a thing is the one read with `FINAL`, so repeating any part of a
-    /// sync is harmless and needs no token.
+    /// version. `FINAL` reads the newest row of a thing, so repeating any part of a sync is harmless
+    /// and needs no token.
     pub async fn insert_directory(
         &self,
         corp: &CorpId,
         synced_at_ms: i64,
-        rows: &[directory::DirectoryRow],
+        rows: &[DirectoryRow],
     ) -> Result<(), Error> {
-        use directory::DirectoryRow as R;
-        let sync = Sync {
+        let sync = DirectorySync {
             corp_id: corp,
             at_ms: synced_at_ms,
         };
-        macro_rules! table {
-            ($variant:ident, $row:ident) => {{
-                let rows = Box::new(rows.iter().filter_map(|row| match row {
-                    R::$variant(row) => Some($row::new(sync, row)),
-                    _ => None,
-                }));
-                self.insert::<$row<'static>>($row::TABLE, None, rows)
-                    .await?;
-            }};
-        }
-        table!(Departments, DepartmentRow);
-        table!(Members, MemberRow);
-        table!(Customers, CustomerRow);
-        table!(Follows, FollowRow);
-        table!(Rooms, RoomRow);
-        table!(RoomMembers, RoomMemberRow);
-        table!(Consents, ConsentRow);
-        Ok(())
+        self.insert_synced::<Departments>(sync, rows).await?;
+        self.insert_synced::<Members>(sync, rows).await?;
+        self.insert_synced::<Customers>(sync, rows).await?;
+        self.insert_synced::<Follows>(sync, rows).await?;
+        self.insert_synced::<Rooms>(sync, rows).await?;
+        self.insert_synced::<RoomMembers>(sync, rows).await?;
+        self.insert_synced::<Consents>(sync, rows).await
     }
 
-    pub(crate) async fn insert<'a, R: RowWrite>(
+    async fn insert_synced<T: DirectoryTable>(
         &self,
-        table: &'static str,
-        token: Option<&str>,
-        rows: Rows<'a, R::Value<'a>>,
+        sync: DirectorySync<'_>,
+        rows: &[DirectoryRow],
     ) -> Result<(), Error> {
-        let mut rows = rows.peekable();
-        if rows.peek().is_none() {
+        let records = rows.iter().filter_map(|row| T::record(sync, row));
+        self.send::<T>(None, Box::new(records)).await
+    }
+
+    pub(crate) async fn send<'r, T: Table>(
+        &self,
+        token: Option<&str>,
+        records: Rows<'_, T::Record<'r>>,
+    ) -> Result<(), Error> {
+        let mut records = records.peekable();
+        if records.peek().is_none() {
             return Ok(());
         }
         let mut count = 0;
         let sent = async {
-            let mut insert: Insert<R> = self.client.insert(table).await?;
+            let mut insert: Insert<T::Row> = self.client.insert(T::NAME).await?;
             for (name, value) in SETTINGS {
                 insert = insert.with_setting(*name, *value);
             }
             if let Some(token) = token {
                 insert = insert.with_setting("insert_deduplication_token", token);
             }
-            for row in rows {
+            for record in records {
+                let row: <T::Row as Row>::Value<'_> = T::row(record);
                 insert.write(&row).await?;
                 count += 1;
             }
-            pass!(table, "sent");
+            pass!(T::NAME, "sent");
             insert.end().await?;
-            pass!(table, "answered");
+            pass!(T::NAME, "answered");
             Ok(())
         };
         let result = self.within(sent).await;
-        if let Err(fault @ (Fault::Form(_) | Fault::Exception { .. })) = &result
-            && fault.class() == chatledger_schemas::FaultClass::Stop
+        if let Err(error @ (RequestError::TableMismatch(_) | RequestError::Exception { .. })) =
+            &result
+            && error.class() == FaultClass::Stop
         {
-            // Whoever puts the table right should not have to restart this program.
+            // Once the table is repaired, inserts must work again without a restart.
             self.client.clear_cached_metadata().await;
         }
         result.map_err(|source| Error::Insert {
-            table,
+            table: T::NAME,
             rows: count,
             source,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::TABLES;
+
+    #[test]
+    fn every_fail_point_is_a_step_of_a_table() {
+        for point in FAIL_POINTS.iter().chain(CHECKPOINT_FAIL_POINTS) {
+            let step_of = |name: &str| {
+                ["sent", "answered"]
+                    .iter()
+                    .any(|step| *point == format!("clickhouse.{name}_{step}"))
+            };
+            assert!(TABLES.iter().any(|table| step_of(table.name)), "{point}");
+        }
     }
 }

@@ -1,37 +1,37 @@
-//! Writes the rows of the archive into ClickHouse, each batch once, and keeps the tables' schema.
-//! It does not know where rows come from, when a batch is due, or what a token stands for.
+//! Writes the rows of the archive into ClickHouse, each batch once, and maintains the schema of the
+//! tables. It does not know where rows come from, when a batch is due, or what a token stands for.
 //!
-//! What it guarantees
-//! - **An insert is one block.** Whatever the rows, up to 100,000 of them reach the engine as one
-//!   block, so there is one part in each partition, visible as a whole or not at all.
-//! - **The same token, the same rows, once.** An insert carries the caller's token as
-//!   `insert_deduplication_token`; the tables remember theirs
-//!   (`non_replicated_deduplication_window`; replicated tables do by default). A repeat of an
-//!   insert that was cut off, or whose answer was lost, changes nothing, after a restart of the
-//!   server too. The caller keeps the promise that a token stands for the same rows in the same
-//!   order.
-//! - **What a token hides can be found out.** A server killed in the middle of an insert can
-//!   remember its token without its rows; `absent_messages` and its neighbours say which rows of a
-//!   batch are not there.
-//! - **When it returns, the rows can be read.** Nothing waits in the server's asynchronous insert
-//!   queue. On a replicated table the server's profile says how many replicas that means
+//! Guarantees
+//! - **An insert is one block.** Up to 100,000 rows reach the engine as one block, so an insert
+//!   creates one part in each partition, which becomes visible as a whole or not at all.
+//! - **Rows inserted with the same token are stored once.** An insert carries the caller's token as
+//!   `insert_deduplication_token`. The tables remember tokens
+//!   (`non_replicated_deduplication_window`; replicated tables do by default). Repeating an insert
+//!   that was interrupted, or whose answer was lost, changes nothing, also after a restart of the
+//!   server. The caller guarantees that a token stands for the same rows in the same order.
+//! - **Lost rows can be detected.** A server that is killed in the middle of an insert can remember
+//!   its token without its rows; [`ClickHouse::absent`] returns the records of a batch whose rows
+//!   are missing.
+//! - **Inserted rows can be read when the call returns.** Nothing waits in the server's asynchronous
+//!   insert queue. On a replicated table the server's profile decides how many replicas that means
 //!   (`insert_quorum`).
-//! - **An error never holds row values.** ClickHouse quotes rows in its texts; only the code and
-//!   its name are kept.
-//! - **A newer schema is refused** ([`Error::SchemaTooNew`]) and an older one brought up to date.
+//! - **An error never holds row values.** ClickHouse quotes rows in its error texts; only the code
+//!   and its name are kept.
+//! - **A newer schema is refused** ([`Error::SchemaTooNew`]) and an older one is migrated.
 //!
-//! Not here: retries (the driver's, by [`Classified::class`](chatledger_schemas::Classified)),
-//! `ON CLUSTER` (tables of a cluster are made by whoever runs it, or in a `Replicated` database).
+//! Not here: retries (the driver decides by
+//! [`Classified::class`](chatledger_schemas::Classified)) and `ON CLUSTER` (create the tables of a
+//! cluster by hand, or use a `Replicated` database).
 
 mod audit;
+mod checkpoint;
 pub mod code;
 mod connect;
 mod error;
 mod insert;
-mod lanes;
 mod migrate;
 mod presence;
-mod rows;
+pub mod tables;
 mod tls;
 
 use std::time::Duration;
@@ -39,17 +39,19 @@ use std::time::Duration;
 use chatledger_schemas::Secret;
 use clickhouse::Client;
 
-pub use audit::{Audited, BlockSum, ReconciliationRow, RowDigest, RowKey};
+pub use audit::{AuditedRows, BlockSum};
 pub use clickhouse;
-pub use error::{Error, Fault};
-pub use lanes::LaneMark;
+pub use error::{Error, RequestError};
+pub use insert::{CHECKPOINT_FAIL_POINTS, FAIL_POINTS};
 pub use migrate::Migrated;
+pub use tables::{BatchTable, ReconciliationRow, SinkCheckpoint, TABLES, Table, TableInfo};
 pub use tls::Roots;
 
-/// How to reach a ClickHouse.
+/// How to reach a ClickHouse server.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The HTTP interface: `http://host:8123`, `https://host:8443`, a path behind a proxy too.
+    /// The HTTP interface: `http://host:8123` or `https://host:8443`, optionally with the path of a
+    /// proxy.
     pub url: String,
     /// The database that holds the tables.
     pub database: String,
@@ -57,16 +59,16 @@ pub struct Options {
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
-    /// Who may vouch for the server of an `https` address; without it the system's authorities.
+    /// Certificate authorities to trust for an `https` address; without them the system's.
     pub roots: Option<Roots>,
-    /// How long one call of [`ClickHouse`] may take, all its requests together.
+    /// Time limit of one call of [`ClickHouse`], all its requests together.
     pub timeout: Duration,
 }
 
-/// A ClickHouse and the database in it that is the archive's. One is enough for a process; calls
-/// run side by side over a pool of connections.
+/// A client of one ClickHouse server and the archive's database on it. A process needs only one;
+/// calls run in parallel over a pool of connections.
 pub struct ClickHouse {
-    /// Without a database, which may not be there yet.
+    /// Without a database, which may not exist yet.
     server: Client,
     /// With the database.
     client: Client,
@@ -75,7 +77,7 @@ pub struct ClickHouse {
 }
 
 impl ClickHouse {
-    /// Prepares the client; nothing is connected to.
+    /// Prepares the client without connecting.
     pub fn new(options: Options) -> Result<Self, Error> {
         let server = connect::client(&options)?;
         Ok(Self {
@@ -86,7 +88,7 @@ impl ClickHouse {
         })
     }
 
-    /// Asks the server for an answer: it is there and knows the user. The database need not exist.
+    /// Checks that the server answers and accepts the user. The database need not exist.
     pub async fn ping(&self) -> Result<(), Error> {
         self.within(self.server.query("SELECT 1").fetch_one::<u8>())
             .await
@@ -94,20 +96,20 @@ impl ClickHouse {
             .map_err(Error::Ping)
     }
 
-    /// The client behind it, with the database set, for queries of one's own. Its errors quote rows
-    /// and its log lines (target `clickhouse`, level debug) do too; keep both out of logs.
+    /// Returns the underlying client, with the database set, for other queries. Its errors and its
+    /// log lines (target `clickhouse`, level debug) quote rows; keep both out of logs.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Awaits a request for no longer than the timeout.
+    /// Awaits a request, at most for the timeout.
     async fn within<T>(
         &self,
         request: impl Future<Output = clickhouse::error::Result<T>>,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, RequestError> {
         match tokio::time::timeout(self.timeout, request).await {
-            Ok(result) => result.map_err(Fault::from),
-            Err(_) => Err(Fault::TimedOut),
+            Ok(result) => result.map_err(RequestError::from),
+            Err(_) => Err(RequestError::TimedOut),
         }
     }
 }

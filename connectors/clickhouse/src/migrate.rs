@@ -1,8 +1,9 @@
-//! Brings a database to the schema this program writes.
+//! Migrates a database to the schema of this program.
 //!
-//! Steps may be applied twice and by two processes at once: every statement is `IF [NOT] EXISTS` or
-//! has a condition, and a step is noted in the ledger only after its statements. A database that is up to date is only
-//! read, so that a program without the right to create tables runs where somebody else migrates.
+//! Migrations may be applied twice, and by two processes at once: every statement is
+//! `IF [NOT] EXISTS` or has a condition, and a migration is recorded only after its statements have
+//! been applied. A database that is up to date is only read, so a program without the right to create
+//! tables can run where somebody else migrates.
 
 use std::cmp::Ordering;
 
@@ -11,24 +12,24 @@ use chatledger_schemas::migrations::{
 };
 use clickhouse::sql::Identifier;
 
-use crate::{ClickHouse, Error, Fault};
+use crate::{ClickHouse, Error, RequestError};
 
-/// What a migration did.
+/// The result of [`ClickHouse::migrate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migrated {
-    /// The schema the database had; 0 if none.
+    /// The schema version the database had; 0 if none.
     pub from: u32,
-    /// The schema it has.
+    /// The schema version it has now.
     pub to: u32,
 }
 
 impl ClickHouse {
-    /// Creates the database if it is not there and applies every migration it does not have.
-    /// The timeout holds for each statement by itself.
+    /// Creates the database if it does not exist and applies the migrations it does not have. The
+    /// timeout applies to each statement.
     ///
     /// # Errors
-    /// [`Error::SchemaTooNew`] if the database has a migration this program does not know; nothing
-    /// is changed then.
+    /// [`Error::SchemaTooNew`] if the database has a migration that this program does not know; the
+    /// database is not changed.
     pub async fn migrate(&self) -> Result<Migrated, Error> {
         self.create_database().await?;
         let from = self.schema_version().await?;
@@ -48,11 +49,12 @@ impl ClickHouse {
         Ok(Migrated { from, to: LATEST })
     }
 
-    /// Looks whether the database has the schema of this program, and changes nothing.
+    /// Checks that the database has the schema of this program. Changes nothing.
     ///
     /// # Errors
-    /// It has another: [`Error::SchemaTooNew`], [`Error::SchemaTooOld`]; or it does not answer.
-    pub async fn migrated(&self) -> Result<(), Error> {
+    /// [`Error::SchemaTooNew`], [`Error::SchemaTooOld`], or [`Error::ReadVersion`] if the server does
+    /// not answer.
+    pub async fn check_schema(&self) -> Result<(), Error> {
         let (found, known) = (self.schema_version().await?, LATEST);
         match found.cmp(&known) {
             Ordering::Equal => Ok(()),
@@ -66,13 +68,13 @@ impl ClickHouse {
             database: self.database.clone(),
             source,
         };
-        // Asked first, because creating wants a right that even `IF NOT EXISTS` checks.
-        let there = self
+        // `CREATE DATABASE IF NOT EXISTS` requires the right to create even if the database exists.
+        let exists = self
             .server
             .query("SELECT count() FROM system.databases WHERE name = ?")
             .bind(&self.database)
             .fetch_one::<u64>();
-        if self.within(there).await.map_err(failed)? > 0 {
+        if self.within(exists).await.map_err(failed)? > 0 {
             return Ok(());
         }
         let create = self
@@ -88,13 +90,13 @@ impl ClickHouse {
             database: self.database.clone(),
             source,
         };
-        let there = self
+        let exists = self
             .server
             .query("SELECT count() FROM system.tables WHERE database = ? AND name = ?")
             .bind(&self.database)
             .bind(LEDGER_TABLE)
             .fetch_one::<u64>();
-        if self.within(there).await.map_err(failed)? == 0 {
+        if self.within(exists).await.map_err(failed)? == 0 {
             return Ok(0);
         }
         let version = self
@@ -105,8 +107,8 @@ impl ClickHouse {
         self.within(version).await.map_err(failed)
     }
 
-    /// Whether a statement's condition holds; one without is wanted always.
-    async fn wanted(&self, statement: &Statement) -> Result<bool, Fault> {
+    /// Returns whether a statement must be applied: its condition holds, or it has none.
+    async fn is_due(&self, statement: &Statement) -> Result<bool, RequestError> {
         let Some(condition) = &statement.when else {
             return Ok(true);
         };
@@ -114,32 +116,32 @@ impl ClickHouse {
         Ok(self.within(count).await? > 0)
     }
 
-    async fn apply(&self, migration: &Migration) -> Result<(), Fault> {
+    async fn apply(&self, migration: &Migration) -> Result<(), RequestError> {
         self.within(self.client.query_raw(LEDGER_DDL).execute())
             .await?;
         for statement in migration.statements() {
-            if !self.wanted(&statement).await? {
+            if !self.is_due(&statement).await? {
                 continue;
             }
             let applied = self
                 .within(self.client.query_raw(&statement.sql).execute())
                 .await;
-            // Another process may have been faster: then there is nothing left to do.
-            if let Err(fault) = applied
-                && (statement.when.is_none() || self.wanted(&statement).await?)
+            // Another process may have applied it in the meantime.
+            if let Err(error) = applied
+                && (statement.when.is_none() || self.is_due(&statement).await?)
             {
-                return Err(fault);
+                return Err(error);
             }
         }
-        let note = self
+        let record = self
             .client
             .query("INSERT INTO ? (version, name) SETTINGS async_insert = 0 VALUES (?, ?)")
             .bind(Identifier(LEDGER_TABLE))
             .bind(migration.version)
             .bind(migration.name)
             .execute();
-        self.within(note).await?;
-        // Column lists learnt before the step do not hold any more.
+        self.within(record).await?;
+        // The client's cached column lists are out of date.
         self.client.clear_cached_metadata().await;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Who may vouch for a server: the authorities of a company's own, instead of the system's.
+//! Certificate authorities of a company, trusted instead of the system's.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::Error;
 
-/// Certificates of authorities, at least one.
+/// The certificates of one or more authorities.
 #[derive(Clone, Debug)]
 pub struct Roots(Arc<RootCertStore>);
 
@@ -16,7 +16,7 @@ impl Roots {
     /// Reads every certificate of a PEM text.
     ///
     /// # Errors
-    /// There is none, or one of them cannot be used.
+    /// [`Error::Roots`] if there is no certificate, or one of them cannot be used.
     pub fn from_pem(pem: &[u8]) -> Result<Self, Error> {
         let mut store = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -31,12 +31,14 @@ impl Roots {
         Ok(Self(Arc::new(store)))
     }
 
-    /// A client that trusts these authorities and shows no certificate of its own.
+    /// Makes the configuration of a client that trusts these authorities and presents no certificate.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|_| Error::Roots("the cipher suites of this build do not fit"))?;
+            .map_err(|_| {
+                Error::Roots("this build lacks the cipher suites of the default TLS versions")
+            })?;
         Ok(builder
             .with_root_certificates(Arc::clone(&self.0))
             .with_no_client_auth())
@@ -49,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_without_a_certificate_is_refused() {
+    fn file_without_a_usable_certificate_is_refused() {
         for (pem, why) in [
             ("", "no certificate"),
             ("hunter2", "no certificate"),

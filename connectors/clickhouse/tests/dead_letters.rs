@@ -1,17 +1,18 @@
-//! Dead letters: FINAL shows the open ones, whatever is told about them how often and in what
-//! order; and a table of an older schema is carried over, also when that is cut off.
+//! `FINAL` shows the open dead letters, whatever is inserted about them, how often and in which
+//! order. The table of an older schema is migrated, also after an interruption.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
 use chatledger_clickhouse::ClickHouse;
+use chatledger_clickhouse::tables::{DeadLetterEvents, DeadLetters, SettledDeadLetters};
 use chatledger_schemas::dead_letter::Event;
 use chatledger_schemas::migrations::{ALL, Statement};
 use chatledger_schemas::{CorpId, DeadLetter, DeadLetterEvent, Reason};
 use support::{number, shared};
 
-fn letter(seq: u64, attempts: u32) -> DeadLetter {
+fn dead_letter(seq: u64, attempts: u32) -> DeadLetter {
     DeadLetter {
         corp_id: CorpId::from("ww1"),
         seq,
@@ -49,30 +50,29 @@ async fn open(clickhouse: &ClickHouse) -> Vec<(u64, u32)> {
 }
 
 #[tokio::test]
-async fn final_shows_open_letters_with_their_newest_attempt_and_settled_ones_stay_settled() {
-    let clickhouse = shared().clickhouse("open_letters");
+async fn final_shows_open_dead_letters_with_their_last_attempt_and_settled_ones_stay_hidden() {
+    let clickhouse = shared().clickhouse("open_dead_letters");
     clickhouse.migrate().await.unwrap();
-    let insert = async |token: &str, letters: &[DeadLetter], events: &[DeadLetterEvent]| {
-        let done = clickhouse.insert_dead_letters(token, letters).await;
+    let insert = async |token: &str, dead_letters: &[DeadLetter], events: &[DeadLetterEvent]| {
+        let done = clickhouse.insert(DeadLetters, token, dead_letters).await;
         done.unwrap();
         let settled = events.iter().filter(|event| event.event.closes());
         let settled: Vec<_> = settled.collect();
-        let own = format!("{token}-settled");
-        let done = clickhouse.insert_settled_letters(&own, settled.iter().copied());
+        let done = clickhouse.insert(SettledDeadLetters, token, settled.iter().copied());
         done.await.unwrap();
         assert_eq!(
             clickhouse
-                .absent_settled_letters(&settled)
+                .absent(SettledDeadLetters, &settled)
                 .await
                 .unwrap()
                 .len(),
             0
         );
-        let done = clickhouse.insert_dead_letter_events(token, events).await;
+        let done = clickhouse.insert(DeadLetterEvents, token, events).await;
         done.unwrap();
     };
-    let letters: Vec<_> = (1..=4).map(|seq| letter(seq, 0)).collect();
-    insert("parked", &letters, &[]).await;
+    let dead_letters: Vec<_> = (1..=4).map(|seq| dead_letter(seq, 0)).collect();
+    insert("dead-lettered", &dead_letters, &[]).await;
     assert_eq!(open(&clickhouse).await, [(1, 0), (2, 0), (3, 0), (4, 0)]);
 
     let events = [
@@ -81,19 +81,19 @@ async fn final_shows_open_letters_with_their_newest_attempt_and_settled_ones_sta
         event(3, 0, Event::Dropped),
         event(4, 1, Event::Failed),
     ];
-    insert("attempt", &[letter(4, 1)], &events).await;
+    insert("attempt", &[dead_letter(4, 1)], &events).await;
     assert_eq!(open(&clickhouse).await, [(4, 1)]);
 
-    // Told again, late and under other tokens: nothing comes back, nothing stands there twice.
-    insert("again", &letters, &[]).await;
-    insert("once more", &[letter(1, 7)], &events).await;
+    // Inserted again, late and with other tokens: nothing reopens, nothing is stored twice.
+    insert("again", &dead_letters, &[]).await;
+    insert("once more", &[dead_letter(1, 7)], &events).await;
     assert_eq!(open(&clickhouse).await, [(4, 1)]);
     let events = "SELECT count() FROM dead_letter_events FINAL";
     assert_eq!(number(&clickhouse, events).await, 4);
 }
 
-/// A database with the steps before and a letter in the old table.
-async fn before_step_4(name: &str) -> (ClickHouse, Vec<Statement>) {
+/// A database with the migrations before 4 and a dead letter in the old table.
+async fn before_migration_4(name: &str) -> (ClickHouse, Vec<Statement>) {
     let server = shared().clickhouse("default");
     let create = format!("CREATE DATABASE {name}");
     server.client().query(&create).execute().await.unwrap();
@@ -119,10 +119,10 @@ async fn before_step_4(name: &str) -> (ClickHouse, Vec<Statement>) {
 }
 
 #[tokio::test]
-async fn old_letters_are_carried_over_wherever_the_step_was_cut_off() {
+async fn old_dead_letters_are_migrated_wherever_the_migration_was_interrupted() {
     let statements = ALL[3].statements().len();
     for done in 0..=statements {
-        let (clickhouse, step) = before_step_4(&format!("carried_over_{done}")).await;
+        let (clickhouse, step) = before_migration_4(&format!("interrupted_{done}")).await;
         for statement in &step[..done] {
             let run = clickhouse.client().query_raw(&statement.sql).execute();
             run.await.unwrap();
@@ -130,26 +130,26 @@ async fn old_letters_are_carried_over_wherever_the_step_was_cut_off() {
         clickhouse.migrate().await.unwrap();
         assert_eq!(open(&clickhouse).await, [(9, 0)], "{done} statements done");
         let replayed = [event(9, 1, Event::Replayed)];
-        let insert = clickhouse.insert_settled_letters("t", &replayed);
+        let insert = clickhouse.insert(SettledDeadLetters, "t", &replayed);
         insert.await.unwrap();
         assert_eq!(open(&clickhouse).await, [], "{done} statements done");
     }
 }
 
 #[tokio::test]
-async fn letters_settled_before_the_step_is_applied_once_more_stay_settled() {
-    let (clickhouse, step) = before_step_4("applied_twice").await;
+async fn dead_letters_settled_before_the_migration_is_repeated_stay_settled() {
+    let (clickhouse, step) = before_migration_4("applied_twice").await;
     clickhouse.migrate().await.unwrap();
     let replayed = [event(9, 1, Event::Replayed)];
-    let insert = clickhouse.insert_settled_letters("t", &replayed);
+    let insert = clickhouse.insert(SettledDeadLetters, "t", &replayed);
     insert.await.unwrap();
     for statement in &step {
-        let wanted = match &statement.when {
+        let due = match &statement.when {
             Some(when) => number(&clickhouse, when).await > 0,
             None => true,
         };
-        assert!(!wanted || statement.when.is_none(), "{}", statement.sql);
-        if wanted {
+        assert!(!due || statement.when.is_none(), "{}", statement.sql);
+        if due {
             let run = clickhouse.client().query_raw(&statement.sql).execute();
             run.await.unwrap();
         }
@@ -158,11 +158,9 @@ async fn letters_settled_before_the_step_is_applied_once_more_stay_settled() {
 }
 
 #[tokio::test]
-async fn several_processes_at_once_carry_every_letter_over() {
-    let (first, _) = before_step_4("carried_at_once").await;
-    let clients: Vec<_> = (0..4)
-        .map(|_| shared().clickhouse("carried_at_once"))
-        .collect();
+async fn concurrent_migrations_keep_every_dead_letter() {
+    let (first, _) = before_migration_4("concurrent").await;
+    let clients: Vec<_> = (0..4).map(|_| shared().clickhouse("concurrent")).collect();
     let migrations = clients.iter().map(ClickHouse::migrate);
     for migrated in futures::future::join_all(migrations).await {
         migrated.unwrap();

@@ -1,4 +1,4 @@
-//! What is said about a failure: which operation, which class, and nothing of the rows.
+//! Errors name the operation and have a class, and contain nothing of the rows.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,24 +8,24 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use chatledger_clickhouse::code::CODES;
-use chatledger_clickhouse::{ClickHouse, Error, Fault, Options};
+use chatledger_clickhouse::{ClickHouse, Error, Options, RequestError};
 use chatledger_schemas::{Classified, FaultClass};
 use support::{Engine, database, messages, number, options, options_of};
 
-/// The error and all its causes, as a log would have them.
-fn told(error: &Error) -> String {
-    let mut told = format!("{error} {error:?}");
+/// Formats the error and all its causes, as a log would.
+fn chain(error: &Error) -> String {
+    let mut text = format!("{error} {error:?}");
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        write!(told, " {error}").unwrap();
+        write!(text, " {error}").unwrap();
         cause = error.source();
     }
-    told
+    text
 }
 
 async fn failed_insert(clickhouse: &ClickHouse) -> Error {
     let error = clickhouse
-        .insert_messages("token", &messages(3, 1))
+        .insert(Messages, "token", &messages(3, 1))
         .await
         .unwrap_err();
     assert!(
@@ -38,27 +38,27 @@ async fn failed_insert(clickhouse: &ClickHouse) -> Error {
         ),
         "{error:?}"
     );
-    assert!(!told(&error).contains("微信"), "{}", told(&error));
+    assert!(!chain(&error).contains("微信"), "{}", chain(&error));
     error
 }
 
 #[tokio::test]
-async fn host_that_is_not_there_is_worth_another_try() {
+async fn missing_host_is_retried() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let nobody = ClickHouse::new(options(&format!("http://{address}"), "archive")).unwrap();
-    let error = nobody.ping().await.unwrap_err();
+    let missing = ClickHouse::new(options(&format!("http://{address}"), "archive")).unwrap();
+    let error = missing.ping().await.unwrap_err();
     assert!(
-        matches!(error, Error::Ping(Fault::Connection(_))),
+        matches!(error, Error::Ping(RequestError::Connection(_))),
         "{error:?}"
     );
     assert_eq!(error.class(), FaultClass::Retry);
-    assert_eq!(failed_insert(&nobody).await.class(), FaultClass::Retry);
+    assert_eq!(failed_insert(&missing).await.class(), FaultClass::Retry);
 }
 
 #[tokio::test]
-async fn host_that_is_silent_is_given_up_after_the_timeout() {
+async fn silent_host_times_out() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = Options {
         timeout: Duration::from_millis(50),
@@ -69,7 +69,10 @@ async fn host_that_is_silent_is_given_up_after_the_timeout() {
     };
     let silent = ClickHouse::new(silent).unwrap();
     let error = silent.ping().await.unwrap_err();
-    assert!(matches!(error, Error::Ping(Fault::TimedOut)), "{error:?}");
+    assert!(
+        matches!(error, Error::Ping(RequestError::TimedOut)),
+        "{error:?}"
+    );
     assert_eq!(error.class(), FaultClass::Retry);
 }
 
@@ -89,7 +92,7 @@ async fn wrong_password_stops_and_is_not_shown() {
     assert!(
         matches!(
             error,
-            Error::Ping(Fault::Exception {
+            Error::Ping(RequestError::Exception {
                 code: 516,
                 name: "AUTHENTICATION_FAILED"
             })
@@ -97,12 +100,12 @@ async fn wrong_password_stops_and_is_not_shown() {
         "{error:?}"
     );
     assert_eq!(error.class(), FaultClass::Stop);
-    assert!(!told(&error).contains("hunter2"));
+    assert!(!chain(&error).contains("hunter2"));
     assert_eq!(failed_insert(&wrong).await.class(), FaultClass::Stop);
 }
 
 #[tokio::test]
-async fn table_that_is_gone_stops_and_serves_again_when_it_is_back() {
+async fn missing_table_stops_and_works_again_once_it_is_back() {
     let clickhouse = database().await;
     clickhouse
         .client()
@@ -111,7 +114,7 @@ async fn table_that_is_gone_stops_and_serves_again_when_it_is_back() {
         .await
         .unwrap();
     let error = failed_insert(&clickhouse).await;
-    assert!(told(&error).contains("UNKNOWN_TABLE"), "{}", told(&error));
+    assert!(chain(&error).contains("UNKNOWN_TABLE"), "{}", chain(&error));
     assert_eq!(error.class(), FaultClass::Stop);
     clickhouse
         .client()
@@ -120,16 +123,16 @@ async fn table_that_is_gone_stops_and_serves_again_when_it_is_back() {
         .await
         .unwrap();
     clickhouse
-        .insert_messages("token", &messages(3, 1))
+        .insert(Messages, "token", &messages(3, 1))
         .await
         .unwrap();
 }
 
 #[tokio::test]
-async fn column_of_another_type_stops_and_serves_again_when_it_is_put_right() {
+async fn changed_column_stops_and_works_again_once_it_is_repaired() {
     let clickhouse = database().await;
     clickhouse
-        .insert_messages("first", &messages(3, 1))
+        .insert(Messages, "first", &messages(3, 1))
         .await
         .unwrap();
     for (change, back) in [
@@ -142,7 +145,7 @@ async fn column_of_another_type_stops_and_serves_again_when_it_is_put_right() {
             "ALTER TABLE messages RENAME COLUMN texts TO content",
         ),
     ] {
-        // Both with what the client has learnt about the table and afresh.
+        // Once with the client's cached columns, once with fresh ones.
         clickhouse.client().query(change).execute().await.unwrap();
         for _ in 0..2 {
             let error = failed_insert(&clickhouse).await;
@@ -150,19 +153,19 @@ async fn column_of_another_type_stops_and_serves_again_when_it_is_put_right() {
                 error.class(),
                 FaultClass::Stop,
                 "{change}: {}",
-                told(&error)
+                chain(&error)
             );
         }
         clickhouse.client().query(back).execute().await.unwrap();
         clickhouse
-            .insert_messages("token", &messages(3, 1))
+            .insert(Messages, "token", &messages(3, 1))
             .await
             .unwrap();
     }
 }
 
 #[tokio::test]
-async fn column_that_somebody_added_is_left_to_its_default() {
+async fn added_column_keeps_its_default() {
     let clickhouse = database().await;
     clickhouse
         .client()
@@ -171,15 +174,15 @@ async fn column_that_somebody_added_is_left_to_its_default() {
         .await
         .unwrap();
     clickhouse
-        .insert_messages("token", &messages(3, 1))
+        .insert(Messages, "token", &messages(3, 1))
         .await
         .unwrap();
-    let noted = "SELECT count() FROM messages WHERE note = 'none' AND content = '加我微信'";
-    assert_eq!(number(&clickhouse, noted).await, 3);
+    let defaults = "SELECT count() FROM messages WHERE note = 'none' AND content = '加我微信'";
+    assert_eq!(number(&clickhouse, defaults).await, 3);
 }
 
 #[tokio::test]
-async fn value_a_constraint_refuses_is_not_repeated_in_the_error() {
+async fn value_refused_by_a_constraint_is_not_in_the_error() {
     let clickhouse = database().await;
     clickhouse
         .client()
@@ -189,15 +192,15 @@ async fn value_a_constraint_refuses_is_not_repeated_in_the_error() {
         .unwrap();
     let error = failed_insert(&clickhouse).await;
     assert!(
-        told(&error).contains("VIOLATED_CONSTRAINT"),
+        chain(&error).contains("VIOLATED_CONSTRAINT"),
         "{}",
-        told(&error)
+        chain(&error)
     );
     assert_eq!(error.class(), FaultClass::Stop);
 }
 
 #[tokio::test]
-async fn listed_codes_have_the_engines_names() {
+async fn listed_codes_have_the_names_of_the_engine() {
     let clickhouse = database().await;
     for (code, name, _) in CODES {
         let known: String = clickhouse

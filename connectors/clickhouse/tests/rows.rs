@@ -1,9 +1,10 @@
-//! What is inserted is what is read, for every table and for values at the edge.
+//! Rows are read as they were inserted, for every table and for values at the limits.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
+use chatledger_clickhouse::tables::{DeadLetters, Messages, Violations};
 use chatledger_schemas::directory::{
     Consent, Customer, Department, DirectoryRow, Follow, Member, Room, RoomKind, RoomMember,
 };
@@ -121,7 +122,10 @@ async fn messages_are_read_as_they_were_written() {
         ..message(7, NOON)
     };
     let written = [empty, message(1, NOON), full];
-    clickhouse.insert_messages("token", &written).await.unwrap();
+    clickhouse
+        .insert(Messages, "token", &written)
+        .await
+        .unwrap();
     let read: Vec<Read> = clickhouse
         .client()
         .query("SELECT ?fields FROM messages FINAL ORDER BY seq")
@@ -139,7 +143,7 @@ async fn violations_and_dead_letters_are_read_as_they_were_written() {
     let clickhouse = database().await;
     let violation = violation(&message(9, NOON));
     clickhouse
-        .insert_violations("token", std::slice::from_ref(&violation))
+        .insert(Violations, "token", std::slice::from_ref(&violation))
         .await
         .unwrap();
     let read: ReadViolation = clickhouse
@@ -182,7 +186,7 @@ async fn violations_and_dead_letters_are_read_as_they_were_written() {
         })
         .collect();
     clickhouse
-        .insert_dead_letters("token", &letters)
+        .insert(DeadLetters, "token", &letters)
         .await
         .unwrap();
     let read: Vec<(u64, String, String)> = clickhouse
@@ -275,7 +279,7 @@ async fn newest_sync_of_a_directory_row_is_the_one_read() {
         .insert_directory(&corp, NOON + 1, &new)
         .await
         .unwrap();
-    // An old sync that comes late changes nothing.
+    // An old sync that arrives late changes nothing.
     clickhouse
         .insert_directory(&corp, NOON, &old)
         .await
@@ -335,7 +339,7 @@ async fn newest_sync_of_a_directory_row_is_the_one_read() {
 }
 
 #[tokio::test]
-async fn wild_time_stamps_do_not_stop_an_insert() {
+async fn extreme_timestamps_do_not_stop_an_insert() {
     let clickhouse = database().await;
     let mut rows: Vec<Message> = messages(130, 130);
     for (row, msgtime) in rows
@@ -344,8 +348,8 @@ async fn wild_time_stamps_do_not_stop_an_insert() {
     {
         row.msgtime = msgtime;
     }
-    clickhouse.insert_messages("token", &rows).await.unwrap();
-    clickhouse.insert_messages("token", &rows).await.unwrap();
+    clickhouse.insert(Messages, "token", &rows).await.unwrap();
+    clickhouse.insert(Messages, "token", &rows).await.unwrap();
     assert_eq!(
         number(&clickhouse, "SELECT count() FROM messages").await,
         130

@@ -1,8 +1,8 @@
 //! Measures inserts through the `clickhouse` crate: `insert_rate URL [rows] [rows per insert]`.
 //!
-//! Rows are about 1 KB of text that compresses like text. Prints one JSON object: rows a second as
-//! seen by the client. The CPU time and memory of the server are read by
-//! whoever starts it (`/proc/<id>/stat`, `/proc/<id>/status`).
+//! Rows are about 1 KB of text that compresses like real text. Prints one JSON object with the rows per
+//! second measured by the client. Read the server's CPU time and memory from `/proc/<id>/stat` and
+//! `/proc/<id>/status`.
 
 use std::io::Write as _;
 use std::time::Instant;
@@ -63,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
         )
         .fetch_one()
         .await?;
-    anyhow::ensure!(stored == rows, "{stored} rows are there, not {rows}");
+    anyhow::ensure!(stored == rows, "{stored} rows are stored instead of {rows}");
     let report = serde_json::json!({
         "rows": rows,
         "rows_per_insert": batch,

@@ -1,7 +1,7 @@
-//! Runs an embedded ClickHouse by itself: `serve --data-dir D --listen 127.0.0.1:8123`.
+//! Runs only an embedded ClickHouse: `serve --data-dir D --listen 127.0.0.1:8123`.
 //!
-//! The address stands on stdout as soon as queries are answered, logs on stderr. SIGTERM and
-//! SIGINT stop it in order. With `CLICKHOUSE_USER` and `CLICKHOUSE_PASSWORD` set it asks for them.
+//! Prints its address on stdout as soon as queries are answered; logs go to stderr. SIGTERM and SIGINT
+//! stop it cleanly. It requires `CLICKHOUSE_USER` and `CLICKHOUSE_PASSWORD` if they are set.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -16,25 +16,25 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Runs an embedded ClickHouse.
 #[derive(Parser)]
 struct Arguments {
-    /// Where the data is kept.
+    /// The data directory.
     #[arg(long)]
     data_dir: PathBuf,
-    /// Where to listen; port 0 picks a free one.
+    /// The address to listen on; port 0 selects a free port.
     #[arg(long, default_value = "127.0.0.1:8123")]
     listen: SocketAddr,
-    /// The library, if not in the cache.
+    /// The library file, if not in the cache.
     #[arg(long)]
     lib: Option<PathBuf>,
-    /// Memory for the engine, in bytes.
+    /// Memory limit of the engine, in bytes.
     #[arg(long, default_value_t = DEFAULT_MAX_MEMORY_BYTES)]
     max_memory_bytes: u64,
-    /// Statements that run side by side.
+    /// Number of statements that run in parallel.
     #[arg(long, default_value_t = DEFAULT_CONNECTIONS)]
     connections: usize,
-    /// The user to ask for.
+    /// The required user.
     #[arg(long, env = "CLICKHOUSE_USER", requires = "password")]
     user: Option<String>,
-    /// The password to ask for.
+    /// The required password.
     #[arg(long, env = "CLICKHOUSE_PASSWORD", hide_env_values = true)]
     password: Option<String>,
 }
@@ -71,7 +71,7 @@ async fn main() -> anyhow::Result<()> {
         }
     };
     serve(options, shutdown, |address| {
-        // Whoever started this reads the address; with nobody reading, the server goes on.
+        // The parent process reads the address; without a reader the server continues.
         let _ = writeln!(std::io::stdout(), "listening on http://{address}");
     })
     .await?;

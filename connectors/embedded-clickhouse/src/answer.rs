@@ -1,11 +1,11 @@
-//! Answers: headers as ClickHouse sets them, and bodies that may still be in the making.
+//! HTTP responses: headers as ClickHouse sets them, and bodies that may be incomplete yet.
 //!
-//! Guarantees: an error before the first piece has its own status and
-//! `X-ClickHouse-Exception-Code`; an error later is written into the body between the tags that
-//! `X-ClickHouse-Exception-Tag` announces (as servers do since 25.11), and the connection is then
-//! cut, so that nobody takes the answer for whole.
+//! Guarantees: an error before the first chunk has its own status and
+//! `X-ClickHouse-Exception-Code`. A later error is written into the body between the tags that
+//! `X-ClickHouse-Exception-Tag` announces (as servers do since 25.11); then the connection is closed,
+//! so that the response cannot be mistaken for a complete one.
 //!
-//! Deliberately not here: running anything.
+//! Not here: running statements.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -21,58 +21,58 @@ use tokio::time::Sleep;
 
 use crate::engine::Engine;
 use crate::exception::Exception;
-use crate::job::{Piece, Reply};
+use crate::job::{ResponseChunk, ResponseStart};
 
-/// Something that ends when the answer does.
-pub(crate) type Held = Box<dyn Send + Sync>;
+/// Something that is dropped with the response.
+pub(crate) type EndGuard = Box<dyn Send + Sync>;
 
-/// Made up of the pieces there are and those to come.
-pub(crate) struct Body {
+/// A body of the available chunks and those to come.
+pub(crate) struct ResponseBody {
     ready: VecDeque<Bytes>,
-    rest: Option<mpsc::Receiver<Piece>>,
+    rest: Option<mpsc::Receiver<ResponseChunk>>,
     tag: String,
     version: String,
-    /// Set once the exception is written: the time it gets to leave before the cut.
-    cut: Option<Pin<Box<Sleep>>>,
-    _held: Option<Held>,
+    /// Set once the exception is written: a delay before the connection is closed.
+    closing: Option<Pin<Box<Sleep>>>,
+    _held: Option<EndGuard>,
 }
 
-/// Between an exception in the body and the cut. Cutting at once would take with it what has not
-/// left yet, the exception first of all.
-const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
+/// Delay between an exception in the body and closing the connection. Closing at once would discard
+/// unsent data, including the exception.
+const CLOSING_DELAY: Duration = Duration::from_secs(1);
 
 /// The statement failed in the middle of its answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the statement failed in the middle of its answer")]
-pub(crate) struct Broken;
+pub(crate) struct StatementFailed;
 
-impl Body {
+impl ResponseBody {
     fn whole(bytes: impl Into<Bytes>) -> Self {
         Self {
             ready: VecDeque::from([bytes.into()]),
             rest: None,
             tag: String::new(),
             version: String::new(),
-            cut: None,
+            closing: None,
             _held: None,
         }
     }
 }
 
-impl hyper::body::Body for Body {
+impl hyper::body::Body for ResponseBody {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = StatementFailed;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, StatementFailed>>> {
         if let Some(bytes) = self.ready.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        if let Some(cut) = &mut self.cut {
-            ready!(cut.as_mut().poll(context));
-            return Poll::Ready(Some(Err(Broken)));
+        if let Some(closing) = &mut self.closing {
+            ready!(closing.as_mut().poll(context));
+            return Poll::Ready(Some(Err(StatementFailed)));
         }
         let Some(rest) = &mut self.rest else {
             return Poll::Ready(None);
@@ -84,7 +84,7 @@ impl hyper::body::Body for Body {
             }
             Some(Ok(bytes)) => Some(Ok(Frame::data(bytes))),
             Some(Err(exception)) => {
-                self.cut = Some(Box::pin(tokio::time::sleep(TIME_TO_LEAVE)));
+                self.closing = Some(Box::pin(tokio::time::sleep(CLOSING_DELAY)));
                 let message = exception.body(&self.version);
                 let tagged = format!(
                     "\r\n__exception__\r\n{tag}\r\n{message}{length} {tag}\r\n__exception__\r\n",
@@ -112,9 +112,9 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// A plain text.
-pub(crate) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::whole(text));
+/// Makes a response of plain text.
+pub(crate) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::whole(text));
     *response.status_mut() = status;
     response.headers_mut().insert(
         header::CONTENT_TYPE,
@@ -123,8 +123,12 @@ pub(crate) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Body
     response
 }
 
-/// A failed request.
-pub(crate) fn failed(exception: &Exception, query_id: &str, engine: &Engine) -> Response<Body> {
+/// Makes the response of a failed request.
+pub(crate) fn failed(
+    exception: &Exception,
+    query_id: &str,
+    engine: &Engine,
+) -> Response<ResponseBody> {
     let mut response = plain(exception.status(), exception.body(engine.version()));
     common(&mut response, query_id, engine);
     set(
@@ -142,26 +146,26 @@ pub(crate) fn failed(exception: &Exception, query_id: &str, engine: &Engine) -> 
     response
 }
 
-/// A request that succeeded, or at least began to.
+/// Makes the response of a request that has succeeded or whose response has begun.
 pub(crate) fn succeeded(
-    reply: Reply,
+    reply: ResponseStart,
     query_id: &str,
     timezone: &str,
     engine: &Engine,
-    held: Held,
-) -> Response<Body> {
+    held: EndGuard,
+) -> Response<ResponseBody> {
     let tag: String = format!("{:016x}", rand::random::<u64>());
     let progress = reply.progress;
-    let mut response = Response::new(Body {
+    let mut response = Response::new(ResponseBody {
         ready: reply.first.into(),
         rest: reply.rest,
         tag: tag.clone(),
         version: engine.version().to_owned(),
-        cut: None,
+        closing: None,
         _held: Some(held),
     });
     common(&mut response, query_id, engine);
-    // ClickHouse writes the numbers as texts.
+    // ClickHouse writes the numbers as strings.
     let summary = [
         ("read_rows", progress.read_rows),
         ("read_bytes", progress.read_bytes),
@@ -192,7 +196,7 @@ pub(crate) fn succeeded(
     response
 }
 
-fn common(response: &mut Response<Body>, query_id: &str, engine: &Engine) {
+fn common(response: &mut Response<ResponseBody>, query_id: &str, engine: &Engine) {
     set(response, "x-clickhouse-query-id", query_id);
     set(
         response,
@@ -201,8 +205,8 @@ fn common(response: &mut Response<Body>, query_id: &str, engine: &Engine) {
     );
 }
 
-/// Values come from the client too; what is no header value is left out.
-fn set(response: &mut Response<Body>, name: &'static str, value: &str) {
+/// Sets a header. Values can come from the client; an invalid one is omitted.
+fn set(response: &mut Response<ResponseBody>, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

@@ -1,18 +1,18 @@
-//! The data directory: who holds it, and the configuration the engine is started with.
+//! The data directory: its lock, and the configuration the engine is started with.
 //!
-//! Guarantees: one process at a time, told apart by a lock of the operating system that ends with
-//! the process, however it ends; the engine never reads a configuration that lies around in the
-//! working directory; the body spool is empty after a start.
+//! Guarantees: one process at a time uses it, ensured by a lock of the operating system that ends with
+//! the process; the engine never reads a configuration file from the working directory; the body spool
+//! is empty after a start.
 //!
 //! ```text
-//! <data_dir>/lock         held while the process lives; holds its id, for people
+//! <data_dir>/lock         locked while the process lives; contains its id, for operators
 //! <data_dir>/config.xml   written at every start
 //! <data_dir>/users.xml    written at every start
-//! <data_dir>/spool/       bodies too big for memory, removed as soon as they are open
-//! <data_dir>/store/       the engine's own
+//! <data_dir>/spool/       bodies too large for memory, unlinked as soon as they are open
+//! <data_dir>/store/       the engine's data
 //! ```
 //!
-//! Deliberately not here: the engine's format of its store.
+//! Not here: the format of the engine's data.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -21,14 +21,14 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::options::Options;
 
-/// A held data directory. Dropping it lets it go.
+/// A locked data directory. Dropping it releases the lock.
 pub(crate) struct DataDir {
     root: PathBuf,
     _lock: File,
 }
 
 impl DataDir {
-    /// Makes the directory if needed, locks it and writes the configuration.
+    /// Creates the directory if needed, locks it and writes the configuration.
     pub(crate) fn open(options: &Options) -> Result<Self, Error> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -57,17 +57,17 @@ impl DataDir {
         Ok(data_dir)
     }
 
-    /// Where the engine keeps its data.
+    /// Returns the directory of the engine's data.
     pub(crate) fn store(&self) -> PathBuf {
         self.root.join("store")
     }
 
-    /// The server configuration.
+    /// Returns the path of the server configuration.
     pub(crate) fn config(&self) -> PathBuf {
         self.root.join("config.xml")
     }
 
-    /// Where big bodies wait until they are whole.
+    /// Returns the directory of large bodies.
     pub(crate) fn spool(&self) -> PathBuf {
         self.root.join("spool")
     }
@@ -109,9 +109,9 @@ fn lock(root: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Server settings. `max_server_memory_usage` is what the engine keeps to as a whole; the caches
-/// are small because the tables are small beside the machine. No system log is configured, so no
-/// `query_log`, `trace_log`, `metric_log` or `part_log` is ever written.
+/// Returns the server settings. `max_server_memory_usage` limits the engine as a whole; the caches are
+/// small because the tables are small. No system log is configured, so no `query_log`, `trace_log`,
+/// `metric_log` or `part_log` is written.
 fn config_xml(users: &Path, options: &Options) -> String {
     let memory = options.max_memory_bytes;
     format!(
@@ -136,14 +136,14 @@ fn config_xml(users: &Path, options: &Options) -> String {
     )
 }
 
-/// The one user of the engine and its settings.
+/// Returns the engine's only user and its settings.
 ///
-/// - `async_insert` is on by default since 26.3; an acknowledged row must be there, so it is off.
-/// - `session_timezone`: the engine takes its own time zone from the machine; answers do not.
-/// - Sorting and grouping go to disk before they reach a query's limit.
-/// - `implicit_select` and `allow_introspection_functions` are what a server has, not a shell.
-/// - Sources (`file`, `url`, `s3`, `remote`, …) reach past the database to files and machines
-///   this process can reach; whoever may query must not get those with it.
+/// - `async_insert` is on by default since 26.3; it is off, because an acknowledged row must be stored.
+/// - `session_timezone`: the engine uses the machine's time zone; results use UTC.
+/// - Sorting and grouping spill to disk before they reach a query's limit.
+/// - `implicit_select` and `allow_introspection_functions` are set as in a server, not as in a shell.
+/// - Sources (`file`, `url`, `s3`, `remote`, …) give access to files and machines outside the database;
+///   users who may query must not get that access.
 fn users_xml(options: &Options) -> String {
     let query = options.max_memory_bytes / 5 * 3;
     let spill = query / 2;
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_held_by_one_at_a_time() {
+    fn directory_is_locked_by_one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::new(dir.path(), "127.0.0.1:0".parse().unwrap());
         let held = DataDir::open(&options).unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spool_is_empty_after_a_start() {
+    fn spool_is_empty_after_a_start() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::new(dir.path(), "127.0.0.1:0".parse().unwrap());
         drop(DataDir::open(&options).unwrap());

@@ -1,11 +1,11 @@
-//! The engine: booted once, asked over short-lived connections, stopped in order.
+//! The engine: started once, used through short-lived connections, stopped cleanly.
 //!
-//! Guarantees: every request gets a connection of its own, so no setting, database or temporary
-//! table passes from one to the next (a connection costs about 0.2 ms); at most
-//! [`Options::connections`] statements run at once; [`Engine::stop`] returns when no connection is
-//! open and the engine has written what it holds.
+//! Guarantees: every request has its own connection, so no setting, database or temporary table is
+//! visible to another request (a connection costs about 0.2 ms); at most [`Options::connections`]
+//! statements run at once; [`Engine::stop`] returns after the last connection is closed and the engine
+//! has written its data.
 //!
-//! Deliberately not here: HTTP, and what a statement means.
+//! Not here: HTTP, and the meaning of statements.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -22,10 +22,10 @@ use crate::ffi::{Connection, Library};
 use crate::options::{Options, find_library};
 use crate::tokens;
 
-/// How long a request waits for its turn before it is turned away.
-const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a request waits for a permit before it is refused.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// libchdb runs one engine in a process.
+/// libchdb can run only one engine in a process.
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// The running engine.
@@ -33,9 +33,9 @@ pub(crate) struct Engine {
     library: Library,
     store: CString,
     data_dir: DataDir,
-    /// Held open so that the engine does not stop between two requests.
-    anchor: Mutex<Option<Connection>>,
-    turns: Arc<Semaphore>,
+    /// Kept open so that the engine does not stop between two requests.
+    keep_alive: Mutex<Option<Connection>>,
+    permits: Arc<Semaphore>,
     connections: u32,
     version: String,
     timezone: String,
@@ -43,7 +43,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Loads the library and boots the engine. Blocks for 0.1 to 1 s, longer with much data.
+    /// Loads the library and starts the engine. Blocks for 0.1 to 1 s, longer with much data.
     pub(crate) fn start(options: &Options) -> Result<Self, Error> {
         let path = find_library(options.lib_path.clone())?;
         let data_dir = DataDir::open(options)?;
@@ -67,18 +67,18 @@ impl Engine {
         };
         let store = argument("--path=", &store)?;
         let config = argument("--config-file=", &data_dir.config())?;
-        let mut anchor = library
+        let mut keep_alive = library
             .connect(&[c"chatledger".to_owned(), store.clone(), config])
-            .ok_or_else(|| failed("it refused the first connection".to_owned()))?;
-        let answer = anchor
+            .ok_or_else(|| failed("the engine refused the first connection".to_owned()))?;
+        let result = keep_alive
             .query(
                 b"SELECT version(), timezone(), displayName(), serverTimezone()",
                 "TSVRaw",
                 &[],
             )
             .map_err(&failed)?;
-        let text = String::from_utf8_lossy(answer.as_ref()).into_owned();
-        drop(answer);
+        let text = String::from_utf8_lossy(result.as_ref()).into_owned();
+        drop(result);
         let mut fields = text.trim_end().split('\t').map(str::to_owned);
         let mut next = || fields.next().unwrap_or_default();
         let (version, timezone, display_name, machine_timezone) = (next(), next(), next(), next());
@@ -86,8 +86,8 @@ impl Engine {
         if !matches!(machine_timezone.as_str(), "UTC" | "Etc/UTC") {
             tracing::warn!(
                 timezone = machine_timezone,
-                "the machine is not on UTC: columns of type DateTime without a time zone follow it \
-                 in partition keys; name 'UTC' in the type, or start with TZ=UTC"
+                "the machine's time zone is not UTC: partition keys use it for columns of type DateTime \
+                 without a time zone; use 'UTC' in the type, or start with TZ=UTC"
             );
         }
         let connections = options.connections.clamp(1, 1000) as u32;
@@ -95,8 +95,8 @@ impl Engine {
             library,
             store,
             data_dir,
-            anchor: Mutex::new(Some(anchor)),
-            turns: Arc::new(Semaphore::new(connections as usize)),
+            keep_alive: Mutex::new(Some(keep_alive)),
+            permits: Arc::new(Semaphore::new(connections as usize)),
             connections,
             version,
             timezone,
@@ -104,29 +104,29 @@ impl Engine {
         })
     }
 
-    /// The engine's version, as `SELECT version()` says it.
+    /// Returns the engine's version as in `SELECT version()`.
     pub(crate) fn version(&self) -> &str {
         &self.version
     }
 
-    /// The time zone of answers.
+    /// Returns the time zone of results.
     pub(crate) fn timezone(&self) -> &str {
         &self.timezone
     }
 
-    /// What the engine calls itself.
+    /// Returns the engine's display name.
     pub(crate) fn display_name(&self) -> &str {
         &self.display_name
     }
 
-    /// Where big bodies wait.
+    /// Returns the directory of large bodies.
     pub(crate) fn spool(&self) -> std::path::PathBuf {
         self.data_dir.spool()
     }
 
-    /// Waits for a turn to run a statement.
-    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit, Exception> {
-        match tokio::time::timeout(QUEUE_PATIENCE, Arc::clone(&self.turns).acquire_owned()).await {
+    /// Waits for a permit to run a statement.
+    pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, Exception> {
+        match tokio::time::timeout(QUEUE_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(Exception::new(
                 202,
@@ -139,21 +139,21 @@ impl Engine {
         }
     }
 
-    /// Opens a connection: a session of its own.
+    /// Opens a connection, which is a separate session.
     pub(crate) fn connect(&self) -> Result<Connection, Exception> {
         self.library
             .connect(&[c"chatledger".to_owned(), self.store.clone()])
             .ok_or_else(|| Exception::internal("the engine refused a connection"))
     }
 
-    /// Ends running statements whose `log_comment` is `mark`, or all of them. Blocks shortly.
-    pub(crate) fn kill(&self, mark: Option<&str>) {
-        let parameters: Vec<_> = mark
-            .map(|mark| ("mark".to_owned(), mark.to_owned()))
+    /// Ends the running statements with this `log_comment`, or all of them. Blocks shortly.
+    pub(crate) fn kill(&self, log_comment: Option<&str>) {
+        let parameters: Vec<_> = log_comment
+            .map(|value| ("comment".to_owned(), value.to_owned()))
             .into_iter()
             .collect();
-        let sql: &[u8] = if mark.is_some() {
-            b"KILL QUERY WHERE Settings['log_comment'] = {mark:String} ASYNC"
+        let sql: &[u8] = if log_comment.is_some() {
+            b"KILL QUERY WHERE Settings['log_comment'] = {comment:String} ASYNC"
         } else {
             b"KILL QUERY WHERE 1 ASYNC"
         };
@@ -167,23 +167,23 @@ impl Engine {
         }
     }
 
-    /// Waits until no statement runs and none can start any more.
+    /// Waits until no statement runs. No further statement can start afterwards.
     pub(crate) async fn drained(&self) {
-        if let Ok(all) = self.turns.acquire_many(self.connections).await {
+        if let Ok(all) = self.permits.acquire_many(self.connections).await {
             all.forget();
         }
     }
 
-    /// Closes the engine, which must be [`Engine::drained`]. Blocks while it writes what it holds.
+    /// Closes the engine, which must be [`Engine::drained`]. Blocks while the engine writes its data.
     pub(crate) fn stop(&self) {
-        let anchor = self
-            .anchor
+        let keep_alive = self
+            .keep_alive
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        drop(anchor);
-        // Closing the last connection shut the engine down. Idle threads of its pools may be left
-        // over (always, once a MergeTree table was loaded); they end with the process.
+        drop(keep_alive);
+        // Closing the last connection shuts the engine down. Idle threads of its pools may remain (always
+        // if a MergeTree table was loaded); they end with the process.
         let joined = self.library.shutdown();
         tracing::info!(joined, "engine stopped");
     }

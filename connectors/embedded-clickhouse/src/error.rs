@@ -1,39 +1,39 @@
-//! What can go wrong with the process as a whole, one variant for each operation.
+//! Errors of the process as a whole, one variant per operation.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Why [`serve`](crate::serve) could not start or go on.
+/// Why [`serve`](crate::serve) could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// libchdb is nowhere to be found.
+    /// libchdb was not found.
     #[error(
-        "libchdb {version} is not there (looked at {}); fetch it with deploy/local/fetch-libchdb, \
-         or say where it is with --lib or CHATLEDGER_LIBCHDB",
-        .looked_at.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+        "libchdb {version} was not found (searched {}); fetch it with deploy/local/fetch-libchdb, \
+         or set its path with --lib or CHATLEDGER_LIBCHDB",
+        .searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     LibraryMissing {
-        /// The version that was looked for.
+        /// The version that was searched for.
         version: &'static str,
-        /// The places, in order.
-        looked_at: Vec<PathBuf>,
+        /// The searched paths, in order.
+        searched: Vec<PathBuf>,
     },
-    /// libchdb is there but cannot be loaded, or is another version with other functions.
+    /// libchdb cannot be loaded, or is a version with different functions.
     #[error("cannot load libchdb from {}", .path.display())]
     LoadLibrary {
         /// The file.
         path: PathBuf,
-        /// What the loader said.
+        /// The loader's error.
         source: libloading::Error,
     },
-    /// The data directory cannot be made or written to.
+    /// The data directory cannot be created or written to.
     #[error("cannot prepare the data directory {}", .path.display())]
     PrepareDataDir {
-        /// The directory, or the file in it.
+        /// The directory or a file in it.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Another process holds the data directory.
@@ -41,49 +41,49 @@ pub enum Error {
     DataDirInUse {
         /// The directory.
         path: PathBuf,
-        /// The process id the other one wrote down.
+        /// The id of the other process, if recorded.
         holder: Option<u32>,
     },
-    /// The tables' notes of insert tokens cannot be checked against their parts.
-    #[error("cannot check the insert tokens kept in {}", .path.display())]
+    /// The insert tokens that tables have recorded cannot be checked against their parts.
+    #[error("cannot check the insert tokens recorded in {}", .path.display())]
     RepairTokens {
         /// The engine's store.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// One process can run one engine.
     #[error("this process already runs an embedded ClickHouse")]
     AlreadyRunning,
-    /// The engine did not come up.
+    /// The engine did not start.
     #[error("the engine did not start on {}: {reason}", .data_dir.display())]
     StartEngine {
         /// Its data directory.
         data_dir: PathBuf,
-        /// What it said; more may stand on stderr.
+        /// The reason; more may be on stderr.
         reason: String,
     },
-    /// An address others can reach needs credentials.
+    /// An address that other machines can reach requires credentials.
     #[error(
-        "refusing to listen on {listen}, which others can reach, without credentials; \
-         give a user and a password, or listen on a loopback address"
+        "refusing to listen on {listen}, which other machines can reach, without credentials; \
+         set a user and a password, or listen on a loopback address"
     )]
     CredentialsRequired {
-        /// The address asked for.
+        /// The configured address.
         listen: SocketAddr,
     },
-    /// The address is taken or not ours.
+    /// The address is in use or does not belong to this machine.
     #[error("cannot listen on {listen}")]
     Listen {
-        /// The address asked for.
+        /// The configured address.
         listen: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A statement would not end, so the engine was left open.
+    /// A statement did not end, so the engine was not closed.
     #[error("the engine did not stop within {seconds} s; its data is safe, as after a crash")]
     StopEngine {
-        /// How long was waited.
+        /// The time waited.
         seconds: u64,
     },
 }

@@ -1,39 +1,37 @@
-//! A request read as the front reads it, up to the engine's door: for tests that send anything.
-//!
-//! Deliberately not here: the engine. Nothing is run.
+//! Reads a request as the front does, without running it: for fuzz tests.
 
 use hyper::http::request::Parts;
 
 use crate::intake::read_statement;
 use crate::native;
 use crate::options::Credentials;
-use crate::request::Ask;
+use crate::request::QueryRequest;
 use crate::spool::Spool;
 
-/// What the front makes of a request.
+/// A request as the front has read it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Examined {
-    /// Bytes of the statement's text that were read to know what it is.
+pub struct ExaminedRequest {
+    /// Bytes of the statement's text that were read to classify it.
     pub text: usize,
-    /// The statement, as for a log of a test.
+    /// The statement, formatted for test output.
     pub statement: String,
 }
 
-/// Reads a request's head and body; without `credentials` everybody may come in.
+/// Reads a request's head and body; without `credentials` everybody is accepted.
 ///
 /// # Errors
-/// The code of the exception with which the front would answer.
+/// The code of the exception that the front would answer with.
 pub fn examine(
     head: &Parts,
     body: Vec<u8>,
     credentials: Option<&Credentials>,
-) -> Result<Examined, i32> {
+) -> Result<ExaminedRequest, i32> {
     let run = || {
-        let ask = Ask::read(head)?;
-        ask.authorize(credentials)?;
-        let mut body = Spool::of(body).reader(ask.encoding.as_deref())?;
-        let (text, statement) = read_statement(&ask.query, &mut *body)?;
-        Ok(Examined {
+        let request = QueryRequest::read(head)?;
+        request.authorize(credentials)?;
+        let mut body = Spool::of(body).reader(request.encoding.as_deref())?;
+        let (text, statement) = read_statement(&request.query, &mut *body)?;
+        Ok(ExaminedRequest {
             text: text.len(),
             statement: format!("{statement:?}"),
         })
@@ -41,8 +39,8 @@ pub fn examine(
     run().map_err(|exception: crate::exception::Exception| exception.code())
 }
 
-/// Rewrites blocks of the Native format for a client of a newer protocol, as an answer is; `None`
-/// if they cannot be followed.
+/// Rewrites blocks of the Native format for a client of a newer protocol, as in an answer; `None` if
+/// they cannot be read.
 pub fn rewrite(blocks: &[u8], revision: u64) -> Option<Vec<u8>> {
     native::upgrade(blocks, revision).ok()
 }

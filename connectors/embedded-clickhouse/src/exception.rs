@@ -1,12 +1,10 @@
-//! Errors as ClickHouse tells them over HTTP: a code, a name, a text, and the HTTP status that
-//! belongs to the code.
+//! Errors as ClickHouse reports them over HTTP: a code, a name, a text, and the code's HTTP status.
 //!
 //! Guarantees: [`Exception::status`] follows `src/Server/HTTP/exceptionCodeToHTTPStatus.cpp` of
 //! ClickHouse 26.7, and the text reads `Code: N. DB::Exception: … (NAME)`, whether the engine
 //! raised it or the front did.
 //!
-//! Deliberately not here: this crate's own [`Error`](crate::Error), which is about the process,
-//! not about a request.
+//! Not here: [`Error`](crate::Error), which is about the process, not about a request.
 
 use hyper::StatusCode;
 
@@ -18,7 +16,7 @@ pub(crate) struct Exception {
 }
 
 impl Exception {
-    /// Raised by the front: `code` and `name` as in ClickHouse's `ErrorCodes.cpp`.
+    /// Makes an exception of the front: `code` and `name` as in ClickHouse's `ErrorCodes.cpp`.
     pub(crate) fn new(code: i32, name: &str, message: impl AsRef<str>) -> Self {
         Self {
             code,
@@ -34,28 +32,28 @@ impl Exception {
         Self::new(62, "SYNTAX_ERROR", message)
     }
 
-    /// 36: a parameter makes no sense.
+    /// 36: a parameter is invalid.
     pub(crate) fn bad_arguments(message: impl AsRef<str>) -> Self {
         Self::new(36, "BAD_ARGUMENTS", message)
     }
 
-    /// 48: the embedded server does not do this.
+    /// 48: the embedded server does not support this.
     pub(crate) fn not_implemented(message: impl AsRef<str>) -> Self {
         Self::new(48, "NOT_IMPLEMENTED", message)
     }
 
-    /// 27: the body cannot be read as what it says it is.
+    /// 27: the body cannot be read in the declared form.
     pub(crate) fn broken_body(message: impl AsRef<str>) -> Self {
         Self::new(27, "CANNOT_PARSE_INPUT_ASSERTION_FAILED", message)
     }
 
-    /// 1002: something in the front itself failed.
+    /// 1002: the front itself failed.
     pub(crate) fn internal(message: impl AsRef<str>) -> Self {
         Self::new(1002, "UNKNOWN_EXCEPTION", message)
     }
 
-    /// Takes over the engine's text. The client library inside the engine sometimes wraps the
-    /// server's message in a second `Code: N. DB::Exception: … . (NAME)`; that layer is peeled.
+    /// Makes an exception of the engine's text. The client library inside the engine sometimes wraps the
+    /// server's message in a second `Code: N. DB::Exception: … . (NAME)`, which is removed.
     pub(crate) fn from_engine(message: &str) -> Self {
         let message = message.trim_end();
         let Some(code) = code_of(message) else {
@@ -81,17 +79,17 @@ impl Exception {
         }
     }
 
-    /// The code, for `X-ClickHouse-Exception-Code`.
+    /// Returns the code, for `X-ClickHouse-Exception-Code`.
     pub(crate) fn code(&self) -> i32 {
         self.code
     }
 
-    /// The body of the answer: the text, the engine's version, a line break.
+    /// Returns the body of the response: the text, the engine's version, a line break.
     pub(crate) fn body(&self, version: &str) -> String {
         format!("{} (version {version})\n", self.text)
     }
 
-    /// The HTTP status ClickHouse gives for the code.
+    /// Returns ClickHouse's HTTP status for the code.
     pub(crate) fn status(&self) -> StatusCode {
         match self.code {
             // REQUIRED_PASSWORD
@@ -145,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn engine_messages_lose_their_second_wrapping() {
+    fn second_wrapping_of_engine_messages_is_removed() {
         let wrapped = "Code: 115. DB::Exception: Code: 115. DB::Exception: Unknown setting 'x'. \
                        (UNKNOWN_SETTING) (version 26.7.2.1). (UNKNOWN_SETTING)";
         let exception = Exception::from_engine(wrapped);
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn engine_messages_are_kept_as_they_are() {
+    fn engine_messages_are_kept() {
         let plain = "Code: 60. DB::Exception: Table d.t does not exist. (UNKNOWN_TABLE)";
         let exception = Exception::from_engine(plain);
         assert_eq!(exception.status(), StatusCode::NOT_FOUND);

@@ -1,11 +1,11 @@
 //! Runs one request on the engine.
 //!
-//! Guarantees: what a request sets (settings, database, bound values) is gone after it, in a
-//! session too; an `INSERT` is fed from a body that is whole, in pieces of [`FEED_BYTES`], so the
-//! engine cuts blocks by rows alone and the same body gives the same blocks every time; an answer
-//! that grows beyond [`FIRST_BYTES`] is passed on as it is made, in bounded pieces.
+//! Guarantees: what a request sets (settings, database, bound values) is reset after it, also in a
+//! session. An `INSERT` is fed from a complete body in chunks of [`FEED_BYTES`], so that the engine
+//! splits blocks by rows alone and the same body always gives the same blocks. A result larger than
+//! [`FIRST_BYTES`] is sent as it is produced, in bounded chunks.
 //!
-//! Deliberately not here: HTTP. Everything in this module blocks and runs off the async threads.
+//! Not here: HTTP. Everything in this module blocks and runs outside the async threads.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -16,30 +16,30 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Engine;
 use crate::exception::Exception;
-use crate::ffi::{Answer, Connection, Effect, Progress};
+use crate::ffi::{Connection, EngineResult, Progress, StatementEffect};
 use crate::intake::{fill, read_statement};
-use crate::job::{Job, Piece, Reply, Watch};
+use crate::job::{Job, ResponseChunk, ResponseStart, StatementStatus};
 use crate::native;
-use crate::request::Ask;
-use crate::scope::Scope;
+use crate::request::QueryRequest;
+use crate::scope::SettingsScope;
 use crate::session::Sessions;
 use crate::spool::Spool;
 use crate::statement::Statement;
 
-/// Bytes handed to a running `INSERT` at a time. The engine queues 16 of them.
+/// Bytes passed to a running `INSERT` at a time. The engine queues 16 such chunks.
 const FEED_BYTES: usize = 256 << 10;
 
-/// Bytes of an answer that are gathered before it begins. Within them an error still gets its
-/// own HTTP status, and the summary is complete.
+/// Bytes of a result that are gathered before the response begins. An error within them gets its own
+/// HTTP status, and the summary of a shorter result is complete.
 const FIRST_BYTES: usize = 1 << 20;
 
-/// Pieces of an answer that wait for the client.
-const PIECES_AHEAD: usize = 4;
+/// Chunks of a response that wait for the client.
+const CHUNKS_AHEAD: usize = 4;
 
-/// How long a client may take over a piece before its statement is given up.
-const SEND_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may take to receive a chunk before its statement is cancelled.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Formats whose pieces, one after another, are the same bytes as the whole.
+/// Formats whose chunks, concatenated, are the same bytes as the complete result.
 const STREAMABLE: &[&str] = &[
     "CSV",
     "JSONCompactEachRow",
@@ -58,94 +58,96 @@ const STREAMABLE: &[&str] = &[
     "TabSeparatedRaw",
 ];
 
-/// Streamable once the repeated header is taken off.
+/// Streamable after removing the repeated header.
 const ROW_BINARY_WITH_HEADER: &str = "RowBinaryWithNamesAndTypes";
 
 /// Runs `job` to its end.
 pub(crate) fn run(job: Job) {
-    let mut run = Run {
+    let mut run = RunningRequest {
         engine: &job.engine,
         sessions: &job.sessions,
-        ask: &job.ask,
-        watch: &job.watch,
+        request: &job.request,
+        status: &job.status,
         runtime: &job.runtime,
         started: Instant::now(),
         reply: Some(job.reply),
     };
-    let end = run.request(job.body).unwrap_or_else(End::Failed);
-    run.watch.ended();
+    let end = run.request(job.body).unwrap_or_else(RequestEnd::Failed);
+    run.status.ended();
     match end {
-        End::Whole(reply) => {
+        RequestEnd::Whole(reply) => {
             run.send(Ok(reply));
         }
-        End::Failed(exception) => {
+        RequestEnd::Failed(exception) => {
             run.send(Err(exception));
         }
-        // Dropping the sender ends the answer.
-        End::Streamed(pieces, None) => drop(pieces),
-        End::Streamed(pieces, Some(exception)) => {
-            run.send_piece(&pieces, Err(exception));
+        // Dropping the sender ends the response.
+        RequestEnd::Streamed(chunks, None) => drop(chunks),
+        RequestEnd::Streamed(chunks, Some(exception)) => {
+            run.send_chunk(&chunks, Err(exception));
         }
     }
 }
 
-/// How a request ended. What the client learns of the end, it learns after a session is free for
-/// its next request.
-enum End {
-    Whole(Reply),
+/// How a request ended. The client is notified after its session is free for the next request.
+enum RequestEnd {
+    Whole(ResponseStart),
     Failed(Exception),
-    Streamed(mpsc::Sender<Piece>, Option<Exception>),
+    Streamed(mpsc::Sender<ResponseChunk>, Option<Exception>),
 }
 
-struct Run<'a> {
+struct RunningRequest<'a> {
     engine: &'a Engine,
     sessions: &'a Sessions,
-    ask: &'a Ask,
-    watch: &'a Watch,
+    request: &'a QueryRequest,
+    status: &'a StatementStatus,
     runtime: &'a Handle,
     started: Instant,
-    reply: Option<oneshot::Sender<Result<Reply, Exception>>>,
+    reply: Option<oneshot::Sender<Result<ResponseStart, Exception>>>,
 }
 
-impl Run<'_> {
-    /// False when the client is gone.
-    fn send(&mut self, result: Result<Reply, Exception>) -> bool {
+impl RunningRequest<'_> {
+    /// Sends the beginning of the response; returns false if the client is gone.
+    fn send(&mut self, result: Result<ResponseStart, Exception>) -> bool {
         self.reply
             .take()
             .is_some_and(|reply| reply.send(result).is_ok())
     }
 
-    /// False when the client is gone, or too slow.
-    fn send_piece(&self, pieces: &mpsc::Sender<Piece>, piece: Piece) -> bool {
+    /// Sends a chunk; returns false if the client is gone or too slow.
+    fn send_chunk(&self, chunks: &mpsc::Sender<ResponseChunk>, chunk: ResponseChunk) -> bool {
         let sent = self
             .runtime
-            .block_on(async { tokio::time::timeout(SEND_PATIENCE, pieces.send(piece)).await });
+            .block_on(async { tokio::time::timeout(SEND_TIMEOUT, chunks.send(chunk)).await });
         matches!(sent, Ok(Ok(())))
     }
 
-    fn request(&mut self, body: Spool) -> Result<End, Exception> {
-        let mut body = body.reader(self.ask.encoding.as_deref())?;
-        let (text, statement) = read_statement(&self.ask.query, &mut *body)?;
-        let Some(session) = &self.ask.session else {
+    fn request(&mut self, body: Spool) -> Result<RequestEnd, Exception> {
+        let mut body = body.reader(self.request.encoding.as_deref())?;
+        let (text, statement) = read_statement(&self.request.query, &mut *body)?;
+        let Some(session) = &self.request.session else {
             let mut connection = self.engine.connect()?;
-            Scope::enter(&mut connection, self.ask, &self.watch.mark)?;
+            SettingsScope::enter(&mut connection, self.request, &self.status.log_comment)?;
             return self.statement(&mut connection, &text, statement, &mut *body);
         };
         let mut connection = self.sessions.enter(session, || self.engine.connect())?;
-        let (end, restored) =
-            match Scope::enter_session(&mut connection, self.ask, &self.watch.mark) {
-                Ok(scope) => (
-                    self.statement(&mut connection, &text, statement, &mut *body),
-                    scope.leave(&mut connection),
-                ),
-                Err((exception, restored)) => (Err(exception), restored),
-            };
+        let (end, restored) = match SettingsScope::enter_session(
+            &mut connection,
+            self.request,
+            &self.status.log_comment,
+        ) {
+            Ok(scope) => (
+                self.statement(&mut connection, &text, statement, &mut *body),
+                scope.leave(&mut connection),
+            ),
+            Err((exception, restored)) => (Err(exception), restored),
+        };
         match restored {
             Ok(()) => self.sessions.leave(session, connection),
             Err(exception) => {
                 tracing::warn!(
                     code = exception.code(),
-                    "session dropped: cannot restore it"
+                    "session dropped: its settings cannot be restored"
                 );
                 self.sessions.forget(&session.id);
             }
@@ -159,11 +161,11 @@ impl Run<'_> {
         text: &[u8],
         statement: Statement,
         body: &mut dyn Read,
-    ) -> Result<End, Exception> {
-        if self.ask.read_only
+    ) -> Result<RequestEnd, Exception> {
+        if self.request.read_only
             && statement != Statement::Session
             && (matches!(statement, Statement::Insert { .. })
-                || connection.effect(text) != Effect::None)
+                || connection.effect(text) != StatementEffect::ReadOnly)
         {
             return Err(Exception::new(
                 164,
@@ -172,7 +174,7 @@ impl Run<'_> {
                  readonly. You should use method POST for modifying queries",
             ));
         }
-        let default = self.ask.default_format();
+        let default = self.request.default_format();
         match statement {
             Statement::Empty => Err(Exception::syntax("Empty query")),
             Statement::Insert { head, format, data } => {
@@ -182,8 +184,8 @@ impl Run<'_> {
             }
             Statement::Select { format, has_extras } => {
                 let format = format.unwrap_or_else(|| default.to_owned());
-                self.watch.only_reads();
-                if STREAMABLE.contains(&format.as_str()) && !has_extras && !self.ask.wait_end {
+                self.status.only_reads();
+                if STREAMABLE.contains(&format.as_str()) && !has_extras && !self.request.wait_end {
                     self.stream(connection, text, &format)
                 } else {
                     self.whole(connection, text, &format)
@@ -212,7 +214,7 @@ impl Run<'_> {
             ));
         }
         let mut insert = connection
-            .insert(head, format, &self.ask.parameters)
+            .insert(head, format, &self.request.parameters)
             .map_err(|error| Exception::from_engine(&error))?;
         let mut alive = inline.is_empty() || insert.append(inline);
         let mut buffer = vec![0; FEED_BYTES];
@@ -233,17 +235,21 @@ impl Run<'_> {
         connection: &mut Connection,
         text: &[u8],
         format: &str,
-    ) -> Result<End, Exception> {
-        let answer = connection
-            .query(text, self.ask.default_format(), &self.ask.parameters)
+    ) -> Result<RequestEnd, Exception> {
+        let result = connection
+            .query(
+                text,
+                self.request.default_format(),
+                &self.request.parameters,
+            )
             .map_err(|error| Exception::from_engine(&error))?;
-        let progress = answer.progress();
-        let piece = self.shape(answer, format, &mut Vec::new())?;
-        Ok(self.ended(format, progress, vec![piece]))
+        let progress = result.progress();
+        let chunk = self.shape(result, format, &mut Vec::new())?;
+        Ok(self.ended(format, progress, vec![chunk]))
     }
 
-    fn ended(&self, format: &str, progress: Progress, first: Vec<Bytes>) -> End {
-        End::Whole(self.begun(format, progress, first, None))
+    fn ended(&self, format: &str, progress: Progress, first: Vec<Bytes>) -> RequestEnd {
+        RequestEnd::Whole(self.begun(format, progress, first, None))
     }
 
     fn begun(
@@ -251,9 +257,9 @@ impl Run<'_> {
         format: &str,
         progress: Progress,
         first: Vec<Bytes>,
-        rest: Option<mpsc::Receiver<Piece>>,
-    ) -> Reply {
-        Reply {
+        rest: Option<mpsc::Receiver<ResponseChunk>>,
+    ) -> ResponseStart {
+        ResponseStart {
             format: format.to_owned(),
             progress,
             elapsed: self.started.elapsed(),
@@ -267,61 +273,65 @@ impl Run<'_> {
         connection: &mut Connection,
         text: &[u8],
         format: &str,
-    ) -> Result<End, Exception> {
+    ) -> Result<RequestEnd, Exception> {
         let mut select = connection
-            .select(text, self.ask.default_format(), &self.ask.parameters)
+            .select(
+                text,
+                self.request.default_format(),
+                &self.request.parameters,
+            )
             .map_err(|error| Exception::from_engine(&error))?;
         let mut header = Vec::new();
         let mut next = |run: &Self| -> Result<Option<(Bytes, Progress)>, Exception> {
-            let answer = select
+            let result = select
                 .next()
                 .map_err(|error| Exception::from_engine(&error))?;
-            let Some(answer) = answer else {
+            let Some(result) = result else {
                 return Ok(None);
             };
-            let progress = answer.progress();
-            Ok(Some((run.shape(answer, format, &mut header)?, progress)))
+            let progress = result.progress();
+            Ok(Some((run.shape(result, format, &mut header)?, progress)))
         };
         let mut progress = Progress::default();
         let mut first = Vec::new();
         let mut gathered = 0;
         while gathered < FIRST_BYTES {
-            let Some((piece, made)) = next(self)? else {
+            let Some((chunk, made)) = next(self)? else {
                 return Ok(self.ended(format, progress, first));
             };
             progress += made;
-            gathered += piece.len();
-            first.push(piece);
+            gathered += chunk.len();
+            first.push(chunk);
         }
-        let (pieces, rest) = mpsc::channel(PIECES_AHEAD);
+        let (chunks, rest) = mpsc::channel(CHUNKS_AHEAD);
         let reply = self.begun(format, progress, first, Some(rest));
         if self.send(Ok(reply)) {
             loop {
                 match next(self) {
-                    Ok(Some((piece, _))) => {
-                        if !self.send_piece(&pieces, Ok(piece)) {
+                    Ok(Some((chunk, _))) => {
+                        if !self.send_chunk(&chunks, Ok(chunk)) {
                             break;
                         }
                     }
                     Ok(None) => break,
-                    Err(exception) => return Ok(End::Streamed(pieces, Some(exception))),
+                    Err(exception) => return Ok(RequestEnd::Streamed(chunks, Some(exception))),
                 }
             }
         }
-        Ok(End::Streamed(pieces, None))
+        Ok(RequestEnd::Streamed(chunks, None))
     }
 
-    /// Makes an answer's bytes what the client expects. `header` remembers the first piece's.
+    /// Converts a result's bytes to what the client expects. `header` keeps the first chunk's header.
     fn shape(
         &self,
-        answer: Answer,
+        result: EngineResult,
         format: &str,
         header: &mut Vec<u8>,
     ) -> Result<Bytes, Exception> {
-        if format == "Native" && self.ask.native_revision > 0 {
-            return native::upgrade(answer.as_ref(), self.ask.native_revision).map(Bytes::from);
+        if format == "Native" && self.request.native_revision > 0 {
+            return native::upgrade(result.as_ref(), self.request.native_revision).map(Bytes::from);
         }
-        let bytes = Bytes::from_owner(answer);
+        let bytes = Bytes::from_owner(result);
         if format != ROW_BINARY_WITH_HEADER {
             return Ok(bytes);
         }
@@ -333,7 +343,7 @@ impl Run<'_> {
             Ok(bytes.slice(header.len()..))
         } else {
             Err(Exception::internal(
-                "the engine changed the header within an answer",
+                "the engine changed the header within a result",
             ))
         }
     }

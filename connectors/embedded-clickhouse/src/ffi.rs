@@ -1,16 +1,15 @@
-//! The C interface of libchdb, made safe.
+//! A safe wrapper of libchdb's C interface.
 //!
-//! Guarantees: every handle of the library is owned by one Rust value and given back exactly
-//! once; a connection is used by one thread at a time (`&mut self`), because the engine runs one
-//! statement after another on it. Source of the facts: `programs/local/chdb.h` of chdb-core
-//! 26.7.3. This module and its table of functions are
-//! the only place of the crate with `unsafe` code.
+//! Guarantees: every handle of the library is owned by one Rust value and released exactly once; a
+//! connection is used by one thread at a time (`&mut self`), because the engine runs statements on it
+//! one after another. Source: `programs/local/chdb.h` of chdb-core 26.7.3. Only this module and its
+//! table of functions contain `unsafe` code.
 //!
-//! Deliberately not here: what is asked of the engine, and how its errors reach a client.
+//! Not here: which statements are run, and how errors reach a client.
 
 #![expect(
     unsafe_code,
-    reason = "libchdb is a C library; every block says why it is sound"
+    reason = "libchdb is a C library; every block states why it is sound"
 )]
 
 mod functions;
@@ -20,9 +19,9 @@ use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-use functions::{Analysis, Functions, ResultHandle};
+use functions::{Functions, QueryAnalysis, ResultHandle};
 
-/// The loaded library. It is never unloaded: its threads and exit handlers live as long as the
+/// The loaded library. It is never unloaded, because its threads and exit handlers live as long as the
 /// process.
 #[derive(Clone, Copy)]
 pub(crate) struct Library {
@@ -30,11 +29,10 @@ pub(crate) struct Library {
 }
 
 impl Library {
-    /// Loads the library and takes its signal handlers away from it: SIGTERM and SIGINT belong to
-    /// the program.
+    /// Loads the library and disables its signal handlers: the program handles SIGTERM and SIGINT.
     pub(crate) fn load(path: &Path) -> Result<Self, libloading::Error> {
-        // SAFETY: loading runs the library's initialisers; it is the file the operator named, and
-        // it is made to be loaded this way.
+        // SAFETY: loading runs the library's initialisers; the operator chose the file, and the library
+        // is meant to be loaded this way.
         let library = unsafe { libloading::Library::new(path)? };
         let functions = Functions::load(&library)?;
         std::mem::forget(library);
@@ -44,8 +42,8 @@ impl Library {
         Ok(Self { functions })
     }
 
-    /// Opens a connection; the first one boots the engine. `None` when the engine refuses, with
-    /// the reason on stderr.
+    /// Opens a connection; the first one starts the engine. Returns `None` if the engine refuses; the
+    /// reason is on stderr.
     pub(crate) fn connect(&self, arguments: &[CString]) -> Option<Connection> {
         let mut pointers: Vec<*mut c_char> = arguments
             .iter()
@@ -61,16 +59,16 @@ impl Library {
         })
     }
 
-    /// Joins every thread of the engine. False when a connection is still open or a thread would
-    /// not stop.
+    /// Joins every thread of the engine. Returns false if a connection is open or a thread does not
+    /// stop.
     pub(crate) fn shutdown(self) -> bool {
         // SAFETY: takes nothing; may be called from any thread at any time.
         unsafe { (self.functions.shutdown)() == 0 }
     }
 }
 
-/// Server-side bound parameters in the shape the library takes them.
-struct Parameters<'a> {
+/// Server-side bound parameters in the form the library expects.
+struct BoundParameters<'a> {
     names: Vec<*const c_char>,
     name_lengths: Vec<usize>,
     values: Vec<*const c_char>,
@@ -78,7 +76,7 @@ struct Parameters<'a> {
     _borrowed: &'a [(String, String)],
 }
 
-impl<'a> Parameters<'a> {
+impl<'a> BoundParameters<'a> {
     fn new(pairs: &'a [(String, String)]) -> Self {
         Self {
             names: pairs.iter().map(|(name, _)| name.as_ptr().cast()).collect(),
@@ -93,13 +91,13 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// What a statement would do, in the engine's own judgement.
+/// What a statement would do, as classified by the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// Leaves no trace: `SELECT`, `SHOW`, `DESCRIBE`, `EXPLAIN`, `EXISTS`, `CHECK`.
-    None,
-    /// Does something, or could not be judged.
-    Some,
+pub(crate) enum StatementEffect {
+    /// It only reads: `SELECT`, `SHOW`, `DESCRIBE`, `EXPLAIN`, `EXISTS`, `CHECK`.
+    ReadOnly,
+    /// It changes something, or the engine could not classify it.
+    MayChange,
 }
 
 /// One connection: a session with its settings, its database and its temporary tables.
@@ -123,8 +121,8 @@ impl Connection {
         sql: &[u8],
         format: &str,
         parameters: &[(String, String)],
-    ) -> Result<Answer, String> {
-        let bound = Parameters::new(parameters);
+    ) -> Result<EngineResult, String> {
+        let bound = BoundParameters::new(parameters);
         // SAFETY: all pointers are valid for the lengths given beside them, during the call.
         let handle = unsafe {
             (self.functions.query_with_params_n)(
@@ -140,17 +138,17 @@ impl Connection {
                 bound.names.len(),
             )
         };
-        Answer::new(self.functions, handle)
+        EngineResult::new(self.functions, handle)
     }
 
-    /// Starts a `SELECT` whose result is fetched block by block.
+    /// Starts a `SELECT` whose result is fetched in blocks.
     pub(crate) fn select(
         &mut self,
         sql: &[u8],
         format: &str,
         parameters: &[(String, String)],
     ) -> Result<Select<'_>, String> {
-        let bound = Parameters::new(parameters);
+        let bound = BoundParameters::new(parameters);
         // SAFETY: as in `query`.
         let handle = unsafe {
             (self.functions.stream_query_with_params_n)(
@@ -166,7 +164,7 @@ impl Connection {
                 bound.names.len(),
             )
         };
-        let stream = Answer::new(self.functions, handle)?;
+        let stream = EngineResult::new(self.functions, handle)?;
         Ok(Select {
             connection: self,
             stream,
@@ -181,7 +179,7 @@ impl Connection {
         format: &str,
         parameters: &[(String, String)],
     ) -> Result<Insert<'_>, String> {
-        let bound = Parameters::new(parameters);
+        let bound = BoundParameters::new(parameters);
         // SAFETY: as in `query`.
         let handle = unsafe {
             (self.functions.stream_insert_with_params_n)(
@@ -207,16 +205,16 @@ impl Connection {
         }
     }
 
-    /// Asks the engine's parser what `sql` would do. Nothing is run.
-    pub(crate) fn effect(&mut self, sql: &[u8]) -> Effect {
-        let mut analysis = Analysis {
-            struct_size: size_of::<Analysis>() as u32,
+    /// Lets the engine's parser classify `sql`. Runs nothing.
+    pub(crate) fn effect(&mut self, sql: &[u8]) -> StatementEffect {
+        let mut analysis = QueryAnalysis {
+            struct_size: size_of::<QueryAnalysis>() as u32,
             statement_count: 0,
             flags: 0,
             query_class: u32::MAX,
         };
-        // SAFETY: `sql` is valid for its length, the database may be null, `analysis` says its
-        // own size.
+        // SAFETY: `sql` is valid for its length, the database may be null, `analysis` contains its own
+        // size.
         let state = unsafe {
             (self.functions.classify_query_n)(
                 self.raw(),
@@ -228,9 +226,9 @@ impl Connection {
             )
         };
         if state == 0 && analysis.query_class == 0 {
-            Effect::None
+            StatementEffect::ReadOnly
         } else {
-            Effect::Some
+            StatementEffect::MayChange
         }
     }
 }
@@ -242,20 +240,20 @@ impl Drop for Connection {
     }
 }
 
-/// Rows and bytes a statement has read, written and answered with.
+/// Rows and bytes that a statement has read, written and returned.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Progress {
     /// Rows read from storage.
     pub(crate) read_rows: u64,
     /// Bytes read from storage, uncompressed.
     pub(crate) read_bytes: u64,
-    /// Rows written, those of materialized views included.
+    /// Rows written, including those of materialized views.
     pub(crate) written_rows: u64,
     /// Bytes written, uncompressed.
     pub(crate) written_bytes: u64,
-    /// Rows of the answer.
+    /// Rows of the result.
     pub(crate) result_rows: u64,
-    /// Bytes of the answer in the engine's own columns.
+    /// Bytes of the result in the engine's columns.
     pub(crate) result_bytes: u64,
 }
 
@@ -270,16 +268,16 @@ impl std::ops::AddAssign for Progress {
     }
 }
 
-/// A result, or a piece of one; `as_ref` gives its formatted bytes.
-pub(crate) struct Answer {
+/// A result or a part of one; `as_ref` returns its formatted bytes.
+pub(crate) struct EngineResult {
     functions: &'static Functions,
     handle: NonNull<c_void>,
 }
 
-// SAFETY: a result owns its memory, apart from the connection that made it.
-unsafe impl Send for Answer {}
+// SAFETY: a result owns its memory, independently of its connection.
+unsafe impl Send for EngineResult {}
 
-impl Answer {
+impl EngineResult {
     fn new(functions: &'static Functions, handle: ResultHandle) -> Result<Self, String> {
         let answer = Self {
             functions,
@@ -292,7 +290,7 @@ impl Answer {
         }
     }
 
-    /// What the statement read, wrote and answered with.
+    /// Returns what the statement has read, written and returned.
     pub(crate) fn progress(&self) -> Progress {
         let handle = self.handle.as_ptr();
         // SAFETY: the handle is valid; these functions only read numbers.
@@ -309,11 +307,11 @@ impl Answer {
     }
 }
 
-impl AsRef<[u8]> for Answer {
+impl AsRef<[u8]> for EngineResult {
     fn as_ref(&self) -> &[u8] {
         let handle = self.handle.as_ptr();
-        // SAFETY: the buffer belongs to the result, is valid for its length as long as the result
-        // lives, and nobody writes to it.
+        // SAFETY: the buffer belongs to the result, is valid for its length while the result lives, and
+        // is never written to.
         unsafe {
             let buffer = (self.functions.result_buffer)(handle).cast::<u8>();
             let length = (self.functions.result_length)(handle);
@@ -326,7 +324,7 @@ impl AsRef<[u8]> for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for EngineResult {
     fn drop(&mut self) {
         // SAFETY: the handle is valid and not used again.
         unsafe { (self.functions.destroy_query_result)(self.handle.as_ptr()) };
@@ -336,23 +334,23 @@ impl Drop for Answer {
 /// A running `SELECT`. Dropping it before its end cancels it.
 pub(crate) struct Select<'a> {
     connection: &'a mut Connection,
-    stream: Answer,
+    stream: EngineResult,
     ended: bool,
 }
 
 impl Select<'_> {
-    /// The next piece, `None` at the end. A piece of RowBinaryWithNamesAndTypes repeats the
+    /// Returns the next part, `None` at the end. Every part of RowBinaryWithNamesAndTypes repeats the
     /// header.
-    pub(crate) fn next(&mut self) -> Result<Option<Answer>, String> {
+    pub(crate) fn next(&mut self) -> Result<Option<EngineResult>, String> {
         if self.ended {
             return Ok(None);
         }
         let functions = self.connection.functions;
-        // SAFETY: connection and stream are alive and belong together; `&mut` keeps others away.
+        // SAFETY: connection and stream are alive and belong together; `&mut` excludes other users.
         let handle = unsafe {
             (functions.stream_fetch_result)(self.connection.raw(), self.stream.handle.as_ptr())
         };
-        let answer = Answer::new(functions, handle).inspect_err(|_| self.ended = true)?;
+        let answer = EngineResult::new(functions, handle).inspect_err(|_| self.ended = true)?;
         if answer.as_ref().is_empty() {
             self.ended = true;
             return Ok(None);
@@ -389,8 +387,8 @@ impl Insert<'_> {
         }
     }
 
-    /// Hands over more data (copied). Waits while the engine is behind. False when the engine
-    /// has failed; [`Insert::finish`] then says why.
+    /// Passes more data, which is copied. Waits while the engine is behind. Returns false if the engine
+    /// has failed; [`Insert::finish`] then returns the reason.
     pub(crate) fn append(&mut self, data: &[u8]) -> bool {
         // SAFETY: `data` is valid for its length during the call.
         unsafe {
@@ -402,12 +400,12 @@ impl Insert<'_> {
         }
     }
 
-    /// Says that the data is complete and waits until it is stored.
+    /// Marks the data as complete and waits until it is stored.
     pub(crate) fn finish(self) -> Result<Progress, String> {
         let functions = self.connection.functions;
         // SAFETY: the handle is valid; it is destroyed by `drop` right after.
         let handle = unsafe { (functions.stream_done)(self.handle.as_ptr()) };
-        Answer::new(functions, handle).map(|answer| answer.progress())
+        EngineResult::new(functions, handle).map(|answer| answer.progress())
     }
 }
 

@@ -1,11 +1,11 @@
-//! The HTTP front: routes, who may come in, and a statement's way to the engine and back.
+//! The HTTP front: routes, access, and passing statements to the engine and results back.
 //!
-//! Guarantees: no async thread ever waits for the engine; a statement that only reads is ended
-//! when its client goes away, one that writes runs to its end; without credentials only requests
-//! addressed to this machine by number or as `localhost` are answered, and none that a web page
-//! of somewhere else makes, so that no page a person looks at can read or change the archive.
+//! Guarantees: no async thread waits for the engine; a statement that only reads is ended when its
+//! client disconnects, one that writes runs to its end. Without credentials, only requests addressed to
+//! this machine by IP address or as `localhost` are answered, and none from a web page of another site,
+//! so that no such page can read or change the archive.
 //!
-//! Deliberately not here: TLS, compression of answers, ClickHouse's `/play` and `/dashboard`.
+//! Not here: TLS, compression of responses, ClickHouse's `/play` and `/dashboard`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,49 +19,49 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use crate::answer::{self, Body};
+use crate::answer::{self, ResponseBody};
 use crate::engine::Engine;
 use crate::exception::Exception;
 use crate::execute;
-use crate::job::{Job, Reply, Watch};
+use crate::job::{Job, ResponseStart, StatementStatus};
 use crate::options::Credentials;
-use crate::request::{self, Ask};
+use crate::request::{self, QueryRequest};
 use crate::session::Sessions;
-use crate::spool::{MEMORY_PER_BODY, Refused, Spool, Spooler};
+use crate::spool::{BodyError, MEMORY_PER_BODY, Spool, Spooler};
 
-/// How often it is tried to end a statement nobody waits for: it may not be listed yet.
-const END_TRIES: usize = 20;
+/// Attempts to end a statement whose client is gone: it may not be listed yet.
+const END_ATTEMPTS: usize = 20;
 
-/// Time between two tries.
+/// Pause between two attempts.
 const END_PAUSE: Duration = Duration::from_millis(250);
 
-/// What all requests share.
+/// State shared by all requests.
 pub(crate) struct Front {
     /// The engine.
     pub(crate) engine: Arc<Engine>,
     /// The open sessions.
     pub(crate) sessions: Arc<Sessions>,
-    /// Where bodies are kept while they come in.
+    /// Keeps bodies while they are received.
     pub(crate) spooler: Spooler,
-    /// Who may come in.
+    /// Required credentials.
     pub(crate) credentials: Option<Credentials>,
-    /// Everything spawned, to be waited for.
+    /// All spawned tasks, to wait for them at the end.
     pub(crate) tasks: TaskTracker,
 }
 
-/// The client went away; there is nobody to answer.
+/// The client has disconnected; no answer can be sent.
 #[derive(Debug, thiserror::Error)]
-#[error("the client went away")]
-pub(crate) struct Gone;
+#[error("the client has disconnected")]
+pub(crate) struct ClientGone;
 
 impl Front {
     /// Answers one request.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-    ) -> Result<Response<Body>, Gone> {
+    ) -> Result<Response<ResponseBody>, ClientGone> {
         let (head, body) = request.into_parts();
-        if let Some(response) = self.refuse_strangers(&head.headers) {
+        if let Some(response) = self.refuse_remote(&head.headers) {
             return Ok(response);
         }
         match (&head.method, head.uri.path()) {
@@ -86,26 +86,27 @@ impl Front {
                 return Ok(answer::plain(StatusCode::NOT_FOUND, text));
             }
         }
-        let ask = match Ask::read(&head).and_then(|ask| {
-            ask.authorize(self.credentials.as_ref())?;
-            Ok(ask)
+        let request = match QueryRequest::read(&head).and_then(|request| {
+            request.authorize(self.credentials.as_ref())?;
+            Ok(request)
         }) {
-            Ok(ask) => ask,
+            Ok(request) => request,
             Err(exception) => return Ok(answer::failed(&exception, "", &self.engine)),
         };
-        let query_id = ask.query_id.clone();
-        match self.statement(&head, ask, body).await {
+        let query_id = request.query_id.clone();
+        match self.statement(&head, request, body).await {
             Ok(response) => Ok(response),
-            Err(Refused::Answer(exception)) => {
+            Err(BodyError::Exception(exception)) => {
                 tracing::debug!(query_id, code = exception.code(), "request failed");
                 Ok(answer::failed(&exception, &query_id, &self.engine))
             }
-            Err(Refused::Cut) => Err(Gone),
+            Err(BodyError::Disconnected) => Err(ClientGone),
         }
     }
 
-    /// Without credentials, the address is all that protects the data.
-    fn refuse_strangers(&self, headers: &HeaderMap) -> Option<Response<Body>> {
+    /// Refuses requests from elsewhere if there are no credentials: then only the address protects the
+    /// data.
+    fn refuse_remote(&self, headers: &HeaderMap) -> Option<Response<ResponseBody>> {
         if self.credentials.is_some() {
             return None;
         }
@@ -119,9 +120,9 @@ impl Front {
         (!local).then(|| {
             answer::plain(
                 StatusCode::FORBIDDEN,
-                "This server has no password, so it answers only requests made on this machine, \
-                 addressed by number or as localhost, and none made by a web page of another \
-                 site.\n",
+                "This server has no password, so it answers only requests from this machine that \
+                 are addressed to an IP address or localhost and do not come from a web page of \
+                 another site.\n",
             )
         })
     }
@@ -129,16 +130,18 @@ impl Front {
     async fn statement(
         self: &Arc<Self>,
         head: &Parts,
-        mut ask: Ask,
+        mut request: QueryRequest,
         body: Incoming,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<ResponseBody>, BodyError> {
         let mut body = self.spooler.receive(body).await?;
         if let Some(boundary) = form_boundary(&head.headers) {
-            let fields = form_fields(body, boundary).await.map_err(Refused::Answer)?;
-            ask.add_form(fields).map_err(Refused::Answer)?;
+            let fields = form_fields(body, boundary)
+                .await
+                .map_err(BodyError::Exception)?;
+            request.add_form(fields).map_err(BodyError::Exception)?;
             body = Spool::of(Vec::new());
         }
-        let timezone = ask
+        let timezone = request
             .settings
             .iter()
             .rev()
@@ -147,32 +150,32 @@ impl Front {
                 || self.engine.timezone().to_owned(),
                 |(_, zone)| zone.clone(),
             );
-        let query_id = ask.query_id.clone();
-        let turn = self.engine.turn().await.map_err(Refused::Answer)?;
-        let watch = Arc::new(Watch::new(request::new_id()));
+        let query_id = request.query_id.clone();
+        let permit = self.engine.permit().await.map_err(BodyError::Exception)?;
+        let status = Arc::new(StatementStatus::new(request::new_id()));
         let guard = Guard {
             front: Arc::clone(self),
-            watch: Arc::clone(&watch),
+            status: Arc::clone(&status),
         };
         let (reply, replied) = oneshot::channel();
         let job = Job {
             engine: Arc::clone(&self.engine),
             sessions: Arc::clone(&self.sessions),
-            ask,
+            request,
             body,
-            watch,
+            status,
             runtime: Handle::current(),
             reply,
         };
         self.tasks.spawn_blocking(move || {
             execute::run(job);
-            drop(turn);
+            drop(permit);
         });
-        let reply: Reply = match replied.await {
-            Ok(result) => result.map_err(Refused::Answer)?,
+        let reply: ResponseStart = match replied.await {
+            Ok(result) => result.map_err(BodyError::Exception)?,
             Err(_) => {
-                return Err(Refused::Answer(Exception::internal(
-                    "The statement ended without an answer",
+                return Err(BodyError::Exception(Exception::internal(
+                    "The statement ended without a result",
                 )));
             }
         };
@@ -186,28 +189,29 @@ impl Front {
     }
 }
 
-/// Ends the statement when its answer is dropped before its end.
+/// Ends the statement if its response is dropped before its end.
 struct Guard {
     front: Arc<Front>,
-    watch: Arc<Watch>,
+    status: Arc<StatementStatus>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.watch.is_abandonable() {
+        if !self.status.is_abandonable() {
             return;
         }
         let engine = Arc::clone(&self.front.engine);
-        let watch = Arc::clone(&self.watch);
+        let status = Arc::clone(&self.status);
         self.front.tasks.spawn(async move {
-            for _ in 0..END_TRIES {
-                // An answer that was read to its end needs a moment to say so.
+            for _ in 0..END_ATTEMPTS {
+                // A response that was read completely needs a moment to be recorded as ended.
                 tokio::time::sleep(END_PAUSE).await;
-                if !watch.is_abandonable() {
+                if !status.is_abandonable() {
                     return;
                 }
-                let (engine, watch) = (Arc::clone(&engine), Arc::clone(&watch));
-                let ended = tokio::task::spawn_blocking(move || engine.kill(Some(&watch.mark)));
+                let (engine, status) = (Arc::clone(&engine), Arc::clone(&status));
+                let ended =
+                    tokio::task::spawn_blocking(move || engine.kill(Some(&status.log_comment)));
                 if ended.await.is_err() {
                     return;
                 }
@@ -216,7 +220,7 @@ impl Drop for Guard {
     }
 }
 
-/// Whether `host[:port]` is this machine by its own words: a number, or `localhost`.
+/// Returns whether `host[:port]` is an IP address or `localhost`.
 fn is_local(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -231,9 +235,10 @@ fn form_boundary(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Reads the fields of a form. A field with a file name is external data, which the engine's C
-/// interface has no way to take.
+/// interface does not support.
 async fn form_fields(body: Spool, boundary: String) -> Result<Vec<(String, String)>, Exception> {
-    let broken = |error: multer::Error| Exception::broken_body(format!("Broken form: {error}"));
+    let broken =
+        |error: multer::Error| Exception::broken_body(format!("StatementFailed form: {error}"));
     let Some(memory) = body.into_memory() else {
         return Err(Exception::new(
             229,
@@ -241,8 +246,8 @@ async fn form_fields(body: Spool, boundary: String) -> Result<Vec<(String, Strin
             format!("The form has more than {MEMORY_PER_BODY} bytes"),
         ));
     };
-    let whole = stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(memory))]);
-    let mut form = multer::Multipart::new(whole, boundary);
+    let body = stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(memory))]);
+    let mut form = multer::Multipart::new(body, boundary);
     let mut fields = Vec::new();
     while let Some(field) = form.next_field().await.map_err(broken)? {
         if field.file_name().is_some() {
@@ -263,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local_hosts_are_numbers_and_localhost() {
+    fn local_hosts_are_ip_addresses_and_localhost() {
         for local in [
             "127.0.0.1:8123",
             "localhost",
@@ -284,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn forms_give_their_fields_and_refuse_files() {
+    async fn form_fields_are_read_and_files_refused() {
         let form = b"--x\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\nSELECT 1\r\n\
                      --x\r\nContent-Disposition: form-data; name=\"param_a\"\r\n\r\n\xe4\xb8\xad\r\n--x--\r\n";
         let fields = form_fields(Spool::of(form.to_vec()), "x".to_owned())
@@ -300,7 +305,7 @@ mod tests {
         let file = b"--x\r\nContent-Disposition: form-data; name=\"t\"; filename=\"t\"\r\n\r\n1\r\n--x--\r\n";
         let refused = form_fields(Spool::of(file.to_vec()), "x".to_owned()).await;
         assert_eq!(refused.unwrap_err().code(), 48);
-        let cut = form_fields(Spool::of(form[..40].to_vec()), "x".to_owned()).await;
-        assert_eq!(cut.unwrap_err().code(), 27);
+        let truncated = form_fields(Spool::of(form[..40].to_vec()), "x".to_owned()).await;
+        assert_eq!(truncated.unwrap_err().code(), 27);
     }
 }

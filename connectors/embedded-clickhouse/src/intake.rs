@@ -1,22 +1,22 @@
 //! Reads a request's text up to where the data of an `INSERT` begins.
 //!
-//! Guarantees: the text of the URL and of the body are one statement, with a line break between
-//! (as `HTTPHandler.cpp` joins them); not more than [`MAX_TEXT`] is read to find out what it is.
+//! Guarantees: the text of the URL and the body form one statement, joined by a line break (as in
+//! `HTTPHandler.cpp`); at most [`MAX_TEXT`] is read to classify it.
 //!
-//! Deliberately not here: what the statement means ([`crate::statement`]).
+//! Not here: what the statement means ([`crate::statement`]).
 
 use std::io::Read;
 
 use crate::exception::Exception;
 use crate::statement::{self, Statement};
 
-/// Bytes read at a time at first; doubled while the statement goes on.
+/// Bytes of the first read; doubled while the statement continues.
 const STEP: usize = 256 << 10;
 
-/// Text of a statement, without an `INSERT`'s data.
+/// Limit of a statement's text, without the data of an `INSERT`.
 const MAX_TEXT: usize = 16 << 20;
 
-/// Reads from the URL's text and the body as far as it takes to know the statement.
+/// Reads the URL's text and as much of the body as is needed to classify the statement.
 pub(crate) fn read_statement(
     query: &str,
     body: &mut dyn Read,
@@ -46,7 +46,7 @@ pub(crate) fn read_statement(
     }
 }
 
-/// Fills `buffer`, less only at the end of the body.
+/// Fills `buffer`; only at the end of the body fewer bytes are read.
 pub(crate) fn fill(body: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, Exception> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_from_the_url_and_the_body_are_one_statement() {
+    fn text_from_url_and_body_is_one_statement() {
         let (text, statement) =
             read_statement("INSERT INTO t FORMAT CSV", &mut b"1,2\n".as_slice()).unwrap();
         assert_eq!(
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_read_to_their_end_and_too_long_ones_refused() {
+    fn long_text_is_read_completely_and_too_long_text_refused() {
         let long = format!("SELECT '{}' FORMAT CSV", "x".repeat(3 * STEP));
         let (text, statement) = read_statement("", &mut long.as_bytes()).unwrap();
         assert_eq!(text.len(), long.len());

@@ -1,9 +1,9 @@
-//! A request on its way through the engine, and what the front learns of it.
+//! A request that the engine runs, and what the front learns of its progress.
 //!
-//! Guarantees: the answer's beginning comes once, its pieces through a bounded channel; a statement
-//! can be told to be one nobody misses only while it runs.
+//! Guarantees: the beginning of the response is sent once, its chunks through a bounded channel; a
+//! statement counts as abandonable only while it runs.
 //!
-//! Deliberately not here: running it ([`crate::execute`]) and HTTP ([`crate::front`]).
+//! Not here: running it ([`crate::execute`]) and HTTP ([`crate::front`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,74 +16,74 @@ use tokio::sync::{mpsc, oneshot};
 use crate::engine::Engine;
 use crate::exception::Exception;
 use crate::ffi::Progress;
-use crate::request::Ask;
+use crate::request::QueryRequest;
 use crate::session::Sessions;
 use crate::spool::Spool;
 
-/// One request on its way through the engine.
+/// A request for the engine.
 pub(crate) struct Job {
     /// The engine.
     pub(crate) engine: Arc<Engine>,
     /// The open sessions.
     pub(crate) sessions: Arc<Sessions>,
     /// The request.
-    pub(crate) ask: Ask,
+    pub(crate) request: QueryRequest,
     /// Its body.
     pub(crate) body: Spool,
-    /// Whether anyone still waits for the answer.
-    pub(crate) watch: Arc<Watch>,
+    /// Whether the statement may be ended without its client.
+    pub(crate) status: Arc<StatementStatus>,
     /// For waiting on the client.
     pub(crate) runtime: Handle,
-    /// Where the beginning of the answer goes.
-    pub(crate) reply: oneshot::Sender<Result<Reply, Exception>>,
+    /// Receives the beginning of the response.
+    pub(crate) reply: oneshot::Sender<Result<ResponseStart, Exception>>,
 }
 
-/// The beginning of an answer.
-pub(crate) struct Reply {
-    /// The format it is in.
+/// The beginning of a response.
+pub(crate) struct ResponseStart {
+    /// Its format.
     pub(crate) format: String,
-    /// What the statement has done so far; all of it when `rest` is `None`.
+    /// What the statement has done so far; everything if `rest` is `None`.
     pub(crate) progress: Progress,
     /// Time since the start.
     pub(crate) elapsed: Duration,
-    /// The first pieces.
+    /// The first chunks.
     pub(crate) first: Vec<Bytes>,
-    /// The pieces to come.
-    pub(crate) rest: Option<mpsc::Receiver<Piece>>,
+    /// The further chunks.
+    pub(crate) rest: Option<mpsc::Receiver<ResponseChunk>>,
 }
 
-/// A piece of an answer, or why there are no more.
-pub(crate) type Piece = Result<Bytes, Exception>;
+/// A chunk of a response, or the reason why there are no more.
+pub(crate) type ResponseChunk = Result<Bytes, Exception>;
 
-/// What the front and a running statement know of each other.
-pub(crate) struct Watch {
-    /// The statement's `log_comment`, by which it can be ended.
-    pub(crate) mark: String,
+/// State shared by the front and a running statement.
+pub(crate) struct StatementStatus {
+    /// The statement's `log_comment`, by which it is ended.
+    pub(crate) log_comment: String,
     abandonable: AtomicBool,
     done: AtomicBool,
 }
 
-impl Watch {
-    /// Watches a statement that will run under `mark`.
-    pub(crate) fn new(mark: String) -> Self {
+impl StatementStatus {
+    /// Makes the state of a statement that will run with `log_comment`.
+    pub(crate) fn new(log_comment: String) -> Self {
         Self {
-            mark,
+            log_comment,
             abandonable: AtomicBool::new(false),
             done: AtomicBool::new(false),
         }
     }
 
-    /// Says that the statement only reads.
+    /// Records that the statement only reads.
     pub(crate) fn only_reads(&self) {
         self.abandonable.store(true, Ordering::Release);
     }
 
-    /// Says that the statement has ended.
+    /// Records that the statement has ended.
     pub(crate) fn ended(&self) {
         self.done.store(true, Ordering::Release);
     }
 
-    /// Whether it runs and only reads, so that nobody misses it once its client is gone.
+    /// Returns whether it is running and only reads, so that it can be ended when its client is gone.
     pub(crate) fn is_abandonable(&self) -> bool {
         self.abandonable.load(Ordering::Acquire) && !self.done.load(Ordering::Acquire)
     }

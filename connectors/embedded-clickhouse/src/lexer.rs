@@ -1,16 +1,14 @@
-//! Splits ClickHouse SQL into tokens, as far as the front has to understand it.
+//! Splits ClickHouse SQL into tokens, as far as the front needs it.
 //!
-//! Guarantees: never panics and never looks past the bytes given; comments and whitespace are
-//! skipped; quotes, here-documents and nested comments are honoured, so that a keyword inside a
-//! string is not taken for one. Works on bytes, because an `INSERT` carries binary data behind
-//! its text.
+//! Guarantees: never panics; skips comments and whitespace; handles quotes, here-documents and nested
+//! comments, so that a keyword inside a string is not mistaken for one. Works on bytes, because binary
+//! data can follow the text of an `INSERT`.
 //!
-//! Deliberately not here: a grammar. The engine has one; whatever it would reject, the front
-//! passes on for it to reject.
+//! Not here: a grammar. The front passes invalid statements to the engine, which rejects them.
 
-/// What a [`Token`] is.
+/// The kind of a [`Token`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum TokenKind {
     /// A keyword or a bare identifier.
     Word,
     /// An identifier in backticks or double quotes.
@@ -23,11 +21,11 @@ pub(crate) enum Kind {
     Symbol(u8),
 }
 
-/// A piece of the statement: its kind and where it stands, `start..end` in bytes.
+/// A token: its kind and its range of bytes, `start..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Token {
-    /// What it is.
-    pub(crate) kind: Kind,
+    /// Its kind.
+    pub(crate) kind: TokenKind,
     /// First byte.
     pub(crate) start: usize,
     /// One past the last byte.
@@ -35,17 +33,17 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    /// Whether this is the bare word `keyword`, in any case.
+    /// Returns whether this is the unquoted word `keyword`, in upper or lower case.
     pub(crate) fn is_word(&self, text: &[u8], keyword: &str) -> bool {
-        self.kind == Kind::Word
+        self.kind == TokenKind::Word
             && text
                 .get(self.start..self.end)
                 .is_some_and(|word| word.eq_ignore_ascii_case(keyword.as_bytes()))
     }
 
-    /// Whether this is the punctuation `byte`.
+    /// Returns whether this is the punctuation `byte`.
     pub(crate) fn is_symbol(&self, byte: u8) -> bool {
-        self.kind == Kind::Symbol(byte)
+        self.kind == TokenKind::Symbol(byte)
     }
 }
 
@@ -111,8 +109,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Skips a quoted run that began with `quote`: backslash escapes, and a doubled quote stands
-    /// for itself.
+    /// Skips a quoted text that begins with `quote`. A backslash or a doubled quote escapes.
     fn skip_quoted(&mut self, quote: u8) {
         self.at += 1;
         while let Some(byte) = self.peek(0) {
@@ -128,7 +125,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// `$tag$ … $tag$`; false when this dollar sign does not open one.
+    /// Skips `$tag$ … $tag$`; returns false if this dollar sign does not begin one.
     fn skip_heredoc(&mut self) -> bool {
         let rest = &self.text[self.at..];
         let Some(length) = rest
@@ -160,20 +157,20 @@ impl Iterator for Lexer<'_> {
         let kind = match self.peek(0)? {
             b'\'' => {
                 self.skip_quoted(b'\'');
-                Kind::Text
+                TokenKind::Text
             }
             quote @ (b'`' | b'"') => {
                 self.skip_quoted(quote);
-                Kind::QuotedName
+                TokenKind::QuotedName
             }
-            b'$' if self.skip_heredoc() => Kind::Text,
+            b'$' if self.skip_heredoc() => TokenKind::Text,
             byte if byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80 => {
                 while self.peek(0).is_some_and(|byte| {
                     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
                 }) {
                     self.at += 1;
                 }
-                Kind::Word
+                TokenKind::Word
             }
             byte if byte.is_ascii_digit() => {
                 while self
@@ -182,11 +179,11 @@ impl Iterator for Lexer<'_> {
                 {
                     self.at += 1;
                 }
-                Kind::Number
+                TokenKind::Number
             }
             byte => {
                 self.at += 1;
-                Kind::Symbol(byte)
+                TokenKind::Symbol(byte)
             }
         };
         Some(Token {
@@ -217,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_hide_what_they_hold() {
+    fn quoted_text_is_one_token() {
         assert_eq!(
             words(r"'it''s; FORMAT \' x' `a``b` $q$ ; ' $q$ x"),
             [r"'it''s; FORMAT \' x'", "`a``b`", "$q$ ; ' $q$", "x"]

@@ -1,82 +1,82 @@
-//! The Native format as clients of a newer protocol read it.
+//! Rewrites the Native format for clients of a newer protocol.
 //!
-//! The engine writes Native as a server does for clients that name no revision. Clients that send
-//! `client_protocol_version` (clickhouse-go does, and with it Grafana's data source) expect a block
-//! info before each block, and from revision 54454 on a flag after each column's type. Guarantees:
-//! [`upgrade`] adds exactly these and leaves the columns as they are; it never panics on what it
-//! cannot follow but says which type that is. Source: `NativeWriter.cpp`, `BlockInfo.cpp`.
+//! The engine writes Native as a server does for clients that send no revision. Clients that send
+//! `client_protocol_version` (clickhouse-go and therefore Grafana's data source) expect a block info
+//! before each block and, from revision 54454, a flag after each column's type. Guarantees: [`upgrade`]
+//! adds exactly these and does not change the columns; for an unsupported type it returns an error that
+//! names the type. Source: `NativeWriter.cpp`, `BlockInfo.cpp`.
 //!
-//! Deliberately not here: Variant, Dynamic, JSON and AggregateFunction, whose layout changes from
-//! release to release; ask for them in another format.
+//! Not here: Variant, Dynamic, JSON and AggregateFunction, whose layouts change between releases;
+//! clients must request them in another format.
 
 use crate::exception::Exception;
 
 /// The first revision with a "custom serialization" flag after each column's type.
 const WITH_CUSTOM_SERIALIZATION: u64 = 54454;
 
-/// `is_overflows = 0`, `bucket_num = -1`, end: what a block that is not part of an aggregation says.
+/// `is_overflows = 0`, `bucket_num = -1`, end: the info of a block that is not part of an aggregation.
 const BLOCK_INFO: [u8; 8] = [1, 0, 2, 0xff, 0xff, 0xff, 0xff, 0];
 
-/// Rewrites whole blocks of revision 0 for a client of `revision`.
+/// Rewrites complete blocks of revision 0 for a client of `revision`.
 pub(crate) fn upgrade(blocks: &[u8], revision: u64) -> Result<Vec<u8>, Exception> {
     let mut out = Vec::with_capacity(blocks.len() + 256);
-    let mut cursor = Cursor {
+    let mut reader = BlockReader {
         bytes: blocks,
         at: 0,
     };
-    while cursor.at < blocks.len() {
+    while reader.at < blocks.len() {
         out.extend_from_slice(&BLOCK_INFO);
-        let start = cursor.at;
-        let columns = cursor.varint()?;
-        let rows = cursor.varint()?;
-        out.extend_from_slice(&blocks[start..cursor.at]);
+        let start = reader.at;
+        let columns = reader.varint()?;
+        let rows = reader.varint()?;
+        out.extend_from_slice(&blocks[start..reader.at]);
         for _ in 0..columns {
-            let start = cursor.at;
-            cursor.string()?;
-            let name = cursor.string()?;
-            out.extend_from_slice(&blocks[start..cursor.at]);
+            let start = reader.at;
+            reader.string()?;
+            let name = reader.string()?;
+            out.extend_from_slice(&blocks[start..reader.at]);
             if revision >= WITH_CUSTOM_SERIALIZATION {
                 out.push(0);
             }
             if rows > 0 {
-                let start = cursor.at;
-                let column = Layout::of(&String::from_utf8_lossy(name))?;
-                cursor.prefix(&column)?;
-                cursor.column(&column, rows)?;
-                out.extend_from_slice(&blocks[start..cursor.at]);
+                let start = reader.at;
+                let column = ColumnLayout::of(&String::from_utf8_lossy(name))?;
+                reader.prefix(&column)?;
+                reader.column(&column, rows)?;
+                out.extend_from_slice(&blocks[start..reader.at]);
             }
         }
     }
     Ok(out)
 }
 
-/// Length of the header of RowBinaryWithNamesAndTypes: the number of columns, their names, their
-/// types. `None` when the bytes end before.
+/// Returns the length of the header of RowBinaryWithNamesAndTypes: the number of columns, their names,
+/// their types. `None` if the bytes end before.
 pub(crate) fn row_binary_header(bytes: &[u8]) -> Option<usize> {
-    let mut cursor = Cursor { bytes, at: 0 };
-    let columns = cursor.varint().ok()?;
+    let mut reader = BlockReader { bytes, at: 0 };
+    let columns = reader.varint().ok()?;
     for _ in 0..columns.checked_mul(2)? {
-        cursor.string().ok()?;
+        reader.string().ok()?;
     }
-    Some(cursor.at)
+    Some(reader.at)
 }
 
-/// How a column lies in a block.
+/// How a column is stored in a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Layout {
-    /// So many bytes a row.
+enum ColumnLayout {
+    /// A fixed number of bytes per row.
     Fixed(u64),
     String,
-    Nullable(Box<Layout>),
-    /// Offsets, then the elements of all rows.
-    Array(Box<Layout>),
+    Nullable(Box<ColumnLayout>),
+    /// Offsets, followed by the elements of all rows.
+    Array(Box<ColumnLayout>),
     /// One column after another.
-    Tuple(Vec<Layout>),
-    /// A dictionary, then positions in it.
-    LowCardinality(Box<Layout>),
+    Tuple(Vec<ColumnLayout>),
+    /// A dictionary, followed by positions in it.
+    LowCardinality(Box<ColumnLayout>),
 }
 
-impl Layout {
+impl ColumnLayout {
     fn of(name: &str) -> Result<Self, Exception> {
         let name = name.trim();
         let unknown = || {
@@ -118,7 +118,7 @@ impl Layout {
             "Array" => array(Self::of(argument(0)?)?),
             "LowCardinality" => {
                 let inner = Self::of(argument(0)?)?;
-                // The dictionary holds no nulls: position 0 stands for one.
+                // The dictionary contains no nulls: position 0 represents null.
                 let inner = match inner {
                     Self::Nullable(inner) => inner,
                     inner => Box::new(inner),
@@ -151,7 +151,7 @@ impl Layout {
     }
 }
 
-/// Splits a type's arguments at the commas between them.
+/// Splits a type's arguments at the top-level commas.
 fn split(arguments: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut depth = 0_u32;
@@ -180,7 +180,7 @@ fn split(arguments: &str) -> Vec<&str> {
     parts
 }
 
-/// Takes the name off a tuple's element: `a UInt8`, `` `a b` UInt8 ``.
+/// Removes the name from a tuple's element: `a UInt8`, `` `a b` UInt8 ``.
 fn without_name(element: &str) -> &str {
     let element = element.trim();
     if let Some(quoted) = element.strip_prefix('`') {
@@ -202,12 +202,12 @@ fn without_name(element: &str) -> &str {
     }
 }
 
-struct Cursor<'a> {
+struct BlockReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> BlockReader<'a> {
     fn take(&mut self, length: u64) -> Result<&'a [u8], Exception> {
         let end = usize::try_from(length)
             .ok()
@@ -246,25 +246,27 @@ impl<'a> Cursor<'a> {
         self.take(length)
     }
 
-    /// What stands before the rows of a column: the version of each dictionary's layout.
-    fn prefix(&mut self, layout: &Layout) -> Result<(), Exception> {
+    /// Reads the prefix of a column: the version of each dictionary's layout.
+    fn prefix(&mut self, layout: &ColumnLayout) -> Result<(), Exception> {
         match layout {
-            Layout::Fixed(_) | Layout::String => Ok(()),
-            Layout::Nullable(inner) | Layout::Array(inner) => self.prefix(inner),
-            Layout::Tuple(elements) => elements.iter().try_for_each(|inner| self.prefix(inner)),
-            Layout::LowCardinality(_) => self.word().map(drop),
+            ColumnLayout::Fixed(_) | ColumnLayout::String => Ok(()),
+            ColumnLayout::Nullable(inner) | ColumnLayout::Array(inner) => self.prefix(inner),
+            ColumnLayout::Tuple(elements) => {
+                elements.iter().try_for_each(|inner| self.prefix(inner))
+            }
+            ColumnLayout::LowCardinality(_) => self.word().map(drop),
         }
     }
 
-    fn column(&mut self, layout: &Layout, rows: u64) -> Result<(), Exception> {
+    fn column(&mut self, layout: &ColumnLayout, rows: u64) -> Result<(), Exception> {
         match layout {
-            Layout::Fixed(width) => self.rows(rows, *width).map(drop),
-            Layout::String => (0..rows).try_for_each(|_| self.string().map(drop)),
-            Layout::Nullable(inner) => {
+            ColumnLayout::Fixed(width) => self.rows(rows, *width).map(drop),
+            ColumnLayout::String => (0..rows).try_for_each(|_| self.string().map(drop)),
+            ColumnLayout::Nullable(inner) => {
                 self.rows(rows, 1)?;
                 self.column(inner, rows)
             }
-            Layout::Array(inner) => {
+            ColumnLayout::Array(inner) => {
                 let offsets = self.rows(rows, 8)?;
                 let mut last = [0; 8];
                 if let Some(word) = offsets.last_chunk::<8>() {
@@ -272,11 +274,11 @@ impl<'a> Cursor<'a> {
                 }
                 self.column(inner, u64::from_le_bytes(last))
             }
-            Layout::Tuple(elements) => elements
+            ColumnLayout::Tuple(elements) => elements
                 .iter()
                 .try_for_each(|inner| self.column(inner, rows)),
-            Layout::LowCardinality(_) if rows == 0 => Ok(()),
-            Layout::LowCardinality(inner) => {
+            ColumnLayout::LowCardinality(_) if rows == 0 => Ok(()),
+            ColumnLayout::LowCardinality(inner) => {
                 const NEEDS_GLOBAL_DICTIONARY: u64 = 1 << 8;
                 const HAS_OWN_KEYS: u64 = 1 << 9;
                 let flags = self.word()?;
@@ -303,8 +305,8 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn layouts_follow_the_type_names() {
-        use Layout::{Array, Fixed, LowCardinality, Nullable, String, Tuple};
+    fn layouts_match_the_type_names() {
+        use ColumnLayout::{Array, Fixed, LowCardinality, Nullable, String, Tuple};
         let boxed = Box::new;
         for (name, layout) in [
             ("DateTime64(3, 'UTC')", Fixed(8)),
@@ -333,7 +335,7 @@ mod tests {
             ),
             ("SimpleAggregateFunction(sum, UInt64)", Fixed(8)),
         ] {
-            assert_eq!(Layout::of(name).unwrap(), layout, "{name}");
+            assert_eq!(ColumnLayout::of(name).unwrap(), layout, "{name}");
         }
         for name in [
             "JSON",
@@ -343,12 +345,12 @@ mod tests {
             "Array(",
             "",
         ] {
-            assert_eq!(Layout::of(name).unwrap_err().code(), 48, "{name}");
+            assert_eq!(ColumnLayout::of(name).unwrap_err().code(), 48, "{name}");
         }
     }
 
     #[test]
-    fn blocks_gain_info_and_flags() {
+    fn upgraded_blocks_have_info_and_flags() {
         let block = [1, 2, 1, b'a', 5, b'U', b'I', b'n', b't', b'8', 7, 8];
         let mut expected = BLOCK_INFO.to_vec();
         expected.extend_from_slice(&block[..10]);
@@ -361,10 +363,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_and_names_are_followed_or_refused(bytes: Vec<u8>, name in "\\PC*") {
+        fn any_bytes_and_names_are_read_or_refused(bytes: Vec<u8>, name in "\\PC*") {
             let _ = upgrade(&bytes, 54460);
             let _ = row_binary_header(&bytes);
-            let _ = Layout::of(&name);
+            let _ = ColumnLayout::of(&name);
         }
     }
 }

@@ -1,5 +1,4 @@
-//! What the operator decides: where the data lies, where to listen, who may come in, how much
-//! memory the engine may take.
+//! The operator's options: data directory, address, credentials, memory.
 
 use std::env;
 use std::fmt;
@@ -10,20 +9,20 @@ use zeroize::Zeroizing;
 
 use crate::error::Error;
 
-/// The libchdb release this crate was written and tested against; the version of the npm packages
-/// `@chdb/lib-*` and the name of the folder in the cache.
+/// The libchdb release this crate is tested with: the version of the npm packages `@chdb/lib-*` and the
+/// name of the folder in the cache.
 pub const LIBCHDB_VERSION: &str = "26.7.3-stable.1";
 
 /// Environment variable that names the library file.
 pub const LIBRARY_VARIABLE: &str = "CHATLEDGER_LIBCHDB";
 
-/// Memory for the engine unless told otherwise, in bytes: 2 GiB, half of the smallest machine.
+/// Default memory of the engine in bytes: 2 GiB, half of the smallest supported machine.
 pub const DEFAULT_MAX_MEMORY_BYTES: u64 = 2 << 30;
 
-/// Statements that run side by side unless told otherwise.
+/// Default number of statements that run in parallel.
 pub const DEFAULT_CONNECTIONS: usize = 8;
 
-/// A user and a password that the front asks for. The engine itself has one user without.
+/// User and password that the front requires. The engine itself has one user without a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The user's name.
@@ -45,22 +44,22 @@ impl fmt::Debug for Credentials {
 /// How to run an embedded ClickHouse.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where everything is kept. Made if missing; one process at a time.
+    /// The data directory. Created if missing; used by one process at a time.
     pub data_dir: PathBuf,
-    /// Where to listen; port 0 picks a free one, which [`serve`](crate::serve) reports.
+    /// The address to listen on; port 0 selects a free port, which [`serve`](crate::serve) reports.
     pub listen: SocketAddr,
-    /// The library file; without it `CHATLEDGER_LIBCHDB` and then the cache folder are looked at.
+    /// The library file; without it `CHATLEDGER_LIBCHDB` and then the cache folder are searched.
     pub lib_path: Option<PathBuf>,
-    /// Who may come in; without it anyone who reaches a loopback address.
+    /// Required credentials; without them everybody with access to a loopback address is accepted.
     pub credentials: Option<Credentials>,
-    /// Memory the engine may take, in bytes. One query may take 3/5 of it.
+    /// Memory limit of the engine in bytes. One query may use 3/5 of it.
     pub max_memory_bytes: u64,
-    /// Statements that run side by side; more wait for their turn. At least 1.
+    /// Number of statements that run in parallel; further ones wait. At least 1.
     pub connections: usize,
 }
 
 impl Options {
-    /// The usual options for a data directory and an address.
+    /// Makes the default options for a data directory and an address.
     pub fn new(data_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
         Self {
             data_dir: data_dir.into(),
@@ -72,7 +71,7 @@ impl Options {
         }
     }
 
-    /// Refuses what must not be, before anything is opened.
+    /// Checks the options before anything is opened.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.credentials.is_none() && !self.listen.ip().is_loopback() {
             return Err(Error::CredentialsRequired {
@@ -88,28 +87,28 @@ impl Options {
 /// `deploy/local/fetch-libchdb` puts it.
 ///
 /// # Errors
-/// [`Error::LibraryMissing`] when there is no file. A path that was given is not looked past.
+/// [`Error::LibraryMissing`] if there is no file. If a path is given or set, no other one is searched.
 pub fn find_library(given: Option<PathBuf>) -> Result<PathBuf, Error> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    let mut looked_at = Vec::new();
+    let mut searched = Vec::new();
     if let Some(path) = given.or_else(|| set(LIBRARY_VARIABLE).map(PathBuf::from)) {
-        looked_at.push(path);
+        searched.push(path);
     } else {
         let cache = set("XDG_CACHE_HOME")
             .map(PathBuf::from)
             .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".cache")));
-        looked_at.extend(cache.map(|cache| {
+        searched.extend(cache.map(|cache| {
             cache
                 .join("chatledger/libchdb")
                 .join(LIBCHDB_VERSION)
                 .join("libchdb.so")
         }));
     }
-    match looked_at.iter().find(|path| path.is_file()) {
+    match searched.iter().find(|path| path.is_file()) {
         Some(path) => Ok(path.clone()),
         None => Err(Error::LibraryMissing {
             version: LIBCHDB_VERSION,
-            looked_at,
+            searched,
         }),
     }
 }
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_library_says_how_to_get_it() {
+    fn error_of_a_missing_library_says_how_to_get_it() {
         let error = find_library(Some(PathBuf::from("/nowhere/libchdb.so"))).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("/nowhere/libchdb.so"), "{text}");

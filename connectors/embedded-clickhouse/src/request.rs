@@ -1,11 +1,11 @@
-//! Reads what a request says beside its body: parameters of the URL, headers, credentials.
+//! Reads a request without its body: parameters of the URL, headers, credentials.
 //!
 //! Guarantees: a parameter is either one the HTTP interface defines
 //! (`HTTPHandler.cpp`, `reserved_param_names`), a bound parameter `param_<name>`, or a setting;
-//! what cannot be done is refused in words, and the few that have no effect are listed in
-//! [`Ask::parameter`].
+//! unsupported ones are refused, and the few without effect are listed in
+//! [`QueryRequest::parameter`].
 //!
-//! Deliberately not here: the statement, and whether a setting exists (the engine says so).
+//! Not here: the statement, and whether a setting exists (the engine checks).
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ use hyper::{Method, http};
 use crate::exception::Exception;
 use crate::options::Credentials;
 
-/// The longest a session may idle, as `max_session_timeout` of a server.
+/// Maximum session timeout in seconds, like `max_session_timeout` of a server.
 const MAX_SESSION_TIMEOUT: u64 = 3600;
 
-/// How long a session may idle unless the client says otherwise.
+/// Default session timeout in seconds.
 const DEFAULT_SESSION_TIMEOUT: u64 = 60;
 
-/// A session asked for with `session_id`.
+/// The session that a request belongs to, from `session_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SessionAsk {
+pub(crate) struct SessionRequest {
     /// Its name.
     pub(crate) id: String,
-    /// How long it may idle.
+    /// How long it may be idle.
     pub(crate) timeout: Duration,
     /// Whether it must exist already (`session_check=1`).
     pub(crate) must_exist: bool,
@@ -38,48 +38,49 @@ pub(crate) struct SessionAsk {
 
 /// Everything about a request but its body.
 #[derive(Debug, Default)]
-pub(crate) struct Ask {
+pub(crate) struct QueryRequest {
     /// The text in `query`.
     pub(crate) query: String,
-    /// The client's name for the request, or one made up.
+    /// The client's id of the request, or a generated one.
     pub(crate) query_id: String,
     /// The database unqualified names belong to.
     pub(crate) database: Option<String>,
-    /// The format of the answer when the text names none.
+    /// The format of the response if the text names none.
     pub(crate) format: Option<String>,
-    /// Settings for this request, in the order given.
+    /// Settings of this request, in order.
     pub(crate) settings: Vec<(String, String)>,
     /// Values for `{name:Type}` in the text.
     pub(crate) parameters: Vec<(String, String)>,
     /// The session it belongs to.
-    pub(crate) session: Option<SessionAsk>,
+    pub(crate) session: Option<SessionRequest>,
     /// Whether it may change anything: `GET` may not, nor may `readonly=1` and `2`.
     pub(crate) read_only: bool,
-    /// Whether the answer begins only when the statement has ended.
+    /// Whether the response begins only after the statement has ended.
     pub(crate) wait_end: bool,
     /// The revision of the Native format the client can read; 0 is the plain one.
     pub(crate) native_revision: u64,
     /// `Content-Encoding` of the body.
     pub(crate) encoding: Option<String>,
-    /// Credentials given, user first.
+    /// The user.
     pub(crate) user: Option<String>,
+    /// The password.
     pub(crate) password: Option<String>,
 }
 
-impl Ask {
+impl QueryRequest {
     /// Reads a request's head.
     pub(crate) fn read(head: &http::request::Parts) -> Result<Self, Exception> {
-        let mut ask = Self {
+        let mut request = Self {
             read_only: matches!(head.method, Method::GET | Method::HEAD),
             encoding: text(&head.headers, header::CONTENT_ENCODING.as_str())?,
             ..Self::default()
         };
-        ask.basic_auth(&head.headers)?;
+        request.basic_auth(&head.headers)?;
         for (name, field) in [
-            ("x-clickhouse-user", &mut ask.user),
-            ("x-clickhouse-key", &mut ask.password),
-            ("x-clickhouse-database", &mut ask.database),
-            ("x-clickhouse-format", &mut ask.format),
+            ("x-clickhouse-user", &mut request.user),
+            ("x-clickhouse-key", &mut request.password),
+            ("x-clickhouse-database", &mut request.database),
+            ("x-clickhouse-format", &mut request.format),
         ] {
             if let Some(value) = text(&head.headers, name)? {
                 *field = Some(value);
@@ -88,16 +89,16 @@ impl Ask {
         let query = head.uri.query().unwrap_or_default();
         let mut session = SessionParameters::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            ask.parameter(&name, value.into_owned(), &mut session)?;
+            request.parameter(&name, value.into_owned(), &mut session)?;
         }
-        ask.session = session.ask()?;
-        if ask.query_id.is_empty() {
-            ask.query_id = new_id();
+        request.session = session.session_request()?;
+        if request.query_id.is_empty() {
+            request.query_id = new_id();
         }
-        Ok(ask)
+        Ok(request)
     }
 
-    /// Takes one parameter, from the URL or from a form.
+    /// Applies one parameter from the URL or a form.
     fn parameter(
         &mut self,
         name: &str,
@@ -121,9 +122,9 @@ impl Ask {
                     Exception::bad_arguments("client_protocol_version must be a number")
                 })?;
             }
-            // Without effect here: there are no quotas, stack traces or buffers to choose, answers
-            // leave uncompressed (every client accepts that), progress is not sent, and
-            // `log_comment` is how the front finds a running statement.
+            // Without effect here: there are no quotas, stack traces or buffers to select, responses are
+            // not compressed (every client accepts that), progress is not sent, and the front uses
+            // `log_comment` to find a running statement.
             "buffer_size"
             | "quota_key"
             | "stacktrace"
@@ -161,7 +162,7 @@ impl Ask {
         Ok(())
     }
 
-    /// Takes the fields of a `multipart/form-data` body, which stand for URL parameters.
+    /// Applies the fields of a `multipart/form-data` body, which are equivalent to URL parameters.
     pub(crate) fn add_form(&mut self, fields: Vec<(String, String)>) -> Result<(), Exception> {
         let mut session = SessionParameters::default();
         for (name, value) in fields {
@@ -193,8 +194,8 @@ impl Ask {
         Ok(())
     }
 
-    /// Lets the request in, or not. Without credentials of its own, the front lets the user
-    /// `default` in without a password, as a fresh server does.
+    /// Checks the request's credentials. Without required credentials, the front accepts the user
+    /// `default` without a password, like a newly installed server.
     pub(crate) fn authorize(&self, expected: Option<&Credentials>) -> Result<(), Exception> {
         let user = self.user.as_deref().filter(|user| !user.is_empty());
         let password = self.password.as_deref().unwrap_or_default();
@@ -226,7 +227,7 @@ impl Ask {
         }
     }
 
-    /// The format of the answer when the text names none.
+    /// Returns the format of the response if the text names none.
     pub(crate) fn default_format(&self) -> &str {
         self.format.as_deref().unwrap_or("TabSeparated")
     }
@@ -241,7 +242,7 @@ struct SessionParameters {
 }
 
 impl SessionParameters {
-    fn ask(self) -> Result<Option<SessionAsk>, Exception> {
+    fn session_request(self) -> Result<Option<SessionRequest>, Exception> {
         let Some(id) = self.id.filter(|id| !id.is_empty()) else {
             return Ok(None);
         };
@@ -262,7 +263,7 @@ impl SessionParameters {
                     )
                 })?,
         };
-        Ok(Some(SessionAsk {
+        Ok(Some(SessionRequest {
             id,
             timeout: Duration::from_secs(seconds),
             must_exist: self.check,
@@ -287,7 +288,7 @@ fn is_on(value: &str) -> bool {
     matches!(value, "1" | "true")
 }
 
-/// Compares without telling by its time where two texts differ.
+/// Compares two texts in constant time.
 fn same(given: &str, expected: &str) -> bool {
     given.len() == expected.len()
         && given
@@ -299,7 +300,7 @@ fn same(given: &str, expected: &str) -> bool {
             == 0
 }
 
-/// A random UUID in text, the form of ClickHouse's query ids.
+/// Returns a random UUID as text, the form of ClickHouse's query ids.
 pub(crate) fn new_id() -> String {
     let bits: u128 = rand::random();
     let hex = format!("{bits:032x}");
@@ -319,12 +320,12 @@ mod tests {
     use super::*;
     use hyper::Request;
 
-    fn read(uri: &str, headers: &[(&str, &str)]) -> Result<Ask, Exception> {
+    fn read(uri: &str, headers: &[(&str, &str)]) -> Result<QueryRequest, Exception> {
         let mut request = Request::builder().method(Method::POST).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Ask::read(&request.body(()).unwrap().into_parts().0)
+        QueryRequest::read(&request.body(()).unwrap().into_parts().0)
     }
 
     fn credentials() -> Credentials {
@@ -335,23 +336,26 @@ mod tests {
     }
 
     #[test]
-    fn parameters_settings_and_bound_values_are_told_apart() {
-        let ask = read(
+    fn parameters_settings_and_bound_values_are_distinguished() {
+        let request = read(
             "/?query=SELECT+1&database=d&default_format=Native&max_threads=2&param_x=a%20b",
             &[("X-ClickHouse-Database", "other")],
         )
         .unwrap();
-        assert_eq!(ask.query, "SELECT 1");
-        assert_eq!(ask.database.as_deref(), Some("d"));
-        assert_eq!(ask.default_format(), "Native");
-        assert_eq!(ask.settings, [("max_threads".to_owned(), "2".to_owned())]);
-        assert_eq!(ask.parameters, [("x".to_owned(), "a b".to_owned())]);
-        assert_eq!(ask.query_id.len(), 36);
-        assert!(!ask.read_only);
+        assert_eq!(request.query, "SELECT 1");
+        assert_eq!(request.database.as_deref(), Some("d"));
+        assert_eq!(request.default_format(), "Native");
+        assert_eq!(
+            request.settings,
+            [("max_threads".to_owned(), "2".to_owned())]
+        );
+        assert_eq!(request.parameters, [("x".to_owned(), "a b".to_owned())]);
+        assert_eq!(request.query_id.len(), 36);
+        assert!(!request.read_only);
     }
 
     #[test]
-    fn credentials_come_from_url_basic_and_headers() {
+    fn credentials_are_read_from_url_basic_auth_and_headers() {
         let expected = credentials();
         for (uri, headers) in [
             ("/?user=reader&password=pass", vec![]),
@@ -364,14 +368,14 @@ mod tests {
                 ],
             ),
         ] {
-            let ask = read(uri, &headers).unwrap();
-            ask.authorize(Some(&expected)).unwrap();
-            assert_eq!(ask.authorize(None).unwrap_err().code(), 516);
+            let request = read(uri, &headers).unwrap();
+            request.authorize(Some(&expected)).unwrap();
+            assert_eq!(request.authorize(None).unwrap_err().code(), 516);
         }
     }
 
     #[test]
-    fn wrong_and_missing_credentials_are_told_apart() {
+    fn wrong_and_missing_credentials_are_distinguished() {
         let expected = credentials();
         let code = |uri| {
             read(uri, &[])
@@ -405,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn block_compression_is_refused_in_words() {
+    fn block_compression_is_refused() {
         assert_eq!(read("/?compress=1", &[]).unwrap_err().code(), 48);
         assert!(read("/?compress=0&decompress=0", &[]).is_ok());
     }

@@ -1,38 +1,38 @@
-//! What a request sets for itself alone, and how a session gets back what it had.
+//! Applies the settings of one request, and restores the previous ones in a session.
 //!
-//! Guarantees: names of settings are names, values are quoted; nothing a request carries can
-//! become part of another statement.
+//! Guarantees: names of settings are checked and values are quoted, so that no part of a request can
+//! become another statement.
 //!
-//! Deliberately not here: which settings exist. The engine answers with `UNKNOWN_SETTING`.
+//! Not here: which settings exist. The engine answers with `UNKNOWN_SETTING`.
 
 use serde::Deserialize;
 
 use crate::exception::Exception;
 use crate::ffi::Connection;
-use crate::request::Ask;
+use crate::request::QueryRequest;
 
-/// What a session had before a request.
-pub(crate) struct Scope {
+/// A session's database and settings before a request.
+pub(crate) struct SettingsScope {
     database: Option<String>,
-    settings: Vec<Before>,
+    settings: Vec<PreviousSetting>,
 }
 
-/// A setting as it was: name, value, and whether it differed from the default.
+/// A previous setting: name, value, and whether it differed from the default.
 #[derive(Deserialize)]
-struct Before(String, String, u8);
+struct PreviousSetting(String, String, u8);
 
-impl Scope {
-    /// Applies the request's database and settings to a connection that is thrown away after it.
+impl SettingsScope {
+    /// Applies the request's database and settings to a connection that is closed after it.
     pub(crate) fn enter(
         connection: &mut Connection,
-        ask: &Ask,
-        mark: &str,
+        request: &QueryRequest,
+        log_comment: &str,
     ) -> Result<(), Exception> {
-        if let Some(database) = &ask.database {
+        if let Some(database) = &request.database {
             run(connection, &format!("USE {}", name(database)))?;
         }
-        let mut sql = format!("SET log_comment = {}", literal(mark));
-        for (setting, value) in &ask.settings {
+        let mut sql = format!("SET log_comment = {}", literal(log_comment));
+        for (setting, value) in &request.settings {
             check_setting(setting)?;
             for part in [", ", setting, " = ", &literal(value)] {
                 sql.push_str(part);
@@ -41,30 +41,34 @@ impl Scope {
         run(connection, &sql).map(drop)
     }
 
-    /// The same for a connection that lives on, remembering what to put back. A failure comes
-    /// with how the way back went.
+    /// Applies them to a connection that stays open, and remembers the previous ones. An error is
+    /// returned with the result of restoring them.
     pub(crate) fn enter_session(
         connection: &mut Connection,
-        ask: &Ask,
-        mark: &str,
+        request: &QueryRequest,
+        log_comment: &str,
     ) -> Result<Self, (Exception, Result<(), Exception>)> {
-        let scope = Self::remember(connection, ask).map_err(|exception| (exception, Ok(())))?;
-        match Self::enter(connection, ask, mark) {
+        let scope = Self::remember(connection, request).map_err(|exception| (exception, Ok(())))?;
+        match Self::enter(connection, request, log_comment) {
             Ok(()) => Ok(scope),
             Err(exception) => Err((exception, scope.leave(connection))),
         }
     }
 
-    fn remember(connection: &mut Connection, ask: &Ask) -> Result<Self, Exception> {
+    fn remember(connection: &mut Connection, request: &QueryRequest) -> Result<Self, Exception> {
         let mut scope = Self {
             database: None,
             settings: Vec::new(),
         };
-        if ask.database.is_some() {
+        if request.database.is_some() {
             scope.database = Some(run(connection, "SELECT currentDatabase() FORMAT TSVRaw")?);
         }
-        if !ask.settings.is_empty() {
-            let names: Vec<_> = ask.settings.iter().map(|(name, _)| literal(name)).collect();
+        if !request.settings.is_empty() {
+            let names: Vec<_> = request
+                .settings
+                .iter()
+                .map(|(name, _)| literal(name))
+                .collect();
             let sql = format!(
                 "SELECT name, value, changed FROM system.settings WHERE name IN ({}) \
                  FORMAT JSONCompactEachRow",
@@ -79,13 +83,13 @@ impl Scope {
         Ok(scope)
     }
 
-    /// Puts back what the request had set.
+    /// Restores the previous database and settings.
     pub(crate) fn leave(self, connection: &mut Connection) -> Result<(), Exception> {
         if let Some(database) = self.database {
             let database = database.trim_end_matches('\n');
             run(connection, &format!("USE {}", name(database)))?;
         }
-        for Before(setting, value, changed) in self.settings {
+        for PreviousSetting(setting, value, changed) in self.settings {
             let value = if changed == 0 {
                 "DEFAULT".to_owned()
             } else {
@@ -133,13 +137,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoting_leaves_no_way_out() {
+    fn quoting_escapes_every_delimiter() {
         assert_eq!(literal(r"a'b\c"), r"'a\'b\\c'");
         assert_eq!(name(r"a`b\"), r"`a\`b\\`");
     }
 
     #[test]
-    fn setting_names_are_names() {
+    fn invalid_setting_names_are_refused() {
         assert!(check_setting("max_threads").is_ok());
         for bad in ["", "a b", "a=1,b", "1a", "a;b", "a-b"] {
             assert!(check_setting(bad).is_err(), "{bad}");

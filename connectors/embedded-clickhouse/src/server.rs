@@ -1,10 +1,10 @@
-//! The life of the process: start the engine, listen, stop in order.
+//! The lifecycle of the process: start the engine, listen, stop cleanly.
 //!
-//! Guarantees: after `shutdown` no new connection is taken; requests that run get
-//! [`GRACE`] to end, then their statements are ended, then the engine closes. An insert that was
-//! acknowledged is stored before the acknowledgement, whatever happens afterwards.
+//! Guarantees: after `shutdown` no new connection is accepted; running requests have [`GRACE_PERIOD`] to
+//! end, then their statements are ended, then the engine is closed. An insert is stored before it is
+//! acknowledged.
 //!
-//! Deliberately not here: signals. The caller decides what a shutdown is.
+//! Not here: signals. The caller provides `shutdown`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,30 +25,30 @@ use crate::options::Options;
 use crate::session::Sessions;
 use crate::spool::Spooler;
 
-/// How long running requests may go on after a shutdown was asked for.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long running requests may continue after a shutdown was requested.
+const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
-/// How long ended statements may take to notice.
-const LAST_GRACE: Duration = Duration::from_secs(10);
+/// How long ended statements may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may take over a request's head.
-const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often idle sessions are looked for.
-const SESSION_ROUND: Duration = Duration::from_secs(5);
+/// How often idle sessions are closed.
+const SESSION_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause after a failed `accept`, which fails again at once when descriptors have run out.
+/// Pause after a failed `accept`, which fails again at once if there are no file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs an embedded ClickHouse until `shutdown` comes, then stops it in order.
+/// Runs an embedded ClickHouse until `shutdown` completes, then stops it cleanly.
 ///
-/// `ready` is called once, with the address that is listened on, when queries are answered. The
-/// future must be run on a multi-threaded Tokio runtime with time and I/O on. One engine can run
-/// in a process, and after it stopped none can be started again.
+/// Calls `ready` once, with the address it listens on, as soon as queries are answered. The future must
+/// run on a multi-threaded Tokio runtime with time and I/O enabled. A process can run one engine, and
+/// cannot start another after it has stopped.
 ///
 /// # Errors
-/// [`Error`], one variant for each step that can fail; [`Error::StopEngine`] when a statement
-/// could not be ended and the engine was left open.
+/// [`Error`], one variant per step; [`Error::StopEngine`] if a statement could not be ended and the
+/// engine was not closed.
 pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
@@ -59,7 +59,7 @@ pub async fn serve(
         listen: options.listen,
         source,
     };
-    // First, because it fails for the commonest reason and costs nothing.
+    // First, because it is cheap and the most frequent error.
     let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let credentials = options.credentials.clone();
@@ -93,19 +93,19 @@ async fn accept(
 ) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE);
-    let mut session_round = interval(SESSION_ROUND);
+        .header_read_timeout(HEAD_TIMEOUT);
+    let mut session_check = interval(SESSION_CHECK_INTERVAL);
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return,
-            _ = session_round.tick() => {
+            _ = session_check.tick() => {
                 let sessions = Arc::clone(&front.sessions);
                 front.tasks.spawn_blocking(move || sessions.expire(Instant::now()));
             }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    // Small answers must not wait for the client's acknowledgement.
+                    // Small responses must not wait for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
                     let service = {
                         let front = Arc::clone(front);
@@ -136,8 +136,8 @@ async fn stop(front: &Arc<Front>, graceful: GracefulShutdown) -> Result<(), Erro
         engine.drained().await;
     };
     tokio::pin!(drained);
-    if timeout(GRACE, &mut drained).await.is_err() {
-        tracing::info!("ending the statements that still run");
+    if timeout(GRACE_PERIOD, &mut drained).await.is_err() {
+        tracing::info!("ending the statements that are still running");
         let ended = async {
             loop {
                 let engine = Arc::clone(engine);
@@ -151,22 +151,22 @@ async fn stop(front: &Arc<Front>, graceful: GracefulShutdown) -> Result<(), Erro
                 let _ = killed.await;
             }
         };
-        if timeout(LAST_GRACE, ended).await.is_err() {
+        if timeout(STOP_TIMEOUT, ended).await.is_err() {
             return Err(Error::StopEngine {
-                seconds: (GRACE + LAST_GRACE).as_secs(),
+                seconds: (GRACE_PERIOD + STOP_TIMEOUT).as_secs(),
             });
         }
     }
     front.tasks.close();
-    let _ = timeout(LAST_GRACE, front.tasks.wait()).await;
+    let _ = timeout(STOP_TIMEOUT, front.tasks.wait()).await;
     let front = Arc::clone(front);
     let closed = tokio::task::spawn_blocking(move || {
         front.sessions.clear();
         front.engine.stop();
     });
-    if !matches!(timeout(LAST_GRACE, closed).await, Ok(Ok(()))) {
+    if !matches!(timeout(STOP_TIMEOUT, closed).await, Ok(Ok(()))) {
         return Err(Error::StopEngine {
-            seconds: LAST_GRACE.as_secs(),
+            seconds: STOP_TIMEOUT.as_secs(),
         });
     }
     Ok(())

@@ -1,12 +1,12 @@
-//! Takes a request's body in, whole, before the engine sees any of it.
+//! Receives a request's body completely before the engine gets any of it.
 //!
-//! Guarantees: a body that is cut off reaches nobody, so an `INSERT` whose client dies inserts
-//! nothing; memory stays within [`MEMORY_PER_BODY`] for one body and [`MEMORY_IN_ALL`] for all of
-//! them together; what is beyond goes to a file without a name, which vanishes with the process.
-//! How the network cuts a body up leaves no trace in what the engine gets.
+//! Guarantees: an incomplete body is dropped, so an `INSERT` whose client dies inserts nothing; one
+//! body uses at most [`MEMORY_PER_BODY`], all bodies together at most [`MEMORY_IN_ALL`]; the rest goes
+//! to an unnamed file, which disappears with the process. How the network splits a body makes no
+//! difference to the engine.
 //!
-//! Deliberately not here: what the bytes mean. Compression is undone while reading
-//! ([`Spool::reader`]), so the file holds what the client sent.
+//! Not here: the meaning of the bytes. [`Spool::reader`] decompresses while reading, so the file holds
+//! what the client sent.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
@@ -30,32 +30,32 @@ const MEMORY_IN_ALL: usize = 64 << 20;
 /// Bytes a body may have, as sent.
 const MAX_BODY: u64 = 16 << 30;
 
-/// How long a client may be silent in the middle of a body. Long, because writers that fill an
-/// `INSERT` as data comes in are silent when no data comes in.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a client may pause in the middle of a body. Long, because some writers keep an `INSERT`
+/// open and send data as it arrives.
+const READ_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Where bodies are kept while they come in.
+/// Keeps bodies while they are received.
 #[derive(Clone)]
 pub(crate) struct Spooler {
     directory: PathBuf,
     in_memory: Arc<AtomicUsize>,
 }
 
-/// A whole body.
+/// A complete body.
 pub(crate) struct Spool {
     memory: Vec<u8>,
     file: Option<File>,
-    share: Share,
+    share: MemoryShare,
 }
 
-/// A body's part of [`MEMORY_IN_ALL`].
-struct Share {
+/// A body's share of [`MEMORY_IN_ALL`].
+struct MemoryShare {
     in_memory: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-impl Share {
-    /// Takes `more` bytes of the common memory, if there are as many.
+impl MemoryShare {
+    /// Reserves `more` bytes of the common memory, if available.
     fn grow(&mut self, more: usize) -> bool {
         if self.bytes + more > MEMORY_PER_BODY {
             return false;
@@ -69,23 +69,23 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for MemoryShare {
     fn drop(&mut self) {
         self.in_memory.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// Why a body did not become a [`Spool`].
+/// Why a body could not be received.
 #[derive(Debug)]
-pub(crate) enum Refused {
-    /// The client went away, or was silent too long: nobody is there to answer.
-    Cut,
-    /// The client is there and gets this.
-    Answer(Exception),
+pub(crate) enum BodyError {
+    /// The client disconnected or paused for too long; no answer can be sent.
+    Disconnected,
+    /// The client gets this answer.
+    Exception(Exception),
 }
 
 impl Spooler {
-    /// Keeps big bodies in `directory`.
+    /// Makes a spooler that keeps large bodies in `directory`.
     pub(crate) fn new(directory: PathBuf) -> Self {
         Self {
             directory,
@@ -93,10 +93,10 @@ impl Spooler {
         }
     }
 
-    /// Takes in a body up to its end.
-    pub(crate) async fn receive(&self, mut body: Incoming) -> Result<Spool, Refused> {
+    /// Receives a body up to its end.
+    pub(crate) async fn receive(&self, mut body: Incoming) -> Result<Spool, BodyError> {
         let too_big = || {
-            Refused::Answer(Exception::new(
+            BodyError::Exception(Exception::new(
                 229,
                 "QUERY_IS_TOO_LARGE",
                 format!("The body has more than {MAX_BODY} bytes"),
@@ -105,7 +105,7 @@ impl Spooler {
         if body.size_hint().lower() > MAX_BODY {
             return Err(too_big());
         }
-        let mut share = Share {
+        let mut share = MemoryShare {
             in_memory: Arc::clone(&self.in_memory),
             bytes: 0,
         };
@@ -113,10 +113,10 @@ impl Spooler {
         let mut file: Option<tokio::fs::File> = None;
         let mut received = 0;
         loop {
-            let frame = match tokio::time::timeout(PATIENCE, body.frame()).await {
+            let frame = match tokio::time::timeout(READ_TIMEOUT, body.frame()).await {
                 Ok(None) => break,
                 Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(_))) | Err(_) => return Err(Refused::Cut),
+                Ok(Some(Err(_))) | Err(_) => return Err(BodyError::Disconnected),
             };
             let Ok(data) = frame.into_data() else {
                 continue;
@@ -137,11 +137,11 @@ impl Spooler {
                 file.write_all(&data).await
             };
             stored.await.map_err(|error| {
-                tracing::error!(%error, "cannot keep a body in the spool");
-                Refused::Answer(Exception::new(
+                tracing::error!(%error, "cannot write a body to the spool");
+                BodyError::Exception(Exception::new(
                     243,
                     "NOT_ENOUGH_SPACE",
-                    "The body cannot be kept until it is whole: the spool cannot be written to",
+                    "The body cannot be buffered: the spool cannot be written to",
                 ))
             })?;
         }
@@ -155,7 +155,7 @@ impl Spooler {
                     io::Result::Ok(file)
                 };
                 Some(rewound.await.map_err(|error| {
-                    Refused::Answer(Exception::internal(format!("spool: {error}")))
+                    BodyError::Exception(Exception::internal(format!("spool: {error}")))
                 })?)
             }
         };
@@ -172,30 +172,30 @@ impl Spooler {
 }
 
 impl Spool {
-    /// A body that is already there.
+    /// Makes a spool of a body in memory.
     pub(crate) fn of(memory: Vec<u8>) -> Self {
         Self {
             memory,
             file: None,
-            share: Share {
+            share: MemoryShare {
                 in_memory: Arc::default(),
                 bytes: 0,
             },
         }
     }
 
-    /// The body, if all of it is in memory.
+    /// Returns the body if all of it is in memory.
     pub(crate) fn into_memory(self) -> Option<Vec<u8>> {
         self.file.is_none().then_some(self.memory)
     }
 
-    /// Reads the body from its beginning, with the compression named by `Content-Encoding`
-    /// undone. Reading blocks.
+    /// Returns a reader of the body that decompresses it according to `Content-Encoding`. Reading
+    /// blocks.
     ///
     /// # Errors
-    /// [`Exception`] 48 for an encoding the front does not know.
+    /// [`Exception`] 48 for an unsupported encoding.
     pub(crate) fn reader(self, encoding: Option<&str>) -> Result<Box<dyn Read>, Exception> {
-        let raw = Held {
+        let raw = SpoolReader {
             memory: Cursor::new(self.memory),
             file: self.file,
             _share: self.share,
@@ -218,13 +218,13 @@ impl Spool {
     }
 }
 
-struct Held {
+struct SpoolReader {
     memory: Cursor<Vec<u8>>,
     file: Option<File>,
-    _share: Share,
+    _share: MemoryShare,
 }
 
-impl Read for Held {
+impl Read for SpoolReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.memory.read(buffer)? {
             0 => self.file.as_mut().map_or(Ok(0), |file| file.read(buffer)),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_bodies_read_as_what_they_were() {
+    fn compressed_bodies_are_decompressed() {
         let plain = b"one two three ".repeat(1000);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&plain).unwrap();
@@ -268,8 +268,11 @@ mod tests {
                 plain,
                 "{encoding}"
             );
-            let cut = packed[..packed.len() - 6].to_vec();
-            assert!(read(cut, Some(encoding)).is_err(), "{encoding} cut off");
+            let truncated = packed[..packed.len() - 6].to_vec();
+            assert!(
+                read(truncated, Some(encoding)).is_err(),
+                "{encoding} truncated"
+            );
         }
         assert_eq!(read(plain.clone(), None).unwrap(), plain);
     }
@@ -282,20 +285,20 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_shared_out_and_given_back() {
+    fn memory_is_shared_and_returned() {
         let in_memory = Arc::new(AtomicUsize::new(0));
-        let share = || Share {
+        let share = || MemoryShare {
             in_memory: Arc::clone(&in_memory),
             bytes: 0,
         };
-        let mut held: Vec<Share> = (0..MEMORY_IN_ALL / MEMORY_PER_BODY)
+        let mut held: Vec<MemoryShare> = (0..MEMORY_IN_ALL / MEMORY_PER_BODY)
             .map(|_| share())
             .collect();
         for share in &mut held {
             assert!(share.grow(MEMORY_PER_BODY));
             assert!(!share.grow(1), "one body's limit");
         }
-        assert!(!share().grow(1), "everybody's limit");
+        assert!(!share().grow(1), "the common limit");
         held.clear();
         assert!(share().grow(1));
         assert_eq!(in_memory.load(Ordering::Relaxed), 0);

@@ -1,33 +1,33 @@
-//! Finds out what a request's text asks for, as far as the front has to act on it.
+//! Classifies a request's text, as far as the front needs it.
 //!
-//! The engine's C interface wants an `INSERT` without its `FORMAT` clause and its data apart,
-//! reports `INTO OUTFILE` by writing a file on this machine, and runs several statements in one
-//! text; a server answers the last two with an error. Guarantees: the data of an `INSERT` begins
-//! exactly where ClickHouse's parser (`ParserInsertQuery.cpp`) says it does.
+//! The engine's C interface expects an `INSERT` without its `FORMAT` clause and with its data
+//! separate, executes `INTO OUTFILE` by writing a file on this machine, and runs several statements in
+//! one text. A server refuses the last two. Guarantees: the data of an `INSERT` begins exactly where
+//! ClickHouse's parser (`ParserInsertQuery.cpp`) finds it.
 //!
-//! Deliberately not here: knowledge of tables, types or settings.
+//! Not here: knowledge of tables, types or settings.
 
 use crate::exception::Exception;
-use crate::lexer::{Kind, Lexer, Token};
+use crate::lexer::{Lexer, Token, TokenKind};
 
-/// What the text asks for.
+/// The kind of a statement.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Statement {
-    /// `INSERT` with data behind (or still to come in the body).
+    /// An `INSERT` with data after it (or in the rest of the body).
     Insert {
         /// The statement without `VALUES`, `FORMAT` and data: `..head` of the text.
         head: usize,
-        /// Name of the data's format.
+        /// The data's format.
         format: String,
-        /// Where the data begins: `data..` of the text.
+        /// Offset where the data begins: `data..` of the text.
         data: usize,
     },
-    /// A query whose result can be fetched block by block.
+    /// A query whose result can be fetched in blocks.
     Select {
         /// The format named in the text.
         format: Option<String>,
-        /// Whether the result has parts (totals, extremes) that only the whole answer places
-        /// correctly.
+        /// Whether the result has parts (totals, extremes) that only a complete result contains in the
+        /// right place.
         has_extras: bool,
     },
     /// Anything else: DDL, `INSERT … SELECT`, `SHOW`, `SET`, …
@@ -35,31 +35,31 @@ pub(crate) enum Statement {
         /// The format named in the text.
         format: Option<String>,
     },
-    /// `SET` or `USE`, which change nothing but the session.
+    /// `SET` or `USE`, which change only the session.
     Session,
-    /// Nothing but blanks and comments.
+    /// Only whitespace and comments.
     Empty,
 }
 
-/// Reads the beginning of a request's text. With `complete == false` there is more text than
-/// given, and `None` says that the answer lies beyond it.
+/// Classifies the beginning of a request's text. With `complete == false` there is more text, and `None`
+/// means that more of it is needed.
 ///
 /// # Errors
-/// An [`Exception`] as the server would give it: several statements (62), `INTO OUTFILE` (358),
+/// An [`Exception`] as a server would give it: several statements (62), `INTO OUTFILE` (358),
 /// `FROM INFILE` (48).
 pub(crate) fn parse(text: &[u8], complete: bool) -> Result<Option<Statement>, Exception> {
     let mut lexer = Lexer::new(text);
     let mut tokens: Vec<Token> = Vec::new();
     let mut depth = 0_u32;
     while let Some(token) = lexer.next() {
-        // A token that touches the end of a cut text may go on behind it.
+        // A token at the end of an incomplete text may continue after it.
         if !complete && token.end == text.len() {
             return Ok(None);
         }
         match token.kind {
-            Kind::Symbol(b'(' | b'[' | b'{') => depth += 1,
-            Kind::Symbol(b')' | b']' | b'}') => depth = depth.saturating_sub(1),
-            Kind::Symbol(b';') if depth == 0 => {
+            TokenKind::Symbol(b'(' | b'[' | b'{') => depth += 1,
+            TokenKind::Symbol(b')' | b']' | b'}') => depth = depth.saturating_sub(1),
+            TokenKind::Symbol(b';') if depth == 0 => {
                 return after_semicolon(text, lexer, complete)
                     .map(|()| finish(text, &tokens, complete));
             }
@@ -79,18 +79,18 @@ pub(crate) fn parse(text: &[u8], complete: bool) -> Result<Option<Statement>, Ex
     Ok(finish(text, &tokens, complete))
 }
 
-/// How an `INSERT` goes on after its table.
-enum Found {
-    Data(Statement),
-    /// The format's name is cut off.
-    Beyond,
+/// Where the data of an `INSERT` is.
+enum InsertData {
+    Complete(Statement),
+    /// The format's name is incomplete.
+    Incomplete,
 }
 
-impl Found {
+impl InsertData {
     fn statement(self) -> Option<Statement> {
         match self {
-            Self::Data(statement) => Some(statement),
-            Self::Beyond => None,
+            Self::Complete(statement) => Some(statement),
+            Self::Incomplete => None,
         }
     }
 }
@@ -102,8 +102,8 @@ fn insert_data(
     token: Token,
     lexer: &mut Lexer<'_>,
     complete: bool,
-) -> Result<Option<Found>, Exception> {
-    // INSERT INTO [TABLE | FUNCTION] name …: the name may be called anything.
+) -> Result<Option<InsertData>, Exception> {
+    // INSERT INTO [TABLE | FUNCTION] name …: the name may be a keyword.
     let mut name_at = 1;
     for keyword in ["INTO", "TABLE", "FUNCTION"] {
         if before
@@ -122,7 +122,7 @@ fn insert_data(
         return Ok(None);
     }
     if token.is_word(text, "VALUES") {
-        return Ok(Some(Found::Data(Statement::Insert {
+        return Ok(Some(InsertData::Complete(Statement::Insert {
             head: token.start,
             format: "Values".to_owned(),
             data: token.end,
@@ -135,13 +135,13 @@ fn insert_data(
         return if complete {
             Ok(None)
         } else {
-            Ok(Some(Found::Beyond))
+            Ok(Some(InsertData::Incomplete))
         };
     };
     if !complete && name.end == text.len() {
-        return Ok(Some(Found::Beyond));
+        return Ok(Some(InsertData::Incomplete));
     }
-    if !matches!(name.kind, Kind::Word | Kind::QuotedName) {
+    if !matches!(name.kind, TokenKind::Word | TokenKind::QuotedName) {
         return Ok(None);
     }
     let mut data = name.end;
@@ -160,9 +160,9 @@ fn insert_data(
         data += 1;
     }
     if !complete && data == text.len() {
-        return Ok(Some(Found::Beyond));
+        return Ok(Some(InsertData::Incomplete));
     }
-    Ok(Some(Found::Data(Statement::Insert {
+    Ok(Some(InsertData::Complete(Statement::Insert {
         head: token.start,
         format: name_of(text, name),
         data,
@@ -172,7 +172,7 @@ fn insert_data(
 fn name_of(text: &[u8], token: Token) -> String {
     let bytes = &text[token.start..token.end];
     let bare = match token.kind {
-        Kind::QuotedName if bytes.len() >= 2 => &bytes[1..bytes.len() - 1],
+        TokenKind::QuotedName if bytes.len() >= 2 => &bytes[1..bytes.len() - 1],
         _ => bytes,
     };
     String::from_utf8_lossy(bare).into_owned()
@@ -190,7 +190,7 @@ fn refuse_files(text: &[u8], before: &[Token], token: Token) -> Result<(), Excep
             "INTO OUTFILE is not allowed",
         ));
     }
-    if token.kind == Kind::Text && last.is_word(text, "INFILE") {
+    if token.kind == TokenKind::Text && last.is_word(text, "INFILE") {
         return Err(Exception::not_implemented(
             "FROM INFILE reads files of the client, not of the server; send the data in the body",
         ));
@@ -222,7 +222,7 @@ fn finish(text: &[u8], tokens: &[Token], complete: bool) -> Option<Statement> {
         return Some(Statement::Session);
     }
     if first.is_word(text, "INSERT") && !has("SELECT") && !has("WATCH") {
-        // The parser takes a missing FORMAT as VALUES.
+        // The parser treats a missing FORMAT as VALUES.
         return Some(Statement::Insert {
             head: text.len(),
             format: "Values".to_owned(),
@@ -250,7 +250,7 @@ fn trailing_format(text: &[u8], tokens: &[Token]) -> Option<String> {
         .rev()
         .find(|(at, pair)| {
             pair[0].is_word(text, "FORMAT")
-                && matches!(pair[1].kind, Kind::Word | Kind::QuotedName)
+                && matches!(pair[1].kind, TokenKind::Word | TokenKind::QuotedName)
                 && tokens
                     .get(at + 2)
                     .is_none_or(|next| next.is_word(text, "SETTINGS"))
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_may_be_called_like_keywords() {
+    fn tables_may_have_keywords_as_names() {
         check_insert(
             "INSERT INTO values FORMAT CSV\n1",
             "INSERT INTO values ",
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn insert_select_is_no_insert_with_data() {
+    fn insert_select_is_not_an_insert_with_data() {
         assert_eq!(
             whole("INSERT INTO t SELECT 1 FORMAT Null"),
             Statement::Other {
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn session_statements_and_nothing() {
+    fn session_statements_and_empty_text_are_recognised() {
         assert_eq!(whole("SET a = 1"), Statement::Session);
         assert_eq!(whole(" use d"), Statement::Session);
         assert_eq!(whole(" -- nothing\n"), Statement::Empty);
@@ -402,21 +402,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cut_text_never_contradicts_the_whole(
+        fn incomplete_text_never_contradicts_the_complete_text(
             rest in proptest::collection::vec(any::<u8>(), 0..40),
-            cut in 0_usize..80,
+            length in 0_usize..80,
         ) {
             let mut text = b"INSERT INTO a.b (x, y) FORMAT RowBinary\n".to_vec();
             text.extend(rest);
             let whole = parse(&text, true).unwrap().unwrap();
-            let part = parse(&text[..cut.min(text.len())], false).unwrap();
+            let part = parse(&text[..length.min(text.len())], false).unwrap();
             if let Some(part) = part {
                 prop_assert_eq!(part, whole);
             }
         }
 
         #[test]
-        fn any_text_parses_or_is_refused(text: Vec<u8>, complete: bool) {
+        fn any_text_is_classified_or_refused(text: Vec<u8>, complete: bool) {
             let _ = parse(&text, complete);
         }
     }

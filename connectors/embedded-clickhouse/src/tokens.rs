@@ -1,24 +1,24 @@
-//! Puts right what a crash leaves of insert tokens, before the engine reads them.
+//! Repairs the records of insert tokens after a crash, before the engine reads them.
 //!
-//! A MergeTree table with `non_replicated_deduplication_window` notes each block it has inserted in
-//! `deduplication_logs/`. ClickHouse 26.7 writes the note first and gives the part its name
-//! afterwards. A process killed between the two comes back with a note and without the rows, and
-//! the repeat of the insert, which is what the token is for, is taken for a duplicate: the rows are
-//! lost without a word. (Seen: 2 times in 240 kills during inserts.)
+//! A MergeTree table with `non_replicated_deduplication_window` records each inserted block in
+//! `deduplication_logs/`. ClickHouse 26.7 writes the record first and renames the part afterwards. If
+//! the process is killed in between, the record exists without the rows. A repeat of the insert with
+//! the same token is then treated as a duplicate, and the rows are lost silently. (Observed 2 times in
+//! 240 kills during inserts.)
 //!
-//! Guarantees: after [`repair`], every note stands for rows that are there. A note whose part was
-//! removed for another reason may be withdrawn too; then a repeat inserts again, which a
-//! ReplacingMergeTree settles. Source of the format: `MergeTreeDeduplicationLog.cpp`.
+//! Guarantees: after [`repair`], every record stands for rows that exist. A record whose part was
+//! removed for another reason may be withdrawn too; a repeat then inserts the rows again, and a
+//! ReplacingMergeTree removes the duplicates. Source of the format: `MergeTreeDeduplicationLog.cpp`.
 //!
-//! Deliberately not here: anything while the engine runs.
+//! Not here: anything while the engine runs.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Looks through all tables under `store` and withdraws the notes that stand for nothing. Gives
-/// their number. Must run while no engine has the store.
+/// Checks all tables in `store`, withdraws the records without rows and returns their number. Must not
+/// run while an engine uses the store.
 pub(crate) fn repair(store: &Path) -> io::Result<usize> {
     let mut withdrawn = 0;
     for group in directories(&store.join("store"))? {
@@ -39,11 +39,11 @@ fn repair_table(table: &Path) -> io::Result<usize> {
         .filter_map(|path| Some((log_number(&path)?, path)))
         .collect();
     logs.sort();
-    let mut noted: HashMap<String, String> = HashMap::new();
+    let mut recorded: HashMap<String, String> = HashMap::new();
     for (_, path) in &logs {
         let mut content = fs::read(path)?;
         if let Some(end) = torn_at(&content) {
-            tracing::warn!(log = %path.display(), "cutting off a note that was not written whole");
+            tracing::warn!(log = %path.display(), "removing an incomplete record of an insert token");
             File::options().write(true).open(path)?.set_len(end)?;
             content.truncate(end as usize);
         }
@@ -51,28 +51,30 @@ fn repair_table(table: &Path) -> io::Result<usize> {
             let mut fields = line.splitn(3, '\t');
             match (fields.next(), fields.next(), fields.next()) {
                 (Some("1"), Some(part), Some(block)) => {
-                    noted.insert(block.to_owned(), part.to_owned());
+                    recorded.insert(block.to_owned(), part.to_owned());
                 }
                 (Some("2"), Some(_), Some(block)) => {
-                    noted.remove(block);
+                    recorded.remove(block);
                 }
-                _ => tracing::warn!(log = %path.display(), "a note that cannot be read"),
+                _ => {
+                    tracing::warn!(log = %path.display(), "a record of an insert token cannot be read");
+                }
             }
         }
     }
     let Some((_, last)) = logs.last() else {
         return Ok(0);
     };
-    let present: Vec<Part> = directories(table)?
+    let present: Vec<PartName> = directories(table)?
         .iter()
-        .filter_map(|path| Part::named(path.file_name()?.to_str()?))
+        .filter_map(|path| PartName::named(path.file_name()?.to_str()?))
         .collect();
     let mut withdrawal = String::new();
     let mut withdrawn = 0;
-    for (block, name) in &noted {
-        let is_there = Part::named(name)
+    for (block, name) in &recorded {
+        let exists = PartName::named(name)
             .is_none_or(|part| present.iter().any(|present| present.contains(&part)));
-        if !is_there {
+        if !exists {
             withdrawn += 1;
             for piece in ["2\t", name, "\t", block, "\n"] {
                 withdrawal.push_str(piece);
@@ -83,7 +85,7 @@ fn repair_table(table: &Path) -> io::Result<usize> {
         tracing::warn!(
             table = %table.display(),
             withdrawn,
-            "insert tokens without rows were withdrawn; their inserts can be repeated"
+            "insert tokens without rows have been withdrawn; their inserts can be repeated"
         );
         File::options()
             .append(true)
@@ -93,7 +95,7 @@ fn repair_table(table: &Path) -> io::Result<usize> {
     Ok(withdrawn)
 }
 
-/// Where a log's last line begins if it has no end.
+/// Returns where a log's last line begins if it is incomplete.
 fn torn_at(content: &[u8]) -> Option<u64> {
     if content.last().is_none_or(|byte| *byte == b'\n') {
         return None;
@@ -112,15 +114,15 @@ fn log_number(path: &Path) -> Option<u64> {
         .ok()
 }
 
-/// The blocks a part holds: `<partition>_<first>_<last>_<level>[_<mutation>]`.
+/// The blocks of a part, from its name: `<partition>_<first>_<last>_<level>[_<mutation>]`.
 #[derive(Debug, PartialEq, Eq)]
-struct Part {
+struct PartName {
     partition: String,
     first: u64,
     last: u64,
 }
 
-impl Part {
+impl PartName {
     fn named(name: &str) -> Option<Self> {
         let fields: Vec<&str> = name.split('_').collect();
         let (partition, numbers) = fields.split_first()?;
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_without_rows_are_withdrawn_and_others_stay() {
+    fn records_without_rows_are_withdrawn_and_others_kept() {
         let table = Table::new(
             &[
                 "all_1_1_0",
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn torn_notes_are_cut_off() {
+    fn incomplete_records_are_removed() {
         let table = Table::new(&["0_1_1_0"], &[(1, "1\t0_1_1_0\t0_a\n1\t0_2_2")]);
         assert_eq!(repair(table.root.path()).unwrap(), 0);
         assert_eq!(table.log(1), "1\t0_1_1_0\t0_a\n");
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn stores_without_tables_need_nothing() {
+    fn store_without_tables_needs_no_repair() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(repair(root.path()).unwrap(), 0);
         let table = Table::new(&["all_1_1_0"], &[]);

@@ -1,6 +1,6 @@
-"""Checks that clickhouse-connect works against the embedded server, as against a real one.
+"""Checks that clickhouse-connect works with the embedded server as with a real one.
 
-usage: check_clickhouse_connect.py PORT   (tests/clickhouse-connect runs it, server and all)
+usage: check_clickhouse_connect.py PORT   (tests/clickhouse-connect starts a server and runs it)
 """
 
 import datetime

@@ -1,4 +1,4 @@
-//! What can go wrong with Kafka, classified once.
+//! Errors of Kafka and their classes.
 
 use chatledger_schemas::{Classified, FaultClass};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -6,17 +6,17 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 /// A failed operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The client cannot be made from its properties.
+    /// The client cannot be built from its properties.
     #[error("kafka client cannot be set up")]
     Setup(#[source] KafkaError),
-    /// The brokers turn this client away: certificates do not fit, or the login is refused.
-    #[error("the kafka brokers turn this client away: {reason}")]
-    Refused {
-        /// What the client says of it; it names addresses, no password.
+    /// The brokers reject this client because of its certificate or login.
+    #[error("the kafka brokers reject this client: {reason}")]
+    Rejected {
+        /// The client's reason; it contains addresses but no password.
         reason: String,
     },
-    /// The brokers cannot be asked about topics, or refuse to create them.
-    #[error("kafka topics cannot be looked up or created")]
+    /// The list of topics cannot be read, or the brokers refuse to create topics.
+    #[error("kafka topics cannot be listed or created")]
     Topics(#[source] KafkaError),
     /// A topic could not be created.
     #[error("kafka topic {topic} cannot be created: {code}")]
@@ -35,9 +35,9 @@ pub enum Error {
         #[source]
         source: KafkaError,
     },
-    /// A transaction has been open for longer than its producer may take.
-    #[error("kafka topic {topic}: a transaction does not come to its end")]
-    Unsettled {
+    /// A transaction has been open for longer than its timeout.
+    #[error("kafka topic {topic}: a transaction does not end")]
+    TransactionOpen {
         /// The topic.
         topic: String,
     },
@@ -50,25 +50,25 @@ pub enum Error {
         #[source]
         source: KafkaError,
     },
-    /// A partition has been taken away from the member.
-    #[error("kafka member of group {group} does not hold partition {partition} any more")]
-    NotHeld {
+    /// The partition is no longer assigned to the member.
+    #[error("partition {partition} is no longer assigned to this member of kafka group {group}")]
+    NotAssigned {
         /// The group.
         group: String,
         /// The partition.
         partition: i32,
     },
-    /// A broker went away while this producer was in use: join anew.
-    #[error("a broker went away; what was written last is looked after first")]
-    Disturbed,
-    /// A topic that is read outside any group has got more partitions.
-    #[error("kafka topic {topic} has got more partitions")]
-    Widened {
+    /// The connection to a broker was lost while this producer was in use: join again.
+    #[error("the connection to a broker was lost; transactions are cleaned up first")]
+    BrokerLost,
+    /// Partitions have been added to a topic that is read outside any group.
+    #[error("partitions have been added to kafka topic {topic}")]
+    PartitionsAdded {
         /// The topic.
         topic: String,
     },
-    /// A partition cannot be read from another offset.
-    #[error("kafka topic {topic} cannot be read from another offset")]
+    /// Seeking in a partition failed.
+    #[error("cannot seek in kafka topic {topic}")]
     Seek {
         /// The topic.
         topic: String,
@@ -76,23 +76,23 @@ pub enum Error {
         #[source]
         source: KafkaError,
     },
-    /// A transaction cannot be begun, filled or committed.
+    /// A transaction cannot be begun, written to or committed.
     #[error("kafka transaction {step} failed")]
     Transaction {
-        /// Which step.
+        /// The step.
         step: &'static str,
         /// The client's error.
         #[source]
         source: KafkaError,
     },
-    /// The member has never been given its place in the group.
+    /// The group has not accepted the member yet.
     #[error("kafka member of group {group} has not joined yet")]
     NotJoined {
         /// The group.
         group: String,
     },
     /// The member has no producer.
-    #[error("kafka member of group {group} was not set up to write")]
+    #[error("this member of kafka group {group} has no producer")]
     ReadOnly {
         /// The group.
         group: String,
@@ -103,13 +103,13 @@ impl Classified for Error {
     fn class(&self) -> FaultClass {
         use RDKafkaErrorCode as Code;
         let source = match self {
-            Self::ReadOnly { .. } | Self::NotJoined { .. } | Self::Refused { .. } => {
+            Self::ReadOnly { .. } | Self::NotJoined { .. } | Self::Rejected { .. } => {
                 return FaultClass::Stop;
             }
-            Self::NotHeld { .. } | Self::Widened { .. } | Self::Disturbed => {
+            Self::NotAssigned { .. } | Self::PartitionsAdded { .. } | Self::BrokerLost => {
                 return FaultClass::Refresh;
             }
-            Self::Unsettled { .. } => return FaultClass::Retry,
+            Self::TransactionOpen { .. } => return FaultClass::Retry,
             Self::Create { code, .. } => return class_of(*code),
             Self::Setup(source)
             | Self::Topics(source)
@@ -129,7 +129,7 @@ impl Classified for Error {
 fn class_of(code: RDKafkaErrorCode) -> FaultClass {
     use RDKafkaErrorCode as Code;
     match code {
-        // Somebody else owns what this member believed to own: it has to join anew.
+        // Another member owns what this one believed to own: join again.
         Code::IllegalGeneration
         | Code::UnknownMemberId
         | Code::FencedInstanceId
@@ -141,7 +141,7 @@ fn class_of(code: RDKafkaErrorCode) -> FaultClass {
         | Code::Fenced
         | Code::Fatal
         | Code::AssignmentLost => FaultClass::Refresh,
-        // Somebody has to act.
+        // Needs an operator.
         Code::TopicAuthorizationFailed
         | Code::GroupAuthorizationFailed
         | Code::ClusterAuthorizationFailed

@@ -1,38 +1,41 @@
-//! Speaks Kafka: consumer groups with their commits' metadata, transactions, topics.
+//! Access to Kafka: consumer groups with commit metadata, transactions, topics.
 //!
-//! It does not know what travels in the records: keys, values and headers are bytes and texts.
+//! It does not know the content of records: keys, values and headers are bytes and texts.
 //!
-//! Guarantees: consumers read committed records only; a commit is refused to a member that has not
-//! held the partition without a break since it was told of it; a transaction is whole or not there, and a producer whose
-//! transactional id has been taken over can no longer write.
+//! Guarantees
+//! - Consumers read committed records only.
+//! - A commit is refused unless the member has owned the partition without interruption since it was
+//!   notified of the assignment.
+//! - A transaction is visible as a whole or not at all. A producer whose transactional id has been
+//!   taken over can no longer write.
 
 mod error;
 mod member;
 mod rebalance;
-mod session;
+mod record;
 mod topics;
 mod writer;
 
 pub use error::Error;
 pub use member::{Member, Membership};
-pub use rebalance::{Event, From, Taken};
-pub use session::{Header, Out, Record};
-pub use topics::{TopicSpec, ensure_topics, settled};
-pub use writer::Writes;
+pub use rebalance::{AssignedPartition, MemberEvent, StartOffset};
+pub use record::{ConsumedRecord, Header, OutgoingRecord};
+pub use topics::{TopicSpec, ensure_topics, wait_for_open_transactions};
+pub use writer::{TRANSACTION_FAIL_POINTS, WriterConfig};
 
 use std::collections::BTreeMap;
 
 use chatledger_schemas::Secret;
 use rdkafka::ClientConfig;
 
-/// Where the brokers are.
+/// Addresses and properties of the brokers.
 #[derive(Debug, Clone)]
 pub struct Brokers {
     /// `host:port`, several separated by commas.
     pub bootstrap: String,
-    /// Passed to librdkafka as they are; they win over what this crate sets.
+    /// Passed to librdkafka unchanged; they take precedence over this crate's own settings.
     pub properties: BTreeMap<String, String>,
-    /// Further ones that are secrets: passwords, passphrases.
+    /// Further properties that are secrets: passwords, passphrases.
     pub secrets: BTreeMap<String, Secret>,
 }
 

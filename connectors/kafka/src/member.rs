@@ -1,4 +1,4 @@
-//! A member of a consumer group on one topic, with a transactional producer where it writes.
+//! A member of a consumer group on one topic, optionally with a transactional producer.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,19 +8,19 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
-use crate::rebalance::{Context, Event, From};
-use crate::writer::{RETRY, Writer, Writes};
-use crate::{Brokers, Error, Out, Record};
+use crate::rebalance::{MemberEvent, RebalanceContext, StartOffset};
+use crate::writer::{RETRY_PAUSE, TransactionalWriter, WriterConfig};
+use crate::{Brokers, ConsumedRecord, Error, OutgoingRecord};
 
-/// Longest wait for the brokers in one call.
+/// Timeout of one request to the brokers.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether a topic that is read outside any group has got more partitions.
-const WIDENED: Duration = Duration::from_secs(30);
-/// How long a broker may take to say so.
-const ASK: Duration = Duration::from_secs(1);
+/// How often a topic that is read outside any group is checked for added partitions.
+const PARTITION_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// Timeout of that check.
+const PARTITION_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How to join.
+/// How a member joins.
 #[derive(Debug, Clone)]
 pub struct Membership {
     /// The brokers.
@@ -29,30 +29,31 @@ pub struct Membership {
     pub topic: String,
     /// The group; `None` reads every partition outside any group.
     pub group: Option<String>,
-    /// Name of this member that outlives the process: a member that died and comes back under its
-    /// name takes its partitions up at once (`group.instance.id`).
+    /// Name of this member that outlives the process (`group.instance.id`): a member that died and comes
+    /// back under its name gets its partitions back at once.
     pub instance: String,
     /// Where reading starts.
-    pub from: From,
-    /// What the member writes, if it does.
-    pub writes: Option<Writes>,
+    pub start: StartOffset,
+    /// The member's producer, if it writes.
+    pub writer: Option<WriterConfig>,
 }
 
-/// A live membership. Dropping it leaves the partitions to others once the session has run out.
+/// A live membership. After dropping it, other members get the partitions once the session times out.
 pub struct Member {
     topic: String,
-    /// Of a reader outside any group: how many partitions it reads, and when that was looked at.
+    /// For a reader outside any group: how many partitions it reads, and when that was last checked.
     followed: Mutex<(usize, Instant)>,
     group: String,
-    consumer: StreamConsumer<Context>,
-    writer: Option<Writer>,
+    consumer: StreamConsumer<RebalanceContext>,
+    writer: Option<TransactionalWriter>,
 }
 
 impl Member {
-    /// Joins; partitions are told by [`Event::Assigned`] as the group gives them.
+    /// Joins the group. [`MemberEvent::Assigned`] reports the partitions as the group assigns them.
     ///
     /// # Errors
-    /// The properties are refused, or the topic cannot be subscribed to.
+    /// [`Error::Setup`] if the properties are invalid, [`Error::Read`] if the topic cannot be subscribed
+    /// to.
     pub fn join(membership: &Membership) -> Result<Self, Error> {
         let group = membership.group.clone();
         let mut own = vec![
@@ -65,7 +66,7 @@ impl Member {
             ("fetch.wait.max.ms", "100"),
             ("fetch.error.backoff.ms", "100"),
             ("topic.metadata.refresh.interval.ms", "30000"),
-            // Bounds what is held between the broker and the stage.
+            // Limits what is buffered between the broker and the stage.
             ("queued.max.messages.kbytes", "16384"),
         ];
         match &group {
@@ -75,14 +76,18 @@ impl Member {
             }
             None => own.push(("group.id", "none")),
         }
-        let context = Context::new(membership.from);
-        let consumer: StreamConsumer<Context> = membership
+        let context = RebalanceContext::new(membership.start);
+        let consumer: StreamConsumer<RebalanceContext> = membership
             .brokers
             .client(&own)
             .create_with_context(context)
             .map_err(Error::Setup)?;
-        let writer = match &membership.writes {
-            Some(writes) => Some(Writer::new(&membership.brokers, writes, group.as_deref())?),
+        let writer = match &membership.writer {
+            Some(config) => Some(TransactionalWriter::new(
+                &membership.brokers,
+                config,
+                group.as_deref(),
+            )?),
             None => None,
         };
         let member = Self {
@@ -94,17 +99,16 @@ impl Member {
         };
         if membership.group.is_some() {
             let joined = member.consumer.subscribe(&[&member.topic]);
-            joined.map_err(|source| member.unreadable(source))?;
+            joined.map_err(|source| member.read_error(source))?;
         } else {
-            member.follow_all()?;
+            member.assign_all()?;
         }
         Ok(member)
     }
 
-    /// Reads every partition from its beginning, outside any group. A broker that has not heard yet
-    /// of a topic just made says that it has no partitions, which must not be believed: nothing
-    /// would ever be read.
-    fn follow_all(&self) -> Result<(), Error> {
+    /// Reads every partition from its beginning, outside any group. Waits until the topic has partitions:
+    /// a broker that does not know a new topic yet reports none, and then nothing would ever be read.
+    fn assign_all(&self) -> Result<(), Error> {
         let deadline = Instant::now() + TIMEOUT;
         let assigned = tokio::task::block_in_place(|| {
             loop {
@@ -124,24 +128,27 @@ impl Member {
                         RDKafkaErrorCode::UnknownTopicOrPartition,
                     ));
                 }
-                std::thread::sleep(RETRY);
+                std::thread::sleep(RETRY_PAUSE);
             }
         });
-        assigned.map_err(|source| self.unreadable(source))
+        assigned.map_err(|source| self.read_error(source))
     }
 
-    /// Looks from time to time whether a topic that is read outside any group has got more
-    /// partitions; a group is told by its broker.
-    fn still_whole(&self) -> Result<(), Error> {
+    /// Checks from time to time whether partitions have been added to a topic that is read outside any
+    /// group; members of a group are notified by the broker.
+    fn check_partitions(&self) -> Result<(), Error> {
         let mut followed = lock(&self.followed);
-        let (count, looked) = *followed;
-        if !self.group.is_empty() || looked.elapsed() < WIDENED {
+        let (count, checked) = *followed;
+        if !self.group.is_empty() || checked.elapsed() < PARTITION_CHECK_INTERVAL {
             return Ok(());
         }
         followed.1 = Instant::now();
         drop(followed);
-        let fetch = || self.consumer.fetch_metadata(Some(&self.topic), ASK);
-        // A broker that does not answer, or does not know the topic for a moment, is looked after elsewhere.
+        let fetch = || {
+            self.consumer
+                .fetch_metadata(Some(&self.topic), PARTITION_CHECK_TIMEOUT)
+        };
+        // Errors are ignored here: reading reports them.
         let Ok(metadata) = tokio::task::block_in_place(fetch) else {
             return Ok(());
         };
@@ -149,80 +156,80 @@ impl Member {
         let now: usize = topics.map(|topic| topic.partitions().len()).sum();
         if now > count {
             let topic = self.topic.clone();
-            return Err(Error::Widened { topic });
+            return Err(Error::PartitionsAdded { topic });
         }
         Ok(())
     }
 
-    /// How many partitions are this member's now.
+    /// Returns the number of partitions assigned to this member.
     pub fn partitions(&self) -> usize {
         self.consumer.assignment().map_or(0, |list| list.count())
     }
 
-    fn unreadable(&self, source: KafkaError) -> Error {
+    fn read_error(&self, source: KafkaError) -> Error {
         Error::Read {
             topic: self.topic.clone(),
             source,
         }
     }
 
-    fn notice(&self) -> Result<Option<Event>, Error> {
-        let notice = self.consumer.context().notice();
-        notice.map_err(|source| self.unreadable(source))
+    fn next_change(&self) -> Result<Option<MemberEvent>, Error> {
+        let change = self.consumer.context().next_change();
+        change.map_err(|source| self.read_error(source))
     }
 
-    /// Refuses what belongs to a partition that this member does not hold any more.
-    fn held(&self, partition: i32) -> Result<(), Error> {
-        if self.consumer.context().holds(partition) {
+    /// Fails if this member does not own the partition.
+    fn check_owned(&self, partition: i32) -> Result<(), Error> {
+        if self.consumer.context().owns(partition) {
             return Ok(());
         }
-        Err(Error::NotHeld {
+        Err(Error::NotAssigned {
             group: self.group.clone(),
             partition,
         })
     }
 
-    /// The next event, waiting at most `wait`. Assignments are told before their first record.
+    /// Returns the next event; waits at most `wait`. An assignment is returned before its first record.
     ///
     /// # Errors
-    /// The client has failed in a way it does not mend by itself; or a topic read outside any group
-    /// has got more partitions (class refresh: join anew).
-    pub async fn next(&self, wait: Duration) -> Result<Event, Error> {
-        self.still_whole()?;
-        if let Some(event) = self.notice()? {
+    /// [`Error::Read`] if the client has failed permanently; [`Error::PartitionsAdded`] (class refresh:
+    /// join again) if partitions have been added to a topic that is read outside any group.
+    pub async fn next(&self, wait: Duration) -> Result<MemberEvent, Error> {
+        self.check_partitions()?;
+        if let Some(event) = self.next_change()? {
             return Ok(event);
         }
-        if let Some(event) = self.consumer.context().stashed() {
+        if let Some(event) = self.consumer.context().next_read_ahead() {
             return Ok(event);
         }
         let received = tokio::time::timeout(wait, self.consumer.recv()).await;
-        let notice = self.notice()?;
+        let change = self.next_change()?;
         let event = match received {
-            Ok(Ok(message)) => Event::Record(Record::read(&message)),
-            Ok(Err(KafkaError::PartitionEOF(partition))) => Event::End(partition),
-            Ok(Err(source)) if passing(&source) => {
+            Ok(Ok(message)) => MemberEvent::Record(ConsumedRecord::read(&message)),
+            Ok(Err(KafkaError::PartitionEOF(partition))) => MemberEvent::End(partition),
+            Ok(Err(source)) if is_transient(&source) => {
                 debug!(topic = self.topic, error = %source, "kafka client");
-                Event::Idle
+                MemberEvent::Idle
             }
-            Ok(Err(source)) => return Err(self.unreadable(source)),
-            Err(_elapsed) => Event::Idle,
+            Ok(Err(source)) => return Err(self.read_error(source)),
+            Err(_elapsed) => MemberEvent::Idle,
         };
-        let Some(notice) = notice else {
+        let Some(change) = change else {
             return Ok(event);
         };
-        if !matches!(event, Event::Idle) {
-            self.consumer.context().stash(event);
+        if !matches!(event, MemberEvent::Idle) {
+            self.consumer.context().keep_read_ahead(event);
         }
-        Ok(notice)
+        Ok(change)
     }
 
-    /// Commits a position with metadata and waits for the broker's word.
+    /// Commits a position with metadata and waits for the broker's answer.
     ///
     /// # Errors
-    /// The partition has another owner (class refresh: join anew), also where it has been given
-    /// back to this member meanwhile; or the broker does not answer.
+    /// [`Error::NotAssigned`] (class refresh: join again) if the partition has been revoked, also if it
+    /// has been assigned to this member again; [`Error::Commit`] if the commit fails.
     pub fn commit(&self, partition: i32, position: u64, metadata: &str) -> Result<(), Error> {
-        self.held(partition)?;
+        self.check_owned(partition)?;
         let result = tokio::task::block_in_place(|| {
             let mut list = TopicPartitionList::with_capacity(1);
             {
@@ -238,14 +245,14 @@ impl Member {
         })
     }
 
-    /// Goes on reading a partition at an offset; its end will be told again.
+    /// Continues reading a partition at an offset. Its end will be reported again.
     ///
     /// # Errors
-    /// The partition is not this member's, or its broker does not answer.
+    /// [`Error::Seek`] if the partition is not assigned to this member, or its broker does not answer.
     pub fn seek(&self, partition: i32, offset: u64) -> Result<(), Error> {
         let offset = Offset::Offset(offset as i64);
-        // What has been read ahead will be read again.
-        self.consumer.context().forget(partition);
+        // Records that were read ahead will be read again.
+        self.consumer.context().drop_read_ahead(partition);
         let result = tokio::task::block_in_place(|| {
             self.consumer.seek(&self.topic, partition, offset, TIMEOUT)
         });
@@ -255,53 +262,58 @@ impl Member {
         })
     }
 
-    /// Stays in the group without reading, for as long as it is polled; reading goes on when the
-    /// future is dropped. Ends only if the client has failed in a way it does not mend by itself.
+    /// Stays in the group without reading while the future is polled; reading continues when the future
+    /// is dropped. Returns only if the client has failed permanently.
     pub async fn keep_alive(&self) -> Error {
-        let _paused = Paused::all(&self.consumer);
+        let _paused = PausedPartitions::all(&self.consumer);
         loop {
             let event = match self.consumer.recv().await {
-                Ok(message) => Event::Record(Record::read(&message)),
-                Err(KafkaError::PartitionEOF(partition)) => Event::End(partition),
-                Err(source) if passing(&source) => {
+                Ok(message) => MemberEvent::Record(ConsumedRecord::read(&message)),
+                Err(KafkaError::PartitionEOF(partition)) => MemberEvent::End(partition),
+                Err(source) if is_transient(&source) => {
                     debug!(topic = self.topic, error = %source, "kafka client");
                     continue;
                 }
-                Err(source) => return self.unreadable(source),
+                Err(source) => return self.read_error(source),
             };
-            // What was on its way is kept for later; the pause bounds its number.
-            self.consumer.context().stash(event);
-            // It came from a partition assigned meanwhile: hold that one up too.
-            if let Some(paused) = Paused::all(&self.consumer) {
+            // Records that were already fetched are kept; the pause limits their number.
+            self.consumer.context().keep_read_ahead(event);
+            // The record may be from a partition assigned in the meantime: pause that one too.
+            if let Some(paused) = PausedPartitions::all(&self.consumer) {
                 std::mem::forget(paused);
             }
         }
     }
 
-    /// Fences every older holder of the transactional id and ends what it left open.
+    /// Fences every older producer with the transactional id and rolls back what it left open.
     ///
     /// # Errors
-    /// The member does not write, or the coordinator does not answer.
+    /// [`Error::ReadOnly`] if the member has no producer, [`Error::Transaction`] if the coordinator does
+    /// not answer.
     pub fn begin(&self) -> Result<(), Error> {
         let writer = self.writer()?;
         tokio::task::block_in_place(|| writer.begin(&self.topic))
     }
 
-    fn writer(&self) -> Result<&Writer, Error> {
+    fn writer(&self) -> Result<&TransactionalWriter, Error> {
         self.writer.as_ref().ok_or_else(|| Error::ReadOnly {
             group: self.group.clone(),
         })
     }
 
-    /// Writes records and commits positions of this group, all or nothing.
+    /// Writes records and commits positions of this group in one transaction.
     ///
     /// # Errors
-    /// The transaction has been rolled back, or its producer has been fenced. Join anew and go on
-    /// from the committed positions.
-    pub fn transact(&self, records: &[Out], consumed: &[(i32, u64)]) -> Result<(), Error> {
+    /// The transaction has been rolled back, or the producer has been fenced. Join again and continue from
+    /// the committed positions.
+    pub fn transact(
+        &self,
+        records: &[OutgoingRecord],
+        consumed: &[(i32, u64)],
+    ) -> Result<(), Error> {
         let writer = self.writer()?;
         for (partition, _) in consumed {
-            self.held(*partition)?;
+            self.check_owned(*partition)?;
         }
         let positions = if consumed.is_empty() {
             None
@@ -320,8 +332,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Errors the client reports on its way and mends by itself.
-fn passing(error: &KafkaError) -> bool {
+/// Returns whether the client recovers from an error without help.
+fn is_transient(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),
@@ -339,14 +351,14 @@ fn passing(error: &KafkaError) -> bool {
     )
 }
 
-/// Holds every assigned partition's reading up while it lives.
-struct Paused<'a> {
-    consumer: &'a StreamConsumer<Context>,
+/// Pauses the assigned partitions until it is dropped.
+struct PausedPartitions<'a> {
+    consumer: &'a StreamConsumer<RebalanceContext>,
     partitions: TopicPartitionList,
 }
 
-impl<'a> Paused<'a> {
-    fn all(consumer: &'a StreamConsumer<Context>) -> Option<Self> {
+impl<'a> PausedPartitions<'a> {
+    fn all(consumer: &'a StreamConsumer<RebalanceContext>) -> Option<Self> {
         let partitions = consumer.assignment().ok()?;
         consumer.pause(&partitions).ok()?;
         Some(Self {
@@ -356,15 +368,15 @@ impl<'a> Paused<'a> {
     }
 }
 
-impl Drop for Paused<'_> {
+impl Drop for PausedPartitions<'_> {
     fn drop(&mut self) {
-        // Partitions may have come or gone meanwhile.
+        // The assignment may have changed in the meantime.
         let now = self
             .consumer
             .assignment()
             .unwrap_or_else(|_| self.partitions.clone());
         if let Err(failure) = self.consumer.resume(&now) {
-            debug!(error = %failure, "kafka partitions not resumed; they are not ours any more");
+            debug!(error = %failure, "kafka partitions not resumed; they are no longer assigned");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What the group gives and takes away, and what of it has been told.
+//! Assignments and revocations of partitions, and which of them the stage has been notified of.
 //!
-//! The client calls back in the middle of a poll; the answer has to be given there. What it did
-//! waits here until [`crate::Member::next`] tells it. A partition is held only between the two: from
-//! the moment its assignment is told until the moment it is taken away, told or not. A broker
-//! checks a commit's member and generation, and not whether the member holds the partition; so a
-//! commit for a partition that is not held is refused here.
+//! The client calls back in the middle of a poll and needs the answer at once. The change is queued
+//! here until [`crate::Member::next`] returns it. A partition counts as owned from the time when its
+//! assignment is returned until it is revoked, even if the revocation has not been returned yet. A
+//! broker checks a commit's member and generation but not whether the partition is assigned to the
+//! member, so a commit for a partition that is not owned is refused here.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,156 +17,158 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use tracing::debug;
 
-use crate::Record;
+use crate::ConsumedRecord;
 
-/// Longest wait for committed positions while a rebalance waits for them.
-const COMMITTED: Duration = Duration::from_secs(10);
+/// Timeout for reading committed positions during a rebalance.
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where reading an assigned partition starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
-    /// At its first record, whatever was committed.
+pub enum StartOffset {
+    /// At the first record, regardless of the committed position.
     Beginning,
-    /// So many records before the committed position.
+    /// This many records before the committed position.
     BeforeCommitted(u64),
 }
 
-/// A partition that has been assigned.
+/// A partition assigned to the member.
 #[derive(Debug, Clone)]
-pub struct Taken {
+pub struct AssignedPartition {
     /// The partition.
     pub partition: i32,
     /// The committed position; 0 if there is none.
     pub position: u64,
-    /// What was committed with it.
+    /// The metadata committed with the position.
     pub metadata: String,
 }
 
-/// What a member has to say.
+/// What [`crate::Member::next`] returns.
 #[derive(Debug)]
-pub enum Event {
-    /// These partitions are this member's now.
-    Assigned(Vec<Taken>),
-    /// These are no longer.
+pub enum MemberEvent {
+    /// These partitions have been assigned to the member.
+    Assigned(Vec<AssignedPartition>),
+    /// These partitions have been revoked.
     Revoked(Vec<i32>),
     /// The next record.
-    Record(Record),
-    /// A partition has been read to its end for now.
+    Record(ConsumedRecord),
+    /// The current end of a partition has been reached.
     End(i32),
-    /// Nothing within the time asked for.
+    /// Nothing happened within the time limit.
     Idle,
 }
 
-/// What the rebalance callback leaves for [`crate::Member::next`].
-enum Notice {
-    Event(Event),
+/// What the rebalance callback queues for [`crate::Member::next`].
+enum RebalanceNotice {
+    Changed(MemberEvent),
     Failed(KafkaError),
 }
 
-pub(crate) struct Context {
-    from: From,
-    state: Mutex<State>,
+pub(crate) struct RebalanceContext {
+    start: StartOffset,
+    state: Mutex<AssignmentState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// What happened to the assignment and has not been told.
-    notices: VecDeque<Notice>,
-    /// Records and ends read ahead, of partitions that are still assigned.
-    stash: VecDeque<Event>,
-    /// Partitions whose assignment has been told and that have not been taken away since.
-    held: BTreeSet<i32>,
+struct AssignmentState {
+    /// Changes of the assignment that have not been returned.
+    notices: VecDeque<RebalanceNotice>,
+    /// Records and ends that were read ahead, of partitions that are still assigned.
+    read_ahead: VecDeque<MemberEvent>,
+    /// Partitions whose assignment has been returned and that have not been revoked since.
+    owned: BTreeSet<i32>,
 }
 
-impl State {
-    fn forget(&mut self, gone: impl Fn(i32) -> bool) {
-        self.stash.retain(|event| match event {
-            Event::Record(record) => !gone(record.partition),
-            Event::End(partition) => !gone(*partition),
+impl AssignmentState {
+    fn drop_read_ahead(&mut self, of: impl Fn(i32) -> bool) {
+        self.read_ahead.retain(|event| match event {
+            MemberEvent::Record(record) => !of(record.partition),
+            MemberEvent::End(partition) => !of(*partition),
             _ => true,
         });
     }
 }
 
-impl Context {
-    pub(crate) fn new(from: From) -> Self {
+impl RebalanceContext {
+    pub(crate) fn new(start: StartOffset) -> Self {
         Self {
-            from,
+            start,
             state: Mutex::default(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, AssignmentState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The oldest change of the assignment that has not been told.
-    pub(crate) fn notice(&self) -> Result<Option<Event>, KafkaError> {
+    /// Returns the oldest change of the assignment that has not been returned.
+    pub(crate) fn next_change(&self) -> Result<Option<MemberEvent>, KafkaError> {
         let mut state = self.state();
         let event = match state.notices.pop_front() {
-            Some(Notice::Event(event)) => event,
-            Some(Notice::Failed(source)) => return Err(source),
+            Some(RebalanceNotice::Changed(event)) => event,
+            Some(RebalanceNotice::Failed(source)) => return Err(source),
             None => return Ok(None),
         };
-        if let Event::Assigned(taken) = &event {
-            let gone_since = |partition: i32| {
+        if let MemberEvent::Assigned(assigned) = &event {
+            let revoked_since = |partition: i32| {
                 let mut later = state.notices.iter();
                 later.any(|notice| {
-                    matches!(notice, Notice::Event(Event::Revoked(gone)) if gone.contains(&partition))
+                    matches!(notice, RebalanceNotice::Changed(MemberEvent::Revoked(revoked)) if revoked.contains(&partition))
                 })
             };
-            let told = taken.iter().map(|taken| taken.partition);
-            let held: Vec<i32> = told.filter(|partition| !gone_since(*partition)).collect();
-            state.held.extend(held);
+            let assigned = assigned.iter().map(|assigned| assigned.partition);
+            let owned: Vec<i32> = assigned
+                .filter(|partition| !revoked_since(*partition))
+                .collect();
+            state.owned.extend(owned);
         }
         Ok(Some(event))
     }
 
-    /// Keeps an event for later.
-    pub(crate) fn stash(&self, event: Event) {
-        self.state().stash.push_back(event);
+    /// Keeps an event that was read ahead.
+    pub(crate) fn keep_read_ahead(&self, event: MemberEvent) {
+        self.state().read_ahead.push_back(event);
     }
 
-    /// The oldest event kept.
-    pub(crate) fn stashed(&self) -> Option<Event> {
-        self.state().stash.pop_front()
+    /// Returns the oldest event that was read ahead.
+    pub(crate) fn next_read_ahead(&self) -> Option<MemberEvent> {
+        self.state().read_ahead.pop_front()
     }
 
-    /// Forgets what has been read ahead of a partition.
-    pub(crate) fn forget(&self, partition: i32) {
-        self.state().forget(|ahead| ahead == partition);
+    /// Drops what was read ahead of a partition.
+    pub(crate) fn drop_read_ahead(&self, partition: i32) {
+        self.state().drop_read_ahead(|ahead| ahead == partition);
     }
 
-    /// Whether a partition is held.
-    pub(crate) fn holds(&self, partition: i32) -> bool {
-        self.state().held.contains(&partition)
+    /// Returns whether a partition is owned.
+    pub(crate) fn owns(&self, partition: i32) -> bool {
+        self.state().owned.contains(&partition)
     }
 
-    /// Looks the committed positions up and assigns the partitions at the offsets where reading is
-    /// to start, so that no record is read from anywhere else first.
+    /// Reads the committed positions and assigns the partitions at the offsets where reading starts, so
+    /// that no other record is read first.
     fn assign(
         &self,
         consumer: &BaseConsumer<Self>,
         partitions: &TopicPartitionList,
-    ) -> Result<Event, KafkaError> {
-        let mut taken = Vec::with_capacity(partitions.count());
+    ) -> Result<MemberEvent, KafkaError> {
+        let mut assigned = Vec::with_capacity(partitions.count());
         let mut start = TopicPartitionList::with_capacity(partitions.count());
         if partitions.count() > 0 {
-            let committed = consumer.committed_offsets(partitions.clone(), COMMITTED)?;
+            let committed = consumer.committed_offsets(partitions.clone(), COMMITTED_TIMEOUT)?;
             for element in committed.elements() {
                 element.error()?;
                 let position = match element.offset() {
                     Offset::Offset(offset) => u64::try_from(offset).unwrap_or_default(),
                     _ => 0,
                 };
-                let offset = match self.from {
-                    From::Beginning => Offset::Beginning,
-                    From::BeforeCommitted(records) => {
+                let offset = match self.start {
+                    StartOffset::Beginning => Offset::Beginning,
+                    StartOffset::BeforeCommitted(records) => {
                         Offset::Offset(position.saturating_sub(records) as i64)
                     }
                 };
                 start.add_partition_offset(element.topic(), element.partition(), offset)?;
-                taken.push(Taken {
+                assigned.push(AssignedPartition {
                     partition: element.partition(),
                     position,
                     metadata: element.metadata().to_owned(),
@@ -174,17 +176,17 @@ impl Context {
             }
         }
         consumer.assign(&start)?;
-        Ok(Event::Assigned(taken))
+        Ok(MemberEvent::Assigned(assigned))
     }
 }
 
-impl ClientContext for Context {
+impl ClientContext for RebalanceContext {
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(%error, reason, "kafka client");
     }
 }
 
-impl ConsumerContext for Context {
+impl ConsumerContext for RebalanceContext {
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -200,19 +202,19 @@ impl ConsumerContext for Context {
                 .map(TopicPartitionListElem::partition)
                 .collect();
             let mut state = self.state();
-            state.held.retain(|held| !revoked.contains(held));
-            // Whoever is given the partition next reads it again from the committed position.
-            state.forget(|ahead| revoked.contains(&ahead));
+            state.owned.retain(|owned| !revoked.contains(owned));
+            // The partition's next owner reads them again from the committed position.
+            state.drop_read_ahead(|ahead| revoked.contains(&ahead));
             drop(state);
-            consumer.unassign().map(|()| Event::Revoked(revoked))
+            consumer.unassign().map(|()| MemberEvent::Revoked(revoked))
         };
         self.state().notices.push_back(match notice {
-            Ok(event) => Notice::Event(event),
+            Ok(event) => RebalanceNotice::Changed(event),
             Err(failure) => {
-                // The group believes that we hold the partitions; leave it rather than hold them
-                // without reading.
+                // The group counts the partitions as assigned to this member: give them up instead of
+                // keeping them without reading.
                 consumer.unassign().ok();
-                Notice::Failed(failure)
+                RebalanceNotice::Failed(failure)
             }
         });
     }

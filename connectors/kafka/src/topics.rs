@@ -1,5 +1,5 @@
-//! Creates the topics a deployment needs; what is there already is left as it is. As the first to
-//! ask the brokers anything, it also tells why they turn this client away.
+//! Creates the topics a deployment needs; existing topics are not changed. Because this is the first
+//! request to the brokers, it also reports why they reject this client.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -15,12 +15,12 @@ use tracing::{debug, info};
 use crate::{Brokers, Error};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one question about the topics may take before it is looked at why.
-const ASK: Duration = Duration::from_secs(1);
-/// How long to wait for the client to say why.
-const LISTEN: Duration = Duration::from_millis(50);
-/// Longer than the brokers leave the transaction of a dead producer open.
-const SETTLED: Duration = Duration::from_secs(45);
+/// Timeout of one metadata request, after which the reason of the delay is checked.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to poll the client for the reason.
+const REASON_TIMEOUT: Duration = Duration::from_millis(50);
+/// Longer than brokers keep the transaction of a dead producer open.
+const TRANSACTION_END_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// A topic and its settings.
 #[derive(Debug, Clone)]
@@ -31,16 +31,17 @@ pub struct TopicSpec {
     pub partitions: u32,
     /// Replication factor, if it has to be created.
     pub replication: u16,
-    /// Topic settings as Kafka names them.
+    /// Topic settings by their names in Kafka.
     pub settings: Vec<(&'static str, String)>,
 }
 
-/// Waits until everything that was written to a topic before this call can be read by readers of
-/// committed records, or has been rolled back: transactions that are open now have ended then.
+/// Waits until all transactions that are open on a topic have ended: everything written before this
+/// call can then be read by readers of committed records, or has been rolled back.
 ///
 /// # Errors
-/// The brokers do not answer, or a transaction stays open for longer than its producer may.
-pub async fn settled(brokers: &Brokers, topic: &str) -> Result<(), Error> {
+/// [`Error::Read`] if the brokers do not answer, [`Error::TransactionOpen`] if a transaction stays open
+/// for longer than its timeout.
+pub async fn wait_for_open_transactions(brokers: &Brokers, topic: &str) -> Result<(), Error> {
     let client = |isolation| -> Result<BaseConsumer, Error> {
         let own = [("isolation.level", isolation), ("group.id", "none")];
         brokers.client(&own).create().map_err(Error::Setup)
@@ -55,7 +56,7 @@ pub async fn settled(brokers: &Brokers, topic: &str) -> Result<(), Error> {
             let (_, end) = all.fetch_watermarks(&name, partition.id(), TIMEOUT)?;
             ends.push((partition.id(), end));
         }
-        let deadline = Instant::now() + SETTLED;
+        let deadline = Instant::now() + TRANSACTION_END_TIMEOUT;
         for (partition, end) in ends {
             while committed.fetch_watermarks(&name, partition, TIMEOUT)?.1 < end {
                 if Instant::now() > deadline {
@@ -70,7 +71,7 @@ pub async fn settled(brokers: &Brokers, topic: &str) -> Result<(), Error> {
     .unwrap_or(Err(KafkaError::Canceled));
     match waited {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Error::Unsettled {
+        Ok(false) => Err(Error::TransactionOpen {
             topic: topic.to_owned(),
         }),
         Err(source) => Err(Error::Read {
@@ -80,13 +81,13 @@ pub async fn settled(brokers: &Brokers, topic: &str) -> Result<(), Error> {
     }
 }
 
-/// Creates those topics that are not there. Fails if no broker answers within ten seconds.
+/// Creates the topics that do not exist. Fails if no broker answers within ten seconds.
 ///
 /// # Errors
-/// See [`Error`].
+/// [`Error::Rejected`], [`Error::Topics`], or [`Error::Create`].
 pub async fn ensure_topics(brokers: &Brokers, topics: &[TopicSpec]) -> Result<(), Error> {
-    let asking = brokers.clone();
-    let known = tokio::task::spawn_blocking(move || known_topics(&asking))
+    let brokers_to_list = brokers.clone();
+    let known = tokio::task::spawn_blocking(move || known_topics(&brokers_to_list))
         .await
         .map_err(|_| Error::Topics(KafkaError::Canceled))??;
     let missing: Vec<NewTopic<'_>> = topics
@@ -126,24 +127,24 @@ pub async fn ensure_topics(brokers: &Brokers, topics: &[TopicSpec]) -> Result<()
     Ok(())
 }
 
-/// Names of the topics there are.
+/// Returns the names of the existing topics.
 fn known_topics(brokers: &Brokers) -> Result<HashSet<String>, Error> {
-    let client: BaseConsumer<Ear> = brokers
+    let client: BaseConsumer<RejectionListener> = brokers
         .client(&[])
-        .create_with_context(Ear::default())
+        .create_with_context(RejectionListener::default())
         .map_err(Error::Setup)?;
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        match client.fetch_metadata(None, ASK) {
+        match client.fetch_metadata(None, METADATA_TIMEOUT) {
             Ok(metadata) => {
                 let topics = metadata.topics().iter();
                 return Ok(topics.map(|topic| topic.name().to_owned()).collect());
             }
             Err(source) => {
-                // Only a client that is polled says why a broker turns it away.
-                client.poll(LISTEN);
-                if let Some(reason) = client.context().refusal() {
-                    return Err(Error::Refused { reason });
+                // The client reports why a broker rejects it only while it is polled.
+                client.poll(REASON_TIMEOUT);
+                if let Some(reason) = client.context().reason() {
+                    return Err(Error::Rejected { reason });
                 }
                 if Instant::now() >= deadline {
                     return Err(Error::Topics(source));
@@ -153,18 +154,18 @@ fn known_topics(brokers: &Brokers) -> Result<HashSet<String>, Error> {
     }
 }
 
-/// Keeps why a broker has turned the client away: certificates that do not fit, a login refused.
+/// Keeps the reason why a broker has rejected the client: its certificate or its login.
 #[derive(Default)]
-struct Ear(Mutex<Option<String>>);
+struct RejectionListener(Mutex<Option<String>>);
 
-impl Ear {
-    fn refusal(&self) -> Option<String> {
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.take()
+impl RejectionListener {
+    fn reason(&self) -> Option<String> {
+        let mut reason = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reason.take()
     }
 }
 
-impl ClientContext for Ear {
+impl ClientContext for RejectionListener {
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(%error, reason, "kafka client");
         let code = error.rdkafka_error_code();
@@ -174,4 +175,4 @@ impl ClientContext for Ear {
     }
 }
 
-impl ConsumerContext for Ear {}
+impl ConsumerContext for RejectionListener {}

@@ -1,4 +1,4 @@
-//! A transactional producer: what it writes is whole or not there.
+//! A transactional producer: a transaction is visible as a whole or not at all.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,44 +12,44 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, T
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{debug, error, warn};
 
-use crate::{Brokers, Error, Out};
+use crate::{Brokers, Error, OutgoingRecord};
 
-/// Longest wait for the brokers in one call.
+/// Timeout of one request to the brokers.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// After this an open transaction of a dead producer no longer holds readers up.
+/// After this time an open transaction of a dead producer no longer blocks readers.
 const TRANSACTION_TIMEOUT_MS: &str = "30000";
-/// Pause before a step is tried again that the client says may be.
-pub(crate) const RETRY: Duration = Duration::from_millis(50);
-/// Key of the records that are rolled back with what was left open.
+/// Pause before a retriable step is repeated.
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Key of the records that are written to be rolled back, see [`TransactionalWriter::clear`].
 const CLEARING: &[u8] = b"clearing";
 
-/// What a member writes.
+/// The producer of a member.
 #[derive(Debug, Clone)]
-pub struct Writes {
-    /// Its transactional id.
+pub struct WriterConfig {
+    /// The transactional id.
     pub transactional_id: String,
-    /// Full names of all topics that this id is used to write to.
+    /// Full names of all topics that are written to with this id.
     pub topics: Vec<String>,
 }
 
-/// Positions of a group's topic that go with a transaction.
-pub(crate) type Positions<'a> = (&'a str, &'a [(i32, u64)], ConsumerGroupMetadata);
+/// A topic, positions on it and the group that commits them, as part of a transaction.
+pub(crate) type GroupPositions<'a> = (&'a str, &'a [(i32, u64)], ConsumerGroupMetadata);
 
-/// What the client tells beside its answers.
+/// What the client reports through callbacks.
 #[derive(Default)]
-struct Deliveries {
-    /// A record was not taken by its broker.
+struct ProducerStatus {
+    /// A broker has not accepted a record.
     failed: AtomicBool,
-    /// A broker went away.
-    disturbed: AtomicBool,
+    /// The connection to a broker was lost.
+    broker_lost: AtomicBool,
 }
 
-impl ClientContext for Deliveries {
+impl ClientContext for ProducerStatus {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // The only word of it: librdkafka makes no error of a connection that ends, and is silent
-        // about one that has idled.
+        // This log line is the only sign: librdkafka reports no error for a connection that ends, and
+        // logs nothing for one that was idle.
         if facility == "FAIL" && message.contains("in state UP") {
-            self.disturbed.store(true, Ordering::Relaxed);
+            self.broker_lost.store(true, Ordering::Relaxed);
         }
         match level {
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
@@ -61,7 +61,7 @@ impl ClientContext for Deliveries {
     }
 }
 
-impl ProducerContext for Deliveries {
+impl ProducerContext for ProducerStatus {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
@@ -71,17 +71,27 @@ impl ProducerContext for Deliveries {
     }
 }
 
-pub(crate) struct Writer {
-    producer: ThreadedProducer<Deliveries>,
+pub(crate) struct TransactionalWriter {
+    producer: ThreadedProducer<ProducerStatus>,
     brokers: Brokers,
     topics: Vec<String>,
-    /// The group whose positions go with the transactions.
+    /// The group whose positions are committed in the transactions.
     group: Option<String>,
 }
 
-/// A fail point of the crash matrix, named after the group's last word; nothing without the feature.
+/// Fail points of a transaction, in the order in which they are passed. The first part of a point's
+/// name is the last part of the group's name, for example `process.begun`. `offsets_sent` is passed
+/// only if positions are committed.
+pub const TRANSACTION_FAIL_POINTS: &[&str] = &[BEGUN, PRODUCED, OFFSETS_SENT, COMMITTED];
+
+const BEGUN: &str = "begun";
+const PRODUCED: &str = "produced";
+const OFFSETS_SENT: &str = "offsets_sent";
+const COMMITTED: &str = "committed";
+
+/// Passes a fail point of the crash tests. Does nothing without the feature.
 macro_rules! pass {
-    ($self:ident, $step:literal) => {
+    ($self:ident, $step:expr) => {
         #[cfg(feature = "failpoints")]
         fail::fail_point!(
             &format!(
@@ -101,14 +111,14 @@ macro_rules! pass {
     };
 }
 
-impl Writer {
+impl TransactionalWriter {
     pub(crate) fn new(
         brokers: &Brokers,
-        writes: &Writes,
+        config: &WriterConfig,
         group: Option<&str>,
     ) -> Result<Self, Error> {
         let own = [
-            ("transactional.id", writes.transactional_id.as_str()),
+            ("transactional.id", config.transactional_id.as_str()),
             ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
             ("linger.ms", "5"),
             ("compression.type", "lz4"),
@@ -117,24 +127,24 @@ impl Writer {
         ];
         let producer = brokers
             .client(&own)
-            // As much as tells of connections that end.
+            // The level at which lost connections are logged.
             .set_log_level(RDKafkaLogLevel::Info)
-            .create_with_context(Deliveries::default())
+            .create_with_context(ProducerStatus::default())
             .map_err(Error::Setup)?;
         Ok(Self {
             producer,
             brokers: brokers.clone(),
-            topics: writes.topics.clone(),
+            topics: config.topics.clone(),
             group: group.map(str::to_owned),
         })
     }
 
-    /// Fences every older holder of the transactional id and ends what it left open, wherever that
-    /// is. `topic` is one the group has positions of.
+    /// Fences every older producer with the transactional id and rolls back what it left open, on every
+    /// partition. `topic` is a topic that the group has positions on.
     pub(crate) fn begin(&self, topic: &str) -> Result<(), Error> {
         let failed = |step| move |source| Error::Transaction { step, source };
-        let disturbed = &self.producer.context().disturbed;
-        disturbed.store(false, Ordering::Relaxed);
+        let broker_lost = &self.producer.context().broker_lost;
+        broker_lost.store(false, Ordering::Relaxed);
         let started = self.producer.init_transactions(TIMEOUT);
         started.map_err(failed("start"))?;
         let clearing = self.clear(topic);
@@ -142,15 +152,16 @@ impl Writer {
         clearing.and(aborted).map_err(failed("clear"))
     }
 
-    /// Puts a record into every partition that this transactional id may ever have written to, and a
-    /// position beside them, to be rolled back.
+    /// Writes a record to every partition that this transactional id may ever have written to, and
+    /// sends a position, in a transaction that the caller rolls back.
     ///
-    /// Starting ends a transaction that the coordinator still knows to be open. But a coordinator
-    /// that ends one while a partition has no leader takes the partition for deleted and writes no
-    /// marker there (`TransactionMarkerChannelManager` of Kafka 4.3: "Couldn't find leader
-    /// endpoint"); so it happens when a broker comes back and what was open has timed out meanwhile.
-    /// Nobody reads on there, and the positions stay unstable, until this producer writes its next
-    /// marker; were that one of a commit, it would bring to light what had been rolled back.
+    /// `init_transactions` ends a transaction that the coordinator knows to be open. But if the
+    /// coordinator ends a transaction while a partition has no leader, it treats the partition as
+    /// deleted and writes no marker there (`TransactionMarkerChannelManager` of Kafka 4.3: "Couldn't
+    /// find leader endpoint"). This happens when a broker comes back after an open transaction has
+    /// timed out. Readers of that partition are then blocked, and the positions stay unstable, until
+    /// this producer writes its next marker. If that marker were a commit, it would make visible what
+    /// had been rolled back.
     fn clear(&self, topic: &str) -> Result<(), KafkaError> {
         let mut partitions = Vec::new();
         for topic in &self.topics {
@@ -177,12 +188,12 @@ impl Writer {
         let Some(group) = &self.group else {
             return Ok(());
         };
-        // A stranger to the group, who need not have been given a place to say where it stands.
-        let stranger: BaseConsumer = self.brokers.client(&[("group.id", group)]).create()?;
+        // A consumer outside the group can send positions without having joined.
+        let outsider: BaseConsumer = self.brokers.client(&[("group.id", group)]).create()?;
         let mut positions = TopicPartitionList::with_capacity(1);
         positions.add_partition_offset(topic, 0, Offset::Offset(0))?;
-        match stranger.group_metadata() {
-            Some(group) => again(|| {
+        match outsider.group_metadata() {
+            Some(group) => retry(|| {
                 self.producer
                     .send_offsets_to_transaction(&positions, &group, TIMEOUT)
             }),
@@ -192,28 +203,32 @@ impl Writer {
 
     pub(crate) fn transact(
         &self,
-        records: &[Out],
-        positions: Option<Positions<'_>>,
+        records: &[OutgoingRecord],
+        positions: Option<GroupPositions<'_>>,
     ) -> Result<(), Error> {
-        // Before it is begun, there is nothing to roll back.
-        self.undisturbed()?;
+        // Before the transaction begins, there is nothing to roll back.
+        self.check_brokers()?;
         let result = self.transaction(records, positions);
         if result.is_err()
             && let Err(failure) = self.producer.abort_transaction(TIMEOUT)
         {
-            error!(error = %failure, "kafka transaction could not be rolled back; its id will be taken over");
+            error!(error = %failure, "kafka transaction could not be rolled back; the next producer with its id will do so");
         }
         result
     }
 
-    fn transaction(&self, records: &[Out], positions: Option<Positions<'_>>) -> Result<(), Error> {
+    fn transaction(
+        &self,
+        records: &[OutgoingRecord],
+        positions: Option<GroupPositions<'_>>,
+    ) -> Result<(), Error> {
         let failed = |step| move |source| Error::Transaction { step, source };
         self.producer.begin_transaction().map_err(failed("begin"))?;
-        pass!(self, "begun");
+        pass!(self, BEGUN);
         for record in records {
             self.send(record.record()).map_err(failed("write"))?;
         }
-        pass!(self, "produced");
+        pass!(self, PRODUCED);
         if let Some((topic, consumed, group)) = positions {
             let mut list = TopicPartitionList::with_capacity(consumed.len());
             for (partition, position) in consumed {
@@ -221,53 +236,54 @@ impl Writer {
                 list.add_partition_offset(topic, *partition, offset)
                     .map_err(failed("offsets"))?;
             }
-            again(|| {
+            retry(|| {
                 self.producer
                     .send_offsets_to_transaction(&list, &group, TIMEOUT)
             })
             .map_err(failed("offsets"))?;
-            pass!(self, "offsets_sent");
+            pass!(self, OFFSETS_SENT);
         }
-        // Once a broker has taken all of it, the transaction before it is over on every partition.
+        // Once the brokers have accepted all records, the previous transaction has ended on every
+        // partition.
         self.producer.flush(TIMEOUT).map_err(failed("write"))?;
-        self.undisturbed()?;
-        again(|| self.producer.commit_transaction(TIMEOUT)).map_err(failed("commit"))?;
-        pass!(self, "committed");
+        self.check_brokers()?;
+        retry(|| self.producer.commit_transaction(TIMEOUT)).map_err(failed("commit"))?;
+        pass!(self, COMMITTED);
         Ok(())
     }
 
-    /// Refuses to go on after a broker went away: what was committed last may hang there (see
-    /// [`Writer::clear`]), and a commit on top of it would bring a part of it to light and move the
-    /// positions on. Begun again, the whole of it is rolled back and done once more.
-    fn undisturbed(&self) -> Result<(), Error> {
-        if self.producer.context().disturbed.load(Ordering::Relaxed) {
-            return Err(Error::Disturbed);
+    /// Fails if the connection to a broker was lost: the last commit may be incomplete (see
+    /// [`TransactionalWriter::clear`]), and a further commit would make a part of it visible and advance
+    /// the positions. After joining again, all of it is rolled back and repeated.
+    fn check_brokers(&self) -> Result<(), Error> {
+        if self.producer.context().broker_lost.load(Ordering::Relaxed) {
+            return Err(Error::BrokerLost);
         }
         Ok(())
     }
 
-    /// Hands a record over. The producer's queue is bounded; its own thread empties it.
+    /// Queues a record. The producer's queue is bounded; its own thread empties it.
     fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
-        while let Err((source, back)) = self.producer.send(record) {
+        while let Err((source, returned)) = self.producer.send(record) {
             if source.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 return Err(source);
             }
-            std::thread::sleep(RETRY);
-            record = back;
+            std::thread::sleep(RETRY_PAUSE);
+            record = returned;
         }
         Ok(())
     }
 }
 
-/// Repeats a step as long as the client says that it may be repeated.
-fn again(mut run: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+/// Repeats a step as long as its error is retriable.
+fn retry(mut run: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
     const ATTEMPTS: u32 = 10;
     let mut attempt = 1;
     loop {
         match run() {
             Err(KafkaError::Transaction(error)) if error.is_retriable() && attempt < ATTEMPTS => {
                 attempt += 1;
-                std::thread::sleep(RETRY);
+                std::thread::sleep(RETRY_PAUSE);
             }
             result => return result,
         }

@@ -1,20 +1,17 @@
-//! Measures what encoding costs: rows a second, CPU seconds per 100k rows, bytes a row, memory.
+//! Measures the cost of encoding: rows per second, CPU seconds per 100k rows, bytes per row, memory.
 //!
 //! `cargo run --release -p chatledger-parquet --example encode_rate [rows] [days]`
 //!
-//! The rows are synthetic chat messages of about the length of real ones, with random message ids,
-//! a few thousand conversations and an office day's rhythm; one in a hundred breaks a rule.
+//! The rows are synthetic chat messages of realistic length, with random message ids, a few thousand
+//! conversations and the distribution of an office day; one in a hundred violates a rule.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "the output is what this program is for"
-)]
+#![allow(clippy::print_stdout, reason = "the output is this program's purpose")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::time::Instant;
 
-use chatledger_parquet::{File, Open, Tz, Zones};
+use chatledger_parquet::{BatchEncoder, EncodedFile, Tz, Zones};
 use chatledger_schemas::{ConversationKind, CorpId, Message, PartyKind, Severity, Violation};
 
 const PHRASES: &[&str] = &[
@@ -28,7 +25,7 @@ const PHRASES: &[&str] = &[
     "会议改到明天上午九点半，三楼小会议室，请大家准时参加。",
 ];
 
-/// A small generator of its own, so that figures can be compared between versions of everything.
+/// A small random generator, so that figures can be compared between versions of all dependencies.
 struct Dice(u64);
 
 impl Dice {
@@ -146,7 +143,7 @@ fn peak_mebibytes() -> u64 {
         / 1024
 }
 
-fn column_sizes(files: &[File]) -> BTreeMap<String, u64> {
+fn column_sizes(files: &[EncodedFile]) -> BTreeMap<String, u64> {
     use parquet::file::reader::FileReader;
     let mut sizes = BTreeMap::new();
     for file in files {
@@ -191,27 +188,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let zones = Zones::new(HashMap::from([(corp_id, Tz::Asia__Shanghai)]));
     let (start, cpu) = (Instant::now(), cpu_seconds());
-    let mut open = Open::new(zones);
+    let mut encoder = BatchEncoder::new(zones);
     let mut most = 0;
     for (batch, found) in messages.chunks(1000).zip(violations.chunks(10)) {
-        open.append(batch, found)?;
-        most = most.max(open.bytes());
+        encoder.append(batch, found)?;
+        most = most.max(encoder.bytes());
     }
-    let files = open.finish("measure", &[])?;
+    let files = encoder.finish("measure", &[])?;
     let (wall, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
 
     let bytes: usize = files.iter().map(|file| file.bytes.len()).sum();
     for (column, size) in column_sizes(&files) {
-        println!("{column:40} {:8.2} bytes a row", size as f64 / rows as f64);
+        println!(
+            "{column:40} {:8.2} bytes per row",
+            size as f64 / rows as f64
+        );
     }
     println!(
-        "{rows} messages, {} violations, {} files, payload and content {:.0} bytes a row",
+        "{rows} messages, {} violations, {} files, payload and content {:.0} bytes per row",
         violations.len(),
         files.len(),
         raw as f64 / rows as f64
     );
     println!(
-        "{:.0} rows/s, {:.2} CPU s per 100k rows, {:.0} bytes a row, {} MiB held at most by its own count, peak grew by {} MiB",
+        "{:.0} rows/s, {:.2} CPU s per 100k rows, {:.0} bytes per row, {} MiB most in use as reported, peak grew by {} MiB",
         rows as f64 / wall,
         cpu * 100_000.0 / rows as f64,
         bytes as f64 / rows as f64,

@@ -1,9 +1,10 @@
-//! What can go wrong, one variant per operation, and what the driver should do about it.
+//! Errors, one variant per operation, and their classes.
 //!
-//! Nearly every fault of a disk or bucket is [`FaultClass::Retry`], a lost permission too: the rows
-//! stay in the driver's hands, putting them again is harmless, and whoever repairs the disk, the
-//! mount or the policy should not have to restart anything. [`Target::check`](crate::Target::check)
-//! is where the same faults stop a start. `Stop` is for what no repair of the target would cure.
+//! Nearly every fault of a disk or bucket has the class [`FaultClass::Retry`], including missing
+//! permissions: the driver keeps the rows, repeating a put is harmless, and after a repair of the disk,
+//! the mount or the policy no restart is needed. At the start,
+//! [`Target::check`](crate::Target::check) reports the same faults. [`FaultClass::Stop`] is for faults
+//! that no repair of the target would fix.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use parquet::errors::ParquetError;
 /// A failed operation of this connector. No variant holds row values.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configured address is not of a form this connector knows.
+    /// The configured address is invalid.
     #[error("{url}: {reason}")]
     Url {
         /// The address as configured.
@@ -22,26 +23,24 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The client of the object store could not be made.
+    /// The client of the object store could not be built.
     #[error("cannot set up the object store for {url}")]
     Store {
         /// The address as configured.
         url: String,
-        /// What the client says.
+        /// The client's error.
         source: object_store::Error,
     },
-    /// The name of a cut cannot be a file name, or a path leaves the target.
-    #[error("{name:?} cannot be part of a file's path")]
+    /// The name of a batch is not a valid file name, or a path leaves the target.
+    #[error("{name:?} cannot be used in a file's path")]
     Name {
         /// The refused name.
         name: String,
     },
-    /// A row is too large for the file format's 2 GiB strings.
-    #[error(
-        "the row with seq {seq} has {bytes} bytes of text; {limit} is the most a file can hold"
-    )]
+    /// A row is too large for the format's limit of 2 GiB for strings.
+    #[error("the row with seq {seq} has {bytes} bytes of text; the limit is {limit}")]
     RowTooLarge {
-        /// Which row.
+        /// The row.
         seq: u64,
         /// Its size in bytes.
         bytes: usize,
@@ -53,36 +52,36 @@ pub enum Error {
     Encode {
         /// `messages` or `violations`.
         table: &'static str,
-        /// What the encoder says.
+        /// The encoder's error.
         source: ParquetError,
     },
-    /// What stands under a file's name is no file of this table.
+    /// A file cannot be read as a file of messages.
     #[error("{path} cannot be read as a file of messages")]
     Read {
         /// Path within the target.
         path: String,
-        /// What the reader says.
+        /// The reader's error.
         source: ParquetError,
     },
-    /// A file or directory of a local target could not be handled.
+    /// An operation on a file or directory of a local target failed.
     #[error("cannot {doing} {}", path.display())]
     Local {
         /// A verb: `create`, `write`, `publish`, ….
         doing: &'static str,
-        /// Where.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// An object could not be put, listed or read.
-    #[error("the object store refused {path}")]
+    /// An object could not be written, listed or read.
+    #[error("the object store failed on {path}")]
     Object {
-        /// Key within the bucket.
+        /// PartitionKey within the bucket.
         path: String,
-        /// What the store says.
+        /// The store's error.
         source: object_store::Error,
     },
-    /// The runtime is shutting down and took the file operation with it.
+    /// The runtime shut down during a file operation.
     #[error("the runtime stopped while a file was being written")]
     Interrupted,
 }

@@ -1,9 +1,9 @@
-//! How the columns are laid down: encodings, dictionaries, statistics, filters, row groups.
+//! How the columns are stored: encodings, dictionaries, statistics, bloom filters, row groups.
 //!
-//! Each choice is by what the column holds, and was measured on chat messages
-//! (`examples/encode_rate.rs`): a dictionary where values repeat, deltas for numbers that grow,
-//! lengths apart from the bytes for text that does not repeat. Deltas of prefixes
-//! (`DELTA_BYTE_ARRAY`) pay nowhere: message ids are random, and they make text larger.
+//! The choices depend on what a column holds and were measured with chat messages
+//! (`examples/encode_rate.rs`): a dictionary where values repeat, deltas for growing numbers, lengths
+//! separate from the bytes for text that does not repeat. Prefix deltas (`DELTA_BYTE_ARRAY`) help
+//! nowhere: message ids are random, and text becomes larger.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,92 +16,92 @@ use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::{ColumnPath, TypePtr};
 
-use crate::partition::Table;
+use crate::partition::ParquetTable;
 
-/// Rows after which a row group is closed: what a reader prunes by and reads in parallel.
-pub(crate) const ROW_GROUP_ROWS: usize = 25 * BATCH_ROWS;
+/// Rows after which a row group is closed. Readers prune by row groups and read them in parallel.
+pub(crate) const ROW_GROUP_ROWS: usize = 25 * CHUNK_ROWS;
 
-/// Encoded bytes after which a row group is closed though it has fewer rows.
+/// Encoded bytes after which a row group is closed even if it has fewer rows.
 pub(crate) const ROW_GROUP_BYTES: usize = 64 << 20;
 
-/// Rows handed to the encoder at once. The encoder looks at page limits between runs of 1,024 rows
-/// counted from the start of a hand-over, so hand-overs of a fixed size are what makes the bytes
-/// independent of how the rows arrived.
-pub(crate) const BATCH_ROWS: usize = 4096;
+/// Rows passed to the encoder at once. The encoder checks page limits after every 1,024 rows, counted
+/// from the start of a chunk. Because chunks have a fixed size, the bytes do not depend on how the rows
+/// arrived.
+pub(crate) const CHUNK_ROWS: usize = 4096;
 
-/// Bytes of text handed to the encoder at once, for the same reason and to keep pages small.
-pub(crate) const BATCH_BYTES: usize = 16 << 20;
+/// Bytes of text passed to the encoder at once, for the same reason and to keep pages small.
+pub(crate) const CHUNK_BYTES: usize = 16 << 20;
 
-/// Level 1, not the customary 3: on chat messages it takes half the time for files 8 % larger, and
-/// compressing is most of what this crate costs.
+/// Level 1 instead of the usual 3: with chat messages it takes half the time and makes files 8 %
+/// larger, and compression is most of this crate's CPU time.
 const ZSTD_LEVEL: i32 = 1;
 
-/// How often a bloom filter may say "perhaps" for a value that is not there. A filter is made for
-/// [`ROW_GROUP_ROWS`] values and folded to what a smaller row group needs.
+/// False-positive rate of bloom filters. A filter is sized for [`ROW_GROUP_ROWS`] values and folded to
+/// the size that a smaller row group needs.
 const FALSE_POSITIVES: f64 = 0.01;
 
 /// How the columns of one table are written.
-pub(crate) struct Layout {
+pub(crate) struct TableLayout {
     pub(crate) arrow: SchemaRef,
     pub(crate) parquet: TypePtr,
-    /// Without the metadata and the order, which are known only when a file is finished.
+    /// Without metadata and sort order, which are known only when a file is complete.
     pub(crate) properties: Arc<WriterProperties>,
-    /// Leaf column of `seq`, by which rows are said to be sorted when they are.
+    /// Index of the leaf column `seq`, declared as sort order if the rows are sorted by it.
     seq: i32,
 }
 
-/// How a column differs from the rest, which repeat and have a dictionary and bounds per chunk.
-enum Kind {
-    /// Repeats and is looked up: a dictionary, bounds per page and a bloom filter.
+/// Columns that are not stored the default way (dictionary, bounds per chunk).
+enum ColumnKind {
+    /// Repeating values that are searched for: dictionary, bounds per page, bloom filter.
     RepeatingKey,
-    /// Grows slowly: deltas, bounds per page.
+    /// Slowly growing numbers: deltas, bounds per page.
     Growing,
-    /// Different in each row and looked up: no dictionary, a bloom filter.
+    /// Unique values that are searched for: no dictionary, bloom filter.
     UniqueKey,
-    /// Different in each row: no dictionary, bounds per chunk.
+    /// Unique values: no dictionary, bounds per chunk.
     Unique,
-    /// Long text: lengths apart from the bytes, no bounds (they would say nothing).
+    /// Long text: lengths separate from the bytes, no bounds (they would be useless).
     Text,
 }
 
-const MESSAGES: &[(&str, Kind)] = &[
-    ("seq", Kind::Growing),
-    ("msgid", Kind::UniqueKey),
-    ("msgtime", Kind::Growing),
-    ("conversation_id", Kind::RepeatingKey),
-    ("content", Kind::Text),
-    ("payload", Kind::Text),
+const MESSAGES: &[(&str, ColumnKind)] = &[
+    ("seq", ColumnKind::Growing),
+    ("msgid", ColumnKind::UniqueKey),
+    ("msgtime", ColumnKind::Growing),
+    ("conversation_id", ColumnKind::RepeatingKey),
+    ("content", ColumnKind::Text),
+    ("payload", ColumnKind::Text),
 ];
 
-const VIOLATIONS: &[(&str, Kind)] = &[
-    ("violation_id", Kind::Unique),
-    ("msgid", Kind::UniqueKey),
-    ("seq", Kind::Growing),
-    ("msgtime", Kind::Growing),
-    ("conversation_id", Kind::RepeatingKey),
-    ("detected_at", Kind::Growing),
+const VIOLATIONS: &[(&str, ColumnKind)] = &[
+    ("violation_id", ColumnKind::Unique),
+    ("msgid", ColumnKind::UniqueKey),
+    ("seq", ColumnKind::Growing),
+    ("msgtime", ColumnKind::Growing),
+    ("conversation_id", ColumnKind::RepeatingKey),
+    ("detected_at", ColumnKind::Growing),
 ];
 
-impl Layout {
-    /// The layout of a table.
+impl TableLayout {
+    /// Returns the layout of a table.
     ///
     /// # Errors
-    /// The Arrow schema has no Parquet form; a test shows that both have.
-    pub(crate) fn of(table: Table) -> Result<&'static Self, ParquetError> {
-        static MESSAGES_LAYOUT: LazyLock<Result<Layout, ParquetError>> =
-            LazyLock::new(|| Layout::new(columns::messages(), MESSAGES));
-        static VIOLATIONS_LAYOUT: LazyLock<Result<Layout, ParquetError>> =
-            LazyLock::new(|| Layout::new(columns::violations(), VIOLATIONS));
+    /// The Arrow schema cannot be converted to Parquet; a test checks that both can.
+    pub(crate) fn of(table: ParquetTable) -> Result<&'static Self, ParquetError> {
+        static MESSAGES_LAYOUT: LazyLock<Result<TableLayout, ParquetError>> =
+            LazyLock::new(|| TableLayout::new(columns::messages(), MESSAGES));
+        static VIOLATIONS_LAYOUT: LazyLock<Result<TableLayout, ParquetError>> =
+            LazyLock::new(|| TableLayout::new(columns::violations(), VIOLATIONS));
         match table {
-            Table::Messages => &MESSAGES_LAYOUT,
-            Table::Violations => &VIOLATIONS_LAYOUT,
+            ParquetTable::Messages => &MESSAGES_LAYOUT,
+            ParquetTable::Violations => &VIOLATIONS_LAYOUT,
         }
         .as_ref()
         .map_err(|error| ParquetError::General(error.to_string()))
     }
 
-    fn new(arrow: SchemaRef, kinds: &[(&str, Kind)]) -> Result<Self, ParquetError> {
-        // "coerce": list elements are called `element`, as the format's specification has it.
+    fn new(arrow: SchemaRef, kinds: &[(&str, ColumnKind)]) -> Result<Self, ParquetError> {
+        // "coerce": list elements are named `element`, as the format's specification requires.
         let descriptor = ArrowSchemaConverter::new()
             .schema_root("chatledger")
             .with_coerce_types(true)
@@ -113,8 +113,8 @@ impl Layout {
             .and_then(|index| i32::try_from(index).ok())
             .ok_or_else(|| ParquetError::General("no column seq".into()))?;
 
-        // The form `<name> version <version>` is what parquet-mr parses; it distrusts the bounds of
-        // text columns in files whose writer it cannot make out.
+        // parquet-mr parses the form `<name> version <version>` and ignores the bounds of text columns
+        // in files whose writer it does not recognise.
         let mut properties = WriterProperties::builder()
             .set_created_by(concat!("chatledger version ", env!("CARGO_PKG_VERSION")).into())
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
@@ -124,21 +124,21 @@ impl Layout {
         for (name, kind) in kinds {
             let column = || ColumnPath::from(*name);
             properties = match kind {
-                Kind::RepeatingKey => properties
+                ColumnKind::RepeatingKey => properties
                     .set_column_statistics_enabled(column(), EnabledStatistics::Page)
                     .set_column_bloom_filter_fpp(column(), FALSE_POSITIVES),
-                Kind::Growing => properties
+                ColumnKind::Growing => properties
                     .set_column_dictionary_enabled(column(), false)
                     .set_column_encoding(column(), Encoding::DELTA_BINARY_PACKED)
                     .set_column_statistics_enabled(column(), EnabledStatistics::Page),
-                Kind::UniqueKey => properties
+                ColumnKind::UniqueKey => properties
                     .set_column_dictionary_enabled(column(), false)
                     .set_column_encoding(column(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
                     .set_column_bloom_filter_fpp(column(), FALSE_POSITIVES),
-                Kind::Unique => properties
+                ColumnKind::Unique => properties
                     .set_column_dictionary_enabled(column(), false)
                     .set_column_encoding(column(), Encoding::DELTA_LENGTH_BYTE_ARRAY),
-                Kind::Text => properties
+                ColumnKind::Text => properties
                     .set_column_dictionary_enabled(column(), false)
                     .set_column_encoding(column(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
                     .set_column_statistics_enabled(column(), EnabledStatistics::None),
@@ -152,8 +152,8 @@ impl Layout {
         })
     }
 
-    /// The properties of a finished file: as above, with the metadata, and saying that the rows are
-    /// sorted by `seq` if they are.
+    /// Returns the properties of a complete file: with the metadata, and with the sort order if the
+    /// rows are sorted by `seq`.
     pub(crate) fn finished(
         &self,
         metadata: &[(String, String)],
@@ -187,9 +187,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_named_column_is_one_of_its_table() {
-        for (table, kinds) in [(Table::Messages, MESSAGES), (Table::Violations, VIOLATIONS)] {
-            let layout = Layout::of(table).unwrap();
+    fn every_listed_column_belongs_to_its_table() {
+        for (table, kinds) in [
+            (ParquetTable::Messages, MESSAGES),
+            (ParquetTable::Violations, VIOLATIONS),
+        ] {
+            let layout = TableLayout::of(table).unwrap();
             for (name, _) in kinds {
                 assert!(layout.arrow.field_with_name(name).is_ok(), "{name}");
             }

@@ -1,16 +1,15 @@
 //! A folder as target.
 //!
-//! A file is written into the hidden folder [`UNFINISHED`] of the target, synced, given its final
-//! name by an operation that refuses a name in use, and the directory is synced. So a final name
-//! only ever stands on a whole file, on the disk and not merely in the page cache.
+//! A file is written into the hidden folder [`UNFINISHED`] of the target and synced. Then it gets its
+//! final name by an operation that fails if the name exists, and the directory is synced. So a file
+//! with a final name is always complete, on the disk and not only in the page cache.
 //!
-//! Whoever writes an unfinished file holds a lock on it for as long as it lives. That is how one of
-//! several processes sharing a folder knows what a crash has left behind: a file it can lock is
-//! nobody's. Where the file system knows no locks, leftovers are left alone; they are never in a
-//! reader's way.
+//! The writer of an unfinished file holds a lock on it. So a process can recognise files that a crash
+//! has left behind, even if several processes share the folder: it can lock them. On file systems
+//! without locks these files are kept; readers do not see them.
 //!
-//! `object_store`'s own folders are not used: their staged files (`name.parquet#1`) stand among the
-//! finished ones, where data set readers pick them up.
+//! `object_store`'s local storage is not used: it puts temporary files (`name.parquet#1`) beside the
+//! complete ones, where data set readers find them.
 
 use std::fs;
 use std::io::{self, Write};
@@ -19,10 +18,10 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tempfile::NamedTempFile;
 
-use crate::{Error, File, Put};
+use crate::{EncodedFile, Error, PutResult};
 
-/// Where files lie until they are whole, inside the target and so on its file system. Readers of
-/// data sets skip names that begin with a dot.
+/// Folder of files that are being written, inside the target and so on the same file system. Readers
+/// of data sets skip names that begin with a dot.
 const UNFINISHED: &str = ".unfinished";
 
 #[derive(Clone, Debug)]
@@ -30,13 +29,13 @@ pub(crate) struct Local {
     root: PathBuf,
 }
 
-/// A fail point of the crash matrix; nothing without the feature.
+/// Passes a fail point of the crash tests. Does nothing without the feature.
 macro_rules! pass {
-    ($step:literal, $path:expr) => {
+    ($point:expr, $path:expr) => {
         #[cfg(feature = "failpoints")]
-        fail::fail_point!(concat!("parquet.", $step), |_| Err(failed("put", $path)(
-            io::Error::other("fail point")
-        )));
+        fail::fail_point!($point, |_| Err(failed("put", $path)(io::Error::other(
+            "fail point"
+        ))));
     };
 }
 
@@ -58,16 +57,16 @@ impl Local {
         &self.root
     }
 
-    /// Removes unfinished files whose writers are gone. Best effort: it must not keep a process
-    /// from starting.
+    /// Removes unfinished files whose writers no longer run. Ignores errors, which must not prevent a
+    /// start.
     pub(crate) fn remove_leftovers(&self) {
         let Ok(entries) = fs::read_dir(self.root.join(UNFINISHED)) else {
             return;
         };
         for entry in entries.flatten() {
             let path = entry.path();
-            let nobodys = fs::File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
-            if !nobodys {
+            let abandoned = fs::File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+            if !abandoned {
                 continue;
             }
             match fs::remove_file(&path) {
@@ -89,12 +88,13 @@ impl Local {
         .await
     }
 
-    pub(crate) async fn put(&self, file: File) -> Result<Put, Error> {
+    pub(crate) async fn put(&self, file: EncodedFile) -> Result<PutResult, Error> {
         let this = self.clone();
         off_thread(move || this.put_now(&file.path, &file.bytes)).await
     }
 
-    /// Files below a folder of the target, as paths within the target; none if it is not there.
+    /// Lists the files below a folder of the target, as paths within the target; none if the folder does
+    /// not exist.
     pub(crate) async fn list(&self, folder: String) -> Result<Vec<String>, Error> {
         let root = self.root.clone();
         off_thread(move || {
@@ -109,7 +109,7 @@ impl Local {
                 for entry in entries {
                     let entry = entry.map_err(failed("list", &folder))?;
                     let path = entry.path();
-                    let kind = entry.file_type().map_err(failed("look at", &path))?;
+                    let kind = entry.file_type().map_err(failed("inspect", &path))?;
                     if kind.is_dir() {
                         folders.push(path);
                     } else if let Ok(relative) = path.strip_prefix(&root) {
@@ -131,7 +131,7 @@ impl Local {
         .await
     }
 
-    pub(crate) async fn note(&self, relative: &str) -> Result<Option<Bytes>, Error> {
+    pub(crate) async fn read_state(&self, relative: &str) -> Result<Option<Bytes>, Error> {
         let path = self.root.join(relative);
         off_thread(move || match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes.into())),
@@ -141,7 +141,7 @@ impl Local {
         .await
     }
 
-    pub(crate) async fn keep_note(&self, relative: &str, bytes: Bytes) -> Result<(), Error> {
+    pub(crate) async fn write_state(&self, relative: &str, bytes: Bytes) -> Result<(), Error> {
         let (this, path) = (self.clone(), self.root.join(relative));
         off_thread(move || {
             let unfinished = this.write_unfinished(&bytes)?;
@@ -156,25 +156,25 @@ impl Local {
         .await
     }
 
-    fn put_now(&self, relative: &str, bytes: &Bytes) -> Result<Put, Error> {
+    fn put_now(&self, relative: &str, bytes: &Bytes) -> Result<PutResult, Error> {
         let path = self.root.join(relative);
         let put = if path.exists() {
-            Put::AlreadyThere
+            PutResult::AlreadyExists
         } else {
             let unfinished = self.write_unfinished(bytes)?;
-            pass!("file_unnamed", &path);
+            pass!(crate::FILE_UNNAMED, &path);
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).map_err(failed("create", parent))?;
             }
             publish(unfinished, &path)?
         };
-        // Also when it was there already: who put it may have died before this.
+        // Also if the file existed: its writer may have died before syncing.
         self.sync_directories(&path)?;
-        pass!("file_named", &path);
+        pass!(crate::FILE_NAMED, &path);
         Ok(put)
     }
 
-    /// A complete, synced, locked file that disappears again unless it is given a name.
+    /// Makes a complete, synced and locked file that is removed when dropped without being renamed.
     fn write_unfinished(&self, bytes: &[u8]) -> Result<NamedTempFile, Error> {
         let folder = self.root.join(UNFINISHED);
         fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
@@ -184,7 +184,7 @@ impl Local {
         let mut file = builder
             .tempfile_in(&folder)
             .map_err(failed("create a file in", &folder))?;
-        // Not an error where locks are unknown: it only keeps leftovers from being recognised.
+        // Not an error on file systems without locks: leftovers are then not recognised.
         let _ = file.as_file().try_lock();
         let path = file.path().to_owned();
         file.write_all(bytes)
@@ -193,7 +193,7 @@ impl Local {
         Ok(file)
     }
 
-    /// Makes the entries of every directory from the file's up to the target's parent durable.
+    /// Syncs every directory from the file's up to the target's parent.
     fn sync_directories(&self, path: &Path) -> Result<(), Error> {
         let above = self.root.parent();
         for directory in path.ancestors().skip(1) {
@@ -213,21 +213,21 @@ impl Local {
     }
 }
 
-/// Gives a file its final name unless the name is in use.
-fn publish(unfinished: NamedTempFile, path: &Path) -> Result<Put, Error> {
+/// Gives a file its final name unless the name exists.
+fn publish(unfinished: NamedTempFile, path: &Path) -> Result<PutResult, Error> {
     match unfinished.persist_noclobber(path) {
-        Ok(_) => Ok(Put::Written),
-        Err(_) if path.exists() => Ok(Put::AlreadyThere),
-        // A file system with neither an exclusive rename nor hard links. Two processes could only
-        // collide here over the same cut, whose bytes are the same.
+        Ok(_) => Ok(PutResult::Written),
+        Err(_) if path.exists() => Ok(PutResult::AlreadyExists),
+        // A file system with neither exclusive rename nor hard links. Two processes could only collide
+        // on the same batch, whose bytes are the same.
         Err(refused) => match refused.file.persist(path) {
-            Ok(_) => Ok(Put::Written),
+            Ok(_) => Ok(PutResult::Written),
             Err(error) => Err(failed("publish", path)(error.error)),
         },
     }
 }
 
-/// Files are for others to read, as far as the umask allows; temporary files by themselves are not.
+/// Makes files readable for others, as far as the umask allows; temporary files by default are not.
 fn open_to_readers(builder: &mut tempfile::Builder<'_, '_>) {
     #[cfg(unix)]
     {

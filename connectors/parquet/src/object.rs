@@ -1,9 +1,9 @@
 //! A bucket as target.
 //!
-//! An upload is one request, visible when it is complete and not before. It is conditional
-//! (`If-None-Match: *`), so two writers of one name cannot both succeed. A store that cannot do
-//! that is asked first whether the object is there; between question and answer two processes
-//! could collide over the same cut, whose bytes are the same.
+//! An upload is one request; the object becomes visible when the upload is complete. It is conditional
+//! (`If-None-Match: *`), so two writers of one name cannot both succeed. On a store without conditional
+//! puts, the object's existence is checked before the upload; two processes could then collide only on
+//! the same batch, whose bytes are the same.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,20 +16,19 @@ use object_store::{
     Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
 };
 
-use crate::{Error, File, Put};
+use crate::{EncodedFile, Error, PutResult};
 
-/// The probe of a check; hidden from readers of data sets.
+/// The object a check writes; hidden from readers of data sets.
 const PROBE: &str = ".chatledger-probe";
 
-/// How long the client repeats a request by itself. Short, because the driver repeats too and
-/// wants to know.
+/// How long the client retries a request. Short, because the driver retries too and reports faults.
 const RETRY_FOR: Duration = Duration::from_secs(20);
 
-/// A fail point of the crash matrix; nothing without the feature.
+/// Passes a fail point of the crash tests. Does nothing without the feature.
 macro_rules! pass {
-    ($step:literal, $key:expr) => {
+    ($point:expr, $key:expr) => {
         #[cfg(feature = "failpoints")]
-        fail::fail_point!(concat!("parquet.", $step), |_| Err(failed(
+        fail::fail_point!($point, |_| Err(failed(
             $key,
             StoreError::Generic {
                 store: "fail point",
@@ -70,7 +69,7 @@ impl Object {
         }
     }
 
-    /// The key of a path of the layout. It is taken as it is: its parts are escaped already.
+    /// Returns the key of a path. The path's parts are already escaped.
     fn key(&self, path: &str) -> Result<Path, Error> {
         let key = if self.prefix.is_empty() {
             path.to_owned()
@@ -83,9 +82,8 @@ impl Object {
         })
     }
 
-    /// Writes the probe and removes it. A policy that forbids to remove (a bucket that keeps what
-    /// it was given) is no fault: the probe stays and is written over the next time, if that is
-    /// allowed.
+    /// Writes the probe and removes it. A policy that forbids removal (a write-once bucket) is not a
+    /// fault: the probe remains, and the next check overwrites it if that is allowed.
     pub(crate) async fn check(&self) -> Result<(), Error> {
         let key = self.key(PROBE)?;
         match self
@@ -97,12 +95,12 @@ impl Object {
             Err(source) => return Err(failed(&key, source)),
         }
         if let Err(error) = self.store.delete(&key).await {
-            tracing::info!(%key, %error, "the probe stays");
+            tracing::info!(%key, %error, "the probe could not be removed");
         }
         Ok(())
     }
 
-    pub(crate) async fn note(&self, path: &str) -> Result<Option<Bytes>, Error> {
+    pub(crate) async fn read_state(&self, path: &str) -> Result<Option<Bytes>, Error> {
         let key = self.key(path)?;
         let answer = match self.store.get(&key).await {
             Ok(answer) => answer,
@@ -113,7 +111,7 @@ impl Object {
         bytes.map(Some).map_err(|source| failed(&key, source))
     }
 
-    pub(crate) async fn keep_note(&self, path: &str, bytes: Bytes) -> Result<(), Error> {
+    pub(crate) async fn write_state(&self, path: &str, bytes: Bytes) -> Result<(), Error> {
         let key = self.key(path)?;
         match self.store.put(&key, bytes.into()).await {
             Ok(_) => Ok(()),
@@ -121,27 +119,27 @@ impl Object {
         }
     }
 
-    pub(crate) async fn put(&self, file: File) -> Result<Put, Error> {
+    pub(crate) async fn put(&self, file: EncodedFile) -> Result<PutResult, Error> {
         let key = self.key(&file.path)?;
-        pass!("file_unnamed", &key);
+        pass!(crate::FILE_UNNAMED, &key);
         let only_if_absent = PutOptions::from(PutMode::Create);
         let put = match self
             .store
             .put_opts(&key, file.bytes.clone().into(), only_if_absent)
             .await
         {
-            Ok(_) => Ok(Put::Written),
-            Err(StoreError::AlreadyExists { .. }) => Ok(Put::AlreadyThere),
+            Ok(_) => Ok(PutResult::Written),
+            Err(StoreError::AlreadyExists { .. }) => Ok(PutResult::AlreadyExists),
             Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => {
-                self.put_if_not_seen(&key, file.bytes).await
+                self.put_unless_found(&key, file.bytes).await
             }
             Err(source) => Err(failed(&key, source)),
         };
-        pass!("file_named", &key);
+        pass!(crate::FILE_NAMED, &key);
         put
     }
 
-    /// Objects below a folder of the target, as paths within the target.
+    /// Lists the objects below a folder of the target, as paths within the target.
     pub(crate) async fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
         let prefix = self.key(folder)?;
         let within = self.prefix.len() + usize::from(!self.prefix.is_empty());
@@ -165,14 +163,14 @@ impl Object {
         got.bytes().await.map_err(|source| failed(&key, source))
     }
 
-    async fn put_if_not_seen(&self, key: &Path, bytes: Bytes) -> Result<Put, Error> {
+    async fn put_unless_found(&self, key: &Path, bytes: Bytes) -> Result<PutResult, Error> {
         match self.store.head(key).await {
-            Ok(_) => return Ok(Put::AlreadyThere),
+            Ok(_) => return Ok(PutResult::AlreadyExists),
             Err(StoreError::NotFound { .. }) => {}
             Err(source) => return Err(failed(key, source)),
         }
         match self.store.put(key, bytes.into()).await {
-            Ok(_) => Ok(Put::Written),
+            Ok(_) => Ok(PutResult::Written),
             Err(source) => Err(failed(key, source)),
         }
     }
@@ -248,7 +246,7 @@ mod tests {
                 let list = String::from_utf8(body.to_vec()).unwrap();
                 objects.retain(|key, _| {
                     let key = key.strip_prefix("/archive/").unwrap();
-                    !list.contains(&format!("<Key>{key}</Key>"))
+                    !list.contains(&format!("<PartitionKey>{key}</PartitionKey>"))
                 });
                 "<DeleteResult></DeleteResult>".into_response()
             }
@@ -276,9 +274,9 @@ mod tests {
         (Object::new(Arc::new(store), prefix), bucket)
     }
 
-    fn file(content: &'static str) -> File {
-        File {
-            path: "messages/corp_id=a%2Fb/dt=2024-02-29/cut-1.parquet".into(),
+    fn file(content: &'static str) -> EncodedFile {
+        EncodedFile {
+            path: "messages/corp_id=a%2Fb/dt=2024-02-29/batch-1.parquet".into(),
             rows: 1,
             bytes: Bytes::from_static(content.as_bytes()),
         }
@@ -293,31 +291,34 @@ mod tests {
                 bucket.objects.lock().unwrap().is_empty(),
                 "the probe is gone"
             );
-            assert_eq!(object.put(file("first")).await.unwrap(), Put::Written);
-            assert_eq!(object.put(file("second")).await.unwrap(), Put::AlreadyThere);
+            assert_eq!(object.put(file("first")).await.unwrap(), PutResult::Written);
+            assert_eq!(
+                object.put(file("second")).await.unwrap(),
+                PutResult::AlreadyExists
+            );
             let objects = bucket.objects.lock().unwrap();
             let (key, content) = objects.iter().next().unwrap();
             // The path's own escape is escaped once more on the wire, so it is kept.
             let expected =
-                "/archive/some/prefix/messages/corp_id%3Da%252Fb/dt%3D2024-02-29/cut-1.parquet";
+                "/archive/some/prefix/messages/corp_id%3Da%252Fb/dt%3D2024-02-29/batch-1.parquet";
             assert_eq!(key, expected);
             assert_eq!((objects.len(), content.as_ref()), (1, b"first".as_slice()));
         }
     }
 
     #[tokio::test]
-    async fn note_is_the_last_one_kept() {
+    async fn state_file_is_the_last_one_written() {
         let (object, _bucket) = object("prefix", S3ConditionalPut::ETagMatch).await;
         let path = "_chatledger/lanes/chatledger.messages-00000.json";
-        assert_eq!(object.note(path).await.unwrap(), None);
-        for note in ["first", "second"] {
-            object.keep_note(path, note.into()).await.unwrap();
-            assert_eq!(object.note(path).await.unwrap(), Some(note.into()));
+        assert_eq!(object.read_state(path).await.unwrap(), None);
+        for state in ["first", "second"] {
+            object.write_state(path, state.into()).await.unwrap();
+            assert_eq!(object.read_state(path).await.unwrap(), Some(state.into()));
         }
     }
 
     #[tokio::test]
-    async fn policy_that_refuses_is_worth_another_try_and_serves_again() {
+    async fn refusal_by_policy_is_retried_and_succeeds_once_allowed() {
         let (object, bucket) = object("", S3ConditionalPut::ETagMatch).await;
         *bucket.forbidden.lock().unwrap() = true;
         for error in [
@@ -328,6 +329,6 @@ mod tests {
             assert!(!format!("{error:?}").contains("secret"));
         }
         *bucket.forbidden.lock().unwrap() = false;
-        assert_eq!(object.put(file("first")).await.unwrap(), Put::Written);
+        assert_eq!(object.put(file("first")).await.unwrap(), PutResult::Written);
     }
 }

@@ -1,8 +1,8 @@
-//! Which directory a row belongs to: `<table>/corp_id=…/dt=…`.
+//! The directory of a row: `<table>/corp_id=…/dt=…`.
 //!
-//! The date is that of the message in its corp's time zone, so that a day's directory is a working
-//! day of the people in it. Every `msgtime` has one: what lies outside the years 1 to 9999 is put
-//! on the nearest date that readers can parse.
+//! The date is the message's date in its corp's time zone, so that a directory covers one local day.
+//! Every `msgtime` has a date: values outside the years 1 to 9999 are clamped to the nearest date that
+//! readers can parse.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -12,16 +12,16 @@ use chatledger_schemas::CorpId;
 use chrono::{DateTime, Datelike, NaiveDate};
 use chrono_tz::Tz;
 
-/// The zone of a corp that [`Zones`] does not name: WeCom's home.
+/// The time zone of corps without one of their own, because WeCom is used in China.
 pub const DEFAULT_ZONE: Tz = Tz::Asia__Shanghai;
 
-/// Where each corp's days begin; cheap to clone.
+/// The time zones of corps; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Zones(Arc<HashMap<CorpId, Tz>>);
 
 impl Zones {
-    /// The zones of the configured corps. Rows of any other corp (one that has been taken out of
-    /// the configuration while its messages were still on their way) fall under [`DEFAULT_ZONE`].
+    /// Takes the time zones of the configured corps. Other corps (removed from the configuration while
+    /// their messages were still being processed) have [`DEFAULT_ZONE`].
     pub fn new(zones: HashMap<CorpId, Tz>) -> Self {
         Self(Arc::new(zones))
     }
@@ -30,9 +30,9 @@ impl Zones {
         self.0.get(corp).copied().unwrap_or(DEFAULT_ZONE)
     }
 
-    /// The local date of `msgtime` (milliseconds since the epoch, UTC; any value) at `corp`.
+    /// Returns the local date of `msgtime` (milliseconds since the epoch, UTC; any value) at `corp`.
     pub(crate) fn date(&self, corp: &CorpId, msgtime: i64) -> NaiveDate {
-        // A day inside the years 1 and 9999, so that no zone's offset leaves them.
+        // One day inside the years 1 to 9999, so that no time zone's offset leads outside.
         const FIRST: i64 = -62_135_510_400_000; // 0001-01-02T00:00:00Z
         const LAST: i64 = 253_402_128_000_000; // 9999-12-30T00:00:00Z
         DateTime::from_timestamp_millis(msgtime.clamp(FIRST, LAST))
@@ -42,14 +42,14 @@ impl Zones {
     }
 }
 
-/// The two tables that become files.
+/// The tables that are written as files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Table {
+pub(crate) enum ParquetTable {
     Messages,
     Violations,
 }
 
-impl Table {
+impl ParquetTable {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Messages => "messages",
@@ -58,15 +58,15 @@ impl Table {
     }
 }
 
-/// One directory of the layout. Ordered, so that the files of a cut come in the same order always.
+/// One directory of the layout. Ordered, so that the files of a batch always have the same order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key {
-    pub(crate) table: Table,
+pub(crate) struct PartitionKey {
+    pub(crate) table: ParquetTable,
     pub(crate) corp_id: CorpId,
     pub(crate) date: NaiveDate,
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for PartitionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -80,15 +80,15 @@ impl fmt::Display for Key {
     }
 }
 
-/// The directory of a corp's messages.
-pub(crate) fn messages_of(corp: &CorpId) -> String {
-    let table = Table::Messages.as_str();
+/// Returns the directory of a corp's messages.
+pub(crate) fn messages_directory(corp: &CorpId) -> String {
+    let table = ParquetTable::Messages.as_str();
     format!("{table}/corp_id={}", Escaped(corp.as_str()))
 }
 
-/// A partition value as it stands in a path: everything but letters, digits, `-`, `_` and `.` as
-/// `%XX` of its UTF-8 bytes, which every reader of Hive's layout undoes; the empty value under
-/// Hive's own name for it.
+/// A partition value in a path: everything except letters, digits, `-`, `_` and `.` is written as `%XX`
+/// of its UTF-8 bytes, which every reader of Hive's layout decodes; the empty value has Hive's name for
+/// it.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -118,8 +118,8 @@ mod tests {
         let corp_id = CorpId::from(corp);
         let zones = Zones::new(HashMap::from([(corp_id.clone(), zone)]));
         let date = zones.date(&corp_id, msgtime);
-        Key {
-            table: Table::Messages,
+        PartitionKey {
+            table: ParquetTable::Messages,
             corp_id,
             date,
         }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn date_is_that_of_the_corps_own_midnight() {
+    fn date_changes_at_the_corps_local_midnight() {
         let cases = [
             // 2024-02-29T15:59:59.999Z and a millisecond later: midnight in Shanghai.
             (1_709_222_399_999, Tz::Asia__Shanghai, "2024-02-29"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn date_of_any_number_is_one_a_reader_can_parse() {
+    fn date_of_any_number_can_be_parsed_by_readers() {
         for zone in [Tz::UTC, Tz::Pacific__Kiritimati, Tz::Etc__GMTPlus12] {
             for msgtime in [i64::MIN, i64::MIN + 1, i64::MAX, i64::MAX / 1000, -1 << 60] {
                 let path = path("ww1", msgtime, zone);
@@ -167,17 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn a_corp_that_is_not_configured_has_days_of_the_default_zone() {
+    fn corp_that_is_not_configured_has_the_default_zone() {
         let date = Zones::default().date(&CorpId::from("gone"), 1_709_222_400_000);
         assert_eq!(date, NaiveDate::from_ymd_opt(2024, 3, 1).unwrap());
     }
 
     #[test]
-    fn partition_value_never_leaves_its_directory() {
+    fn partition_value_cannot_leave_its_directory() {
         let cases = [
             ("ww0123456789abcdef", "ww0123456789abcdef"),
             ("", "__HIVE_DEFAULT_PARTITION__"),
-            ("..", ".."), // stands behind `corp_id=`, so it is no parent directory
+            ("..", ".."), // follows `corp_id=`, so it is no parent directory
             ("a/b\\c", "a%2Fb%5Cc"),
             ("a=b%2F", "a%3Db%252F"),
             ("企业", "%E4%BC%81%E4%B8%9A"),

@@ -1,7 +1,6 @@
-//! Rows as Arrow columns: copied in one at a time, taken out as a batch for the encoder.
+//! Copies rows into Arrow columns, one at a time, for the encoder to take in chunks.
 //!
-//! The columns stand in the order of `chatledger_schemas::columns`; the round-trip test would not
-//! pass otherwise.
+//! The columns have the order of `chatledger_schemas::columns`; the round-trip test depends on it.
 
 use std::sync::Arc;
 
@@ -13,31 +12,31 @@ use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field};
 use chatledger_schemas::{Message, Violation, columns};
 
-/// One row of a table that becomes files.
-pub(crate) trait Row {
-    /// The columns in which rows of this kind are gathered.
-    type Columns: Columns<Row = Self>;
+/// A row of a table that is written as files.
+pub(crate) trait EncodableRow {
+    /// The columns that gather such rows.
+    type Columns: ColumnBuilders<Row = Self>;
 
-    /// Position in the corp's archive, by which files are said to be sorted.
+    /// Position in the corp's archive, the declared sort order of files.
     fn seq(&self) -> u64;
 
-    /// Bytes of variable length, the measure of a row's size.
+    /// Bytes of the fields of variable length, used as the row's size.
     fn text_bytes(&self) -> usize;
 }
 
 /// Gathers rows into columns.
-pub(crate) trait Columns: Default {
+pub(crate) trait ColumnBuilders: Default {
     type Row: ?Sized;
 
-    /// Adds a row. The caller keeps the texts of a batch below `i32::MAX` bytes, the limit of the
+    /// Adds a row. The caller keeps the texts of a chunk below `i32::MAX` bytes, the limit of the
     /// arrays' offsets.
     fn push(&mut self, row: &Self::Row);
 
-    /// Takes the rows out; the columns are empty again and keep nothing of the previous batch.
+    /// Takes the rows out. The columns are empty afterwards.
     fn take(&mut self) -> Vec<ArrayRef>;
 }
 
-/// A list of texts whose items cannot be null, as the schema has it.
+/// A column of lists of texts. The items are not nullable, as in the schema.
 struct Texts(ListBuilder<StringBuilder>);
 
 impl Default for Texts {
@@ -113,7 +112,7 @@ pub(crate) struct MessageColumns {
     key_version: Vec<u32>,
 }
 
-impl Row for Message {
+impl EncodableRow for Message {
     type Columns = MessageColumns;
 
     fn seq(&self) -> u64 {
@@ -162,7 +161,7 @@ impl Row for Message {
     }
 }
 
-impl Columns for MessageColumns {
+impl ColumnBuilders for MessageColumns {
     type Row = Message;
 
     fn push(&mut self, row: &Message) {
@@ -252,7 +251,7 @@ impl ViolationColumns {
     }
 }
 
-impl Row for Violation {
+impl EncodableRow for Violation {
     type Columns = ViolationColumns;
 
     fn seq(&self) -> u64 {
@@ -294,7 +293,7 @@ impl Row for Violation {
     }
 }
 
-impl Columns for ViolationColumns {
+impl ColumnBuilders for ViolationColumns {
     type Row = Violation;
 
     fn push(&mut self, row: &Violation) {

@@ -1,7 +1,6 @@
-//! Where finished files go.
+//! The folder or bucket that files are written to.
 //!
-//! The same promises hold for a folder and a bucket; [`Local`] and [`Object`] say how each keeps
-//! them.
+//! Both give the same guarantees; [`Local`] and [`Object`] document how.
 
 use std::path::Path;
 
@@ -10,39 +9,37 @@ use chatledger_schemas::CorpId;
 
 use crate::local::Local;
 use crate::object::Object;
-use crate::partition::messages_of;
-use crate::{Error, File};
+use crate::partition::messages_directory;
+use crate::{EncodedFile, Error};
 
-/// A folder or a bucket that holds the tables. Several processes may share one.
+/// A folder or bucket that holds the tables. Several processes may share one.
 #[derive(Clone, Debug)]
-pub struct Target(Place);
+pub struct Target(Backend);
 
 #[derive(Clone, Debug)]
-enum Place {
+enum Backend {
     Local(Local),
     Object(Object),
 }
 
-/// What became of a file that was put.
+/// The result of [`Target::put`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    /// It is there now, whole and durable.
+pub enum PutResult {
+    /// The file has been written, complete and durable.
     Written,
-    /// An object of that name was there already and has been left as it is.
-    AlreadyThere,
+    /// A file of that name exists and has not been changed.
+    AlreadyExists,
 }
 
 impl Target {
     /// Opens a target by its address:
-    /// - `file:PATH` (or `file:///PATH`): a folder, relative to `base_dir`, taken as it is written
-    ///   (no `%20`); created when first needed. What processes that are gone have left unfinished
-    ///   in it is removed now.
-    /// - `s3://BUCKET/PREFIX`: a bucket of S3 or of a store that speaks its language. Region,
-    ///   endpoint and credentials come from the usual environment (`AWS_REGION`,
-    ///   `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …, or the machine's role).
-    ///   `AWS_CONDITIONAL_PUT=disabled` for a store that cannot put "only if not there".
+    /// - `file:PATH` (or `file:///PATH`): a folder, relative to `base_dir`, not percent-decoded; created
+    ///   when first needed. Opening removes incomplete files of processes that no longer run.
+    /// - `s3://BUCKET/PREFIX`: a bucket of S3 or of a compatible store. Region, endpoint and credentials
+    ///   are taken from the environment (`AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …, or
+    ///   the machine's role). Set `AWS_CONDITIONAL_PUT=disabled` for a store without conditional puts.
     ///
-    /// Nothing is connected to; [`Target::check`] does that.
+    /// Does not connect; [`Target::check`] does.
     pub fn open(url: &str, base_dir: &Path) -> Result<Self, Error> {
         let refused = |reason| {
             Err(Error::Url {
@@ -61,65 +58,64 @@ impl Target {
             }
             let local = Local::new(base_dir.join(path));
             local.remove_leftovers();
-            Ok(Self(Place::Local(local)))
+            Ok(Self(Backend::Local(local)))
         } else if let Some(rest) = url.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             if bucket.is_empty() || bucket.contains(['@', '?', '#']) {
                 return refused("the bucket is missing: s3://bucket/prefix");
             }
-            Ok(Self(Place::Object(Object::s3(url, bucket, prefix)?)))
+            Ok(Self(Backend::Object(Object::s3(url, bucket, prefix)?)))
         } else {
-            refused("accepted are file:path and s3://bucket/prefix")
+            refused("supported are file:path and s3://bucket/prefix")
         }
     }
 
-    /// Shows that files can be put: writes a hidden probe and removes it.
+    /// Checks that files can be written: writes a hidden probe and removes it.
     pub async fn check(&self) -> Result<(), Error> {
         match &self.0 {
-            Place::Local(local) => local.check().await,
-            Place::Object(object) => object.check().await,
+            Backend::Local(local) => local.check().await,
+            Backend::Object(object) => object.check().await,
         }
     }
 
-    /// What is noted under a path; `None` if nothing is.
-    pub async fn note(&self, path: &str) -> Result<Option<Bytes>, Error> {
-        in_order(path)?;
+    /// Reads a state file; `None` if it does not exist.
+    pub async fn read_state(&self, path: &str) -> Result<Option<Bytes>, Error> {
+        check_path(path)?;
         match &self.0 {
-            Place::Local(local) => local.note(path).await,
-            Place::Object(object) => object.note(path).await,
+            Backend::Local(local) => local.read_state(path).await,
+            Backend::Object(object) => object.read_state(path).await,
         }
     }
 
-    /// Notes something under a path, whole, in place of what was noted there. Notes are a writer's
-    /// own and no part of the tables: their names begin with `_`, which readers of data sets skip.
-    /// When it returns, the note survives a crash of the machine.
-    pub async fn keep_note(&self, path: &str, bytes: Bytes) -> Result<(), Error> {
-        in_order(path)?;
+    /// Writes a state file atomically, replacing the last one. State files are the caller's and not part
+    /// of the tables: their paths begin with `_`, which readers of data sets skip. When the call
+    /// returns, the state file survives a crash of the machine.
+    pub async fn write_state(&self, path: &str, bytes: Bytes) -> Result<(), Error> {
+        check_path(path)?;
         match &self.0 {
-            Place::Local(local) => local.keep_note(path, bytes).await,
-            Place::Object(object) => object.keep_note(path, bytes).await,
+            Backend::Local(local) => local.write_state(path, bytes).await,
+            Backend::Object(object) => object.write_state(path, bytes).await,
         }
     }
 
-    /// Puts a file under its final name, whole, unless something has that name already. When it
-    /// returns, the file survives a crash of the machine. A call that fails or is dropped may be
-    /// repeated.
-    pub async fn put(&self, file: File) -> Result<Put, Error> {
-        in_order(&file.path)?;
+    /// Writes a file atomically under its final name, unless the name exists. When the call returns,
+    /// the file survives a crash of the machine. A call that fails or is dropped may be repeated.
+    pub async fn put(&self, file: EncodedFile) -> Result<PutResult, Error> {
+        check_path(&file.path)?;
         match &self.0 {
-            Place::Local(local) => local.put(file).await,
-            Place::Object(object) => object.put(file).await,
+            Backend::Local(local) => local.put(file).await,
+            Backend::Object(object) => object.put(file).await,
         }
     }
 }
 
 impl Target {
-    /// Paths of a corp's message files within the target, in their order.
+    /// Returns the paths of a corp's message files within the target, in ascending order.
     pub async fn messages(&self, corp: &CorpId) -> Result<Vec<String>, Error> {
-        let folder = messages_of(corp);
+        let folder = messages_directory(corp);
         let mut paths = match &self.0 {
-            Place::Local(local) => local.list(folder).await?,
-            Place::Object(object) => object.list(&folder).await?,
+            Backend::Local(local) => local.list(folder).await?,
+            Backend::Object(object) => object.list(&folder).await?,
         };
         paths.retain(|path| {
             let hidden = path.split('/').any(|part| part.starts_with(['.', '_']));
@@ -129,17 +125,17 @@ impl Target {
         Ok(paths)
     }
 
-    /// A file as it was put.
+    /// Returns the content of a file.
     pub async fn read(&self, path: &str) -> Result<Bytes, Error> {
         match &self.0 {
-            Place::Local(local) => local.read(path).await,
-            Place::Object(object) => object.read(path).await,
+            Backend::Local(local) => local.read(path).await,
+            Backend::Object(object) => object.read(path).await,
         }
     }
 }
 
 /// Refuses a path that leaves the target.
-fn in_order(path: &str) -> Result<(), Error> {
+fn check_path(path: &str) -> Result<(), Error> {
     let stays = |part| !matches!(part, "" | "." | "..");
     if !path.is_empty() && path.split('/').all(stays) {
         return Ok(());
@@ -156,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_of_another_form_is_refused() {
+    fn invalid_address_is_refused() {
         for url in [
             "",
             "parquet",
@@ -186,8 +182,8 @@ mod tests {
         ];
         for (url, path) in cases {
             match Target::open(url, Path::new("/base")).unwrap().0 {
-                Place::Local(local) => assert_eq!(local.root(), Path::new(path), "{url}"),
-                Place::Object(_) => unreachable!("{url}"),
+                Backend::Local(local) => assert_eq!(local.root(), Path::new(path), "{url}"),
+                Backend::Object(_) => unreachable!("{url}"),
             }
         }
     }
@@ -197,16 +193,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = Target::open("file:inner", dir.path()).unwrap();
         for path in ["", "../a", "a/../../b", "/etc/a", "a//b", "a/."] {
-            let file = File {
+            let file = EncodedFile {
                 path: path.into(),
                 rows: 0,
                 bytes: bytes::Bytes::from_static(b"x"),
             };
             let refused = target.put(file).await;
             assert!(matches!(refused, Err(Error::Name { .. })), "{path:?}");
-            let refused = target.keep_note(path, Bytes::new()).await;
+            let refused = target.write_state(path, Bytes::new()).await;
             assert!(matches!(refused, Err(Error::Name { .. })), "{path:?}");
-            assert!(target.note(path).await.is_err(), "{path:?}");
+            assert!(target.read_state(path).await.is_err(), "{path:?}");
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

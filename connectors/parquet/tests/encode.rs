@@ -1,10 +1,11 @@
-//! What is in the files is what was appended, where the layout says, and the same every time.
+//! Files hold the rows that were appended, in the directories of the layout, with the same bytes every
+//! time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
-use chatledger_parquet::{File, Open};
+use chatledger_parquet::{BatchEncoder, EncodedFile};
 use chatledger_schemas::{ConversationKind, CorpId, Message, PartyKind, Violation};
 use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
@@ -12,7 +13,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use proptest::prelude::*;
 use support::{DAY, EVENING, files, message, read_messages, read_violations, violation, zones};
 
-fn metadata(file: &File) -> ParquetMetaData {
+fn metadata(file: &EncodedFile) -> ParquetMetaData {
     ParquetMetaDataReader::new()
         .parse_and_finish(&file.bytes)
         .unwrap()
@@ -63,8 +64,8 @@ fn rows_are_read_as_they_were_appended() {
     assert_eq!(
         paths,
         [
-            "messages/corp_id=ww1/dt=2024-02-29/cut-1.parquet",
-            "violations/corp_id=ww1/dt=2024-02-29/cut-1.parquet",
+            "messages/corp_id=ww1/dt=2024-02-29/batch-1.parquet",
+            "violations/corp_id=ww1/dt=2024-02-29/batch-1.parquet",
         ]
     );
     assert_eq!((files[0].rows, files[1].rows), (4, 3));
@@ -73,7 +74,7 @@ fn rows_are_read_as_they_were_appended() {
 }
 
 #[test]
-fn rows_go_to_the_directory_of_their_corp_and_its_day() {
+fn rows_are_in_the_directory_of_their_corp_and_local_date() {
     let other = Message {
         corp_id: CorpId::from("ww2"),
         ..message(4, EVENING + DAY / 2)
@@ -92,12 +93,12 @@ fn rows_go_to_the_directory_of_their_corp_and_its_day() {
     assert_eq!(
         found,
         [
-            ("messages/corp_id=ww1/dt=0001-01-02/cut-1.parquet", 1),
-            ("messages/corp_id=ww1/dt=2024-02-29/cut-1.parquet", 1),
-            ("messages/corp_id=ww1/dt=2024-03-01/cut-1.parquet", 2),
-            ("messages/corp_id=ww1/dt=9999-12-30/cut-1.parquet", 1),
-            ("messages/corp_id=ww2/dt=2024-02-29/cut-1.parquet", 1),
-            ("violations/corp_id=ww2/dt=2024-02-29/cut-1.parquet", 1),
+            ("messages/corp_id=ww1/dt=0001-01-02/batch-1.parquet", 1),
+            ("messages/corp_id=ww1/dt=2024-02-29/batch-1.parquet", 1),
+            ("messages/corp_id=ww1/dt=2024-03-01/batch-1.parquet", 2),
+            ("messages/corp_id=ww1/dt=9999-12-30/batch-1.parquet", 1),
+            ("messages/corp_id=ww2/dt=2024-02-29/batch-1.parquet", 1),
+            ("violations/corp_id=ww2/dt=2024-02-29/batch-1.parquet", 1),
         ]
     );
     assert_eq!(read_messages("ww1", &files[0].bytes), [messages[5].clone()]);
@@ -110,7 +111,7 @@ fn rows_go_to_the_directory_of_their_corp_and_its_day() {
 
 #[test]
 fn bytes_do_not_depend_on_how_the_rows_arrived() {
-    // Over several batches of the encoder and a row group's end, in two days, in no order.
+    // More than one chunk and one row group, two dates, unsorted.
     let messages: Vec<Message> = (0..120_000)
         .map(|i| message(i, EVENING + (i as i64 % 9 / 8) * DAY))
         .collect();
@@ -119,14 +120,16 @@ fn bytes_do_not_depend_on_how_the_rows_arrived() {
     assert_eq!(whole.len(), 4);
     assert_eq!(metadata(&whole[0]).num_row_groups(), 2);
     for size in [1, 999, 4096, 50_000] {
-        let mut open = Open::new(zones());
+        let mut encoder = BatchEncoder::new(zones());
         let mut found = violations.chunks(size);
         for part in messages.chunks(size) {
-            open.append(part, found.next().unwrap_or_default()).unwrap();
+            encoder
+                .append(part, found.next().unwrap_or_default())
+                .unwrap();
         }
-        assert_eq!(open.rows(), messages.len() + violations.len());
+        assert_eq!(encoder.rows(), messages.len() + violations.len());
         assert!(
-            open.finish("cut-1", &[]).unwrap() == whole,
+            encoder.finish("batch-1", &[]).unwrap() == whole,
             "parts of {size}"
         );
     }
@@ -138,11 +141,11 @@ fn bytes_do_not_depend_on_how_the_rows_arrived() {
 }
 
 #[test]
-fn memory_held_is_told_and_bounded_by_what_is_encoded() {
-    let mut open = Open::new(zones());
-    let nothing = open.bytes();
-    open.append(&[message(1, EVENING)], &[]).unwrap();
-    assert!(open.bytes() > nothing);
+fn reported_memory_is_bounded_by_the_encoded_size() {
+    let mut encoder = BatchEncoder::new(zones());
+    let nothing = encoder.bytes();
+    encoder.append(&[message(1, EVENING)], &[]).unwrap();
+    assert!(encoder.bytes() > nothing);
     let mut raw = 0;
     for part in 0..30 {
         let messages: Vec<Message> = (0..5000)
@@ -152,17 +155,17 @@ fn memory_held_is_told_and_bounded_by_what_is_encoded() {
             })
             .collect();
         raw += messages.iter().map(|m| m.payload.len()).sum::<usize>();
-        open.append(&messages, &[]).unwrap();
+        encoder.append(&messages, &[]).unwrap();
     }
     assert!(
-        open.bytes() < raw / 4,
-        "{} of {raw} bytes are held",
-        open.bytes()
+        encoder.bytes() < raw / 4,
+        "{} of {raw} bytes are in use",
+        encoder.bytes()
     );
 }
 
 #[test]
-fn order_is_claimed_only_where_it_is_true() {
+fn sort_order_is_declared_only_if_the_rows_are_sorted() {
     let sorted = files(
         &[
             message(1, EVENING),
@@ -172,11 +175,11 @@ fn order_is_claimed_only_where_it_is_true() {
         &[],
     );
     let group = metadata(&sorted[0]).row_group(0).clone();
-    let claim = &group.sorting_columns().unwrap()[0];
-    assert!(!claim.descending);
+    let sorting = &group.sorting_columns().unwrap()[0];
+    assert!(!sorting.descending);
     assert_eq!(
         group
-            .column(claim.column_idx as usize)
+            .column(sorting.column_idx as usize)
             .column_path()
             .string(),
         "seq"
@@ -191,11 +194,13 @@ fn order_is_claimed_only_where_it_is_true() {
 }
 
 #[test]
-fn footer_says_who_wrote_it_and_what_the_cut_was() {
-    let mut open = Open::new(zones());
-    open.append(&[message(1, EVENING)], &[]).unwrap();
-    let cut = ("chatledger.cut".to_owned(), "ww1 1 1".to_owned());
-    let files = open.finish("cut-1", std::slice::from_ref(&cut)).unwrap();
+fn footer_names_the_writer_and_holds_the_metadata() {
+    let mut encoder = BatchEncoder::new(zones());
+    encoder.append(&[message(1, EVENING)], &[]).unwrap();
+    let batch = ("chatledger.batch".to_owned(), "ww1 1 1".to_owned());
+    let files = encoder
+        .finish("batch-1", std::slice::from_ref(&batch))
+        .unwrap();
     let metadata = metadata(&files[0]);
     let file = metadata.file_metadata();
     // The form that readers parse: `<application> version <version>`.
@@ -205,12 +210,12 @@ fn footer_says_who_wrote_it_and_what_the_cut_was() {
     assert!(
         found
             .iter()
-            .any(|kv| kv.key == cut.0 && kv.value.as_ref() == Some(&cut.1))
+            .any(|kv| kv.key == batch.0 && kv.value.as_ref() == Some(&batch.1))
     );
 }
 
 #[test]
-fn columns_are_laid_down_by_what_they_hold() {
+fn columns_are_stored_by_what_they_hold() {
     let messages: Vec<Message> = (0..5000).map(|i| message(i, EVENING)).collect();
     let files = files(&messages, &[violation(&messages[0])]);
     let reader = SerializedFileReader::new(files[0].bytes.clone()).unwrap();

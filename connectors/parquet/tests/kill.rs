@@ -1,13 +1,13 @@
-//! A process is killed while it puts files, again and again: what stands under a final name is
-//! whole every time, a repeat fills in exactly what is missing, and nothing is left lying about.
+//! A process is killed repeatedly while it writes files. Every file with a final name must be complete,
+//! a repeat must write exactly the missing files, and no temporary files may remain.
 //!
-//! The program plays both parts: started with a folder in [`FOLDER`] it puts files until it is
-//! killed, otherwise it is the test.
+//! The program is both the test and the writer: with a folder in [`FOLDER`] it writes files until it is
+//! killed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(
     clippy::print_stdout,
-    reason = "the writer tells the test how far it is"
+    reason = "the writer reports its progress to the test"
 )]
 
 mod support;
@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use chatledger_parquet::{File, Put, Target};
+use chatledger_parquet::{EncodedFile, PutResult, Target};
 use chatledger_schemas::Message;
 use support::{EVENING, files, message, read_messages};
 
@@ -34,25 +34,26 @@ fn main() {
     let dir = tempfile::tempdir().unwrap();
     let mut most = 0;
     for kill in 0..KILLS {
-        // Dies in the middle of one file or another, later each time.
-        let told = put_until_killed(dir.path(), kill * 5);
-        let whole = whole_files(dir.path());
+        // Dies in the middle of another file each time.
+        let reported = put_until_killed(dir.path(), kill * 5);
+        let complete = complete_files(dir.path());
         assert!(
-            whole >= told,
-            "{told} files were said to be put, {whole} are there"
+            complete >= reported,
+            "{reported} files were reported, {complete} exist"
         );
-        most = most.max(whole);
+        most = most.max(complete);
     }
     assert!(most > 0);
     let mut written = 0;
     runtime.block_on(async {
         let target = Target::open("file:.", dir.path()).unwrap();
         for number in 0..FILES {
-            written += usize::from(target.put(content(number)).await.unwrap() == Put::Written);
+            written +=
+                usize::from(target.put(content(number)).await.unwrap() == PutResult::Written);
         }
     });
-    assert_eq!(most + written, FILES as usize, "each file was put once");
-    assert_eq!(whole_files(dir.path()), FILES as usize);
+    assert_eq!(most + written, FILES as usize, "each file was written once");
+    assert_eq!(complete_files(dir.path()), FILES as usize);
     let unfinished = std::fs::read_dir(dir.path().join(".unfinished")).unwrap();
     assert_eq!(unfinished.count(), 0);
 }
@@ -63,9 +64,9 @@ fn rows(number: u64) -> Vec<Message> {
         .collect()
 }
 
-fn content(number: u64) -> File {
+fn content(number: u64) -> EncodedFile {
     let mut file = files(&rows(number), &[]).remove(0);
-    file.path = file.path.replace("cut-1", &format!("cut-{number}"));
+    file.path = file.path.replace("batch-1", &format!("batch-{number}"));
     file
 }
 
@@ -78,7 +79,7 @@ async fn put_all(folder: &Path) {
     std::future::pending::<()>().await;
 }
 
-/// Starts a writer and kills it after it has said that `count` files are put.
+/// Starts a writer and kills it after it has reported `count` files.
 fn put_until_killed(folder: &Path, count: usize) -> usize {
     let mut writer = Command::new(std::env::current_exe().unwrap())
         .env(FOLDER, folder)
@@ -86,15 +87,15 @@ fn put_until_killed(folder: &Path, count: usize) -> usize {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
-    let told = lines.by_ref().take(count).map(Result::unwrap).count();
+    let reported = lines.by_ref().take(count).map(Result::unwrap).count();
     writer.kill().unwrap();
     writer.wait().unwrap();
-    assert_eq!(told, count, "the writer ended by itself");
-    told
+    assert_eq!(reported, count, "the writer exited");
+    reported
 }
 
-/// Files that a reader of `*.parquet` sees; each must be whole and hold its own rows.
-fn whole_files(folder: &Path) -> usize {
+/// Counts the files that a reader of `*.parquet` sees. Each must be complete and hold its own rows.
+fn complete_files(folder: &Path) -> usize {
     let day = folder.join("messages/corp_id=ww1/dt=2024-02-29");
     let entries = match std::fs::read_dir(day) {
         Ok(entries) => entries,
@@ -105,7 +106,7 @@ fn whole_files(folder: &Path) -> usize {
     for entry in entries {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
-        let number: u64 = name.strip_prefix("cut-").unwrap().parse().unwrap();
+        let number: u64 = name.strip_prefix("batch-").unwrap().parse().unwrap();
         let bytes = Bytes::from(std::fs::read(&path).unwrap());
         assert!(
             read_messages("ww1", &bytes) == rows(number),

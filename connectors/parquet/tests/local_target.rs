@@ -1,4 +1,4 @@
-//! A folder holds whole files only, each once, whatever happens to who writes them.
+//! A folder holds only complete files, each once, whatever happens to their writers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,19 +10,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chatledger_parquet::{Error, File, Put, Target};
+use chatledger_parquet::{EncodedFile, Error, PutResult, Target};
 use chatledger_schemas::{Classified, FaultClass};
 use support::{EVENING, files, message, read_messages};
 
-fn file(path: &str, content: &str) -> File {
-    File {
+fn file(path: &str, content: &str) -> EncodedFile {
+    EncodedFile {
         path: path.into(),
         rows: 1,
         bytes: Bytes::from(content.to_owned()),
     }
 }
 
-/// Every file below a folder, hidden ones too.
+/// Lists every file below a folder, including hidden ones.
 fn all_files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -41,20 +41,20 @@ fn all_files(folder: &Path) -> Vec<PathBuf> {
 async fn file_is_put_once_and_never_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let target = Target::open("file:archive", dir.path()).unwrap();
-    let path = "messages/corp_id=ww1/dt=2024-02-29/cut-1.parquet";
+    let path = "messages/corp_id=ww1/dt=2024-02-29/batch-1.parquet";
     let messages = [message(1, EVENING)];
     let first = files(&messages, &[]).remove(0);
     assert_eq!(first.path, path);
-    assert_eq!(target.put(first).await.unwrap(), Put::Written);
+    assert_eq!(target.put(first).await.unwrap(), PutResult::Written);
     for content in ["other", ""] {
         let put = target.put(file(path, content)).await.unwrap();
-        assert_eq!(put, Put::AlreadyThere);
+        assert_eq!(put, PutResult::AlreadyExists);
     }
     let found = dir.path().join("archive").join(path);
     assert_eq!(all_files(dir.path()), std::slice::from_ref(&found));
     let bytes = Bytes::from(fs::read(&found).unwrap());
     assert_eq!(read_messages("ww1", &bytes), messages);
-    // As any file a program makes, and not for the owner alone as temporary files are.
+    // Readable like any file, not only by the owner like temporary files.
     let plain = dir.path().join("plain");
     fs::write(&plain, "").unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -62,7 +62,7 @@ async fn file_is_put_once_and_never_replaced() {
 }
 
 #[tokio::test]
-async fn of_several_at_once_exactly_one_puts_the_file() {
+async fn of_concurrent_writers_exactly_one_writes_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let target = Arc::new(Target::open("file:.", dir.path()).unwrap());
     let puts = (0..16).map(|number| {
@@ -78,7 +78,7 @@ async fn of_several_at_once_exactly_one_puts_the_file() {
     let mut written = Vec::new();
     for put in puts.collect::<Vec<_>>() {
         let (content, put) = put.await.unwrap();
-        if put == Put::Written {
+        if put == PutResult::Written {
             written.push(content);
         }
     }
@@ -94,7 +94,7 @@ async fn of_several_at_once_exactly_one_puts_the_file() {
 }
 
 #[test]
-fn leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not() {
+fn unfinished_files_are_removed_unless_their_writer_runs() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join(".unfinished");
     fs::create_dir(&folder).unwrap();
@@ -114,7 +114,7 @@ fn leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not() {
 }
 
 #[tokio::test]
-async fn check_writes_and_leaves_nothing() {
+async fn check_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let target = Target::open("file:not/yet/there", dir.path()).unwrap();
     target.check().await.unwrap();
@@ -122,13 +122,13 @@ async fn check_writes_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn target_that_cannot_be_written_is_told_and_serves_again_when_it_can() {
+async fn unwritable_target_gives_errors_and_works_again_once_writable() {
     let dir = tempfile::tempdir().unwrap();
     let target = Target::open("file:archive", dir.path()).unwrap();
-    // Also root, which permissions do not stop, cannot write below a file.
+    // Even root cannot create a directory below a file.
     let obstacle = dir.path().join("archive");
     fs::write(&obstacle, "").unwrap();
-    let path = "messages/corp_id=ww1/dt=2024-02-29/cut-1.parquet";
+    let path = "messages/corp_id=ww1/dt=2024-02-29/batch-1.parquet";
     for error in [
         target.check().await.unwrap_err(),
         target.put(file(path, "whole")).await.unwrap_err(),
@@ -142,18 +142,21 @@ async fn target_that_cannot_be_written_is_told_and_serves_again_when_it_can() {
     }
     fs::remove_file(&obstacle).unwrap();
     target.check().await.unwrap();
-    assert_eq!(target.put(file(path, "whole")).await.unwrap(), Put::Written);
+    assert_eq!(
+        target.put(file(path, "whole")).await.unwrap(),
+        PutResult::Written
+    );
 }
 
 #[tokio::test]
-async fn note_is_the_last_one_kept_and_stands_there_whole() {
+async fn state_file_is_the_last_one_written_and_complete() {
     let dir = tempfile::tempdir().unwrap();
     let target = Target::open("file:archive", dir.path()).unwrap();
     let path = "_chatledger/lanes/chatledger.messages-00000.json";
-    assert_eq!(target.note(path).await.unwrap(), None);
-    for note in ["first", "second", ""] {
-        target.keep_note(path, note.into()).await.unwrap();
-        assert_eq!(target.note(path).await.unwrap(), Some(note.into()));
+    assert_eq!(target.read_state(path).await.unwrap(), None);
+    for state in ["first", "second", ""] {
+        target.write_state(path, state.into()).await.unwrap();
+        assert_eq!(target.read_state(path).await.unwrap(), Some(state.into()));
     }
     assert_eq!(
         all_files(dir.path()),

@@ -8,7 +8,9 @@ use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::kafka::{
     Assigned, GroupEvent, Group, Join, LogRecord, OutRecord, Topic, process,
 };
-use chatledger_kafka::{From, Member, Membership, Out, TopicSpec, Writes};
+use chatledger_kafka::{
+    Member, MemberEvent, Membership, OutgoingRecord, StartOffset, TopicSpec, WriterConfig,
+};
 use chatledger_schemas::TOPIC_SCHEMA;
 use chatledger_schemas::ledger::Link;
 use futures::FutureExt;
@@ -68,7 +70,7 @@ impl Names {
             Role::Source => (
                 Topic::Cursor,
                 Some("source".to_owned()),
-                From::Beginning,
+                StartOffset::Beginning,
                 Some((
                     "source".to_owned(),
                     vec![Topic::Raw, Topic::Cursor, Topic::Ledger],
@@ -77,12 +79,17 @@ impl Names {
             Role::Directory => {
                 let id = "directory".to_owned();
                 let writes = (id.clone(), vec![Topic::Directory]);
-                (Topic::Directory, Some(id), From::Beginning, Some(writes))
+                (
+                    Topic::Directory,
+                    Some(id),
+                    StartOffset::Beginning,
+                    Some(writes),
+                )
             }
             Role::Process => (
                 Topic::Raw,
                 Some("process".to_owned()),
-                From::BeforeCommitted(process::WINDOW as u64),
+                StartOffset::BeforeCommitted(process::WINDOW as u64),
                 Some((
                     format!("process.{}", self.instance),
                     vec![
@@ -97,15 +104,20 @@ impl Names {
             ),
             Role::Sink(sink, topic) => {
                 let group = format!("sink.{sink}.{}", topic.name());
-                (*topic, Some(group), From::BeforeCommitted(0), None)
+                (*topic, Some(group), StartOffset::BeforeCommitted(0), None)
             }
-            Role::Follower => (Topic::Directory, None, From::Beginning, None),
-            Role::Marks => (Topic::Marks, None, From::Beginning, None),
-            Role::Ledger => (Topic::Ledger, None, From::Beginning, None),
-            Role::DeadLetters => (Topic::DeadLetter, None, From::Beginning, None),
+            Role::Follower => (Topic::Directory, None, StartOffset::Beginning, None),
+            Role::Marks => (Topic::Marks, None, StartOffset::Beginning, None),
+            Role::Ledger => (Topic::Ledger, None, StartOffset::Beginning, None),
+            Role::DeadLetters => (Topic::DeadLetter, None, StartOffset::Beginning, None),
             Role::Replays => {
                 let writes = ("dlq".to_owned(), vec![Topic::Raw, Topic::DeadLetter]);
-                (Topic::DeadLetter, None, From::Beginning, Some(writes))
+                (
+                    Topic::DeadLetter,
+                    None,
+                    StartOffset::Beginning,
+                    Some(writes),
+                )
             }
         };
         let membership = Arc::new(Membership {
@@ -113,8 +125,8 @@ impl Names {
             topic: self.topic(topic),
             group: group.map(|group| format!("{prefix}.{group}")),
             instance: format!("{prefix}.{}", self.instance),
-            from,
-            writes: writes.map(|(id, topics)| Writes {
+            start: from,
+            writer: writes.map(|(id, topics)| WriterConfig {
                 transactional_id: format!("{prefix}.{id}"),
                 topics: topics.into_iter().map(|topic| self.topic(topic)).collect(),
             }),
@@ -140,7 +152,7 @@ impl Names {
                 let names = names.clone();
                 async move {
                     let topic = names.topic(Topic::DeadLetter);
-                    chatledger_kafka::settled(&names.brokers, &topic)
+                    chatledger_kafka::wait_for_open_transactions(&names.brokers, &topic)
                         .await
                         .map_err(Fault::new)
                 }
@@ -201,7 +213,7 @@ struct Log {
 impl Group for Log {
     fn next(&self, wait: Duration) -> BoxFuture<'_, Result<GroupEvent, Fault>> {
         async move {
-            use chatledger_kafka::Event as E;
+            use MemberEvent as E;
             Ok(match self.member.next(wait).await.map_err(Fault::new)? {
                 E::Assigned(taken) => GroupEvent::Assigned(
                     taken
@@ -273,7 +285,7 @@ impl Group for Log {
         consumed: &'a [(i32, u64)],
     ) -> BoxFuture<'a, Result<(), Fault>> {
         async move {
-            let out: Vec<Out> = records
+            let out: Vec<OutgoingRecord> = records
                 .into_iter()
                 .map(|record| {
                     let retry = record.retry.as_ref().map(serde_json::to_string);
@@ -286,7 +298,7 @@ impl Group for Log {
                     if let Some(retry) = retry.transpose().map_err(Fault::local)? {
                         headers.push(("retry", retry));
                     }
-                    Ok(Out {
+                    Ok(OutgoingRecord {
                         topic: self.names.topic(record.topic),
                         key: record.key,
                         value: record.value,

@@ -79,16 +79,16 @@ async fn kafka_with_tls_and_a_login_is_drained_over_and_refuses_what_does_not_fi
 
     private(&password, WRONG);
     let ended = tenant.ended("run", &["--drain"]).await.unwrap();
-    assert_turned_away(&ended, &["turn this client away", "uthentication"]);
+    assert_turned_away(&ended, &["reject this client", "uthentication"]);
     let ended = tenant.ended("check", &["--connect"]).await.unwrap();
-    assert_turned_away(&ended, &["turn this client away", "uthentication"]);
+    assert_turned_away(&ended, &["reject this client", "uthentication"]);
 
     private(&password, PASSWORD);
     let others = Janitor::get().unwrap().folder("other-authority").unwrap();
     let others = Certificates::make(&others).unwrap();
     fs::copy(&others.authority, &ca).unwrap();
     let ended = tenant.ended("run", &["--drain"]).await.unwrap();
-    assert_turned_away(&ended, &["turn this client away", "certificate"]);
+    assert_turned_away(&ended, &["reject this client", "certificate"]);
 
     // A password in the configuration itself is taken, with a warning that names the key alone.
     fs::copy(&certificates.authority, &ca).unwrap();

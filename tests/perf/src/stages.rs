@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use chatledger_clickhouse::ClickHouse;
+use chatledger_clickhouse::tables::{Messages, Violations};
 use chatledger_crypto::{KeyRing, Opener};
 use chatledger_decode::decode;
-use chatledger_parquet::{Open, Target, Tz, Zones};
+use chatledger_parquet::{BatchEncoder, Target, Tz, Zones};
 use chatledger_rules::{RuleSet, Source, compile};
 use chatledger_schemas::{Message, Violation};
 use serde::Serialize;
@@ -83,7 +84,7 @@ pub async fn measure(
         tenant.corp_id.clone(),
         Tz::Asia__Shanghai,
     )]));
-    let mut open_files = Open::new(zones);
+    let mut open_files = BatchEncoder::new(zones);
 
     let [
         mut pulling,
@@ -179,8 +180,8 @@ struct Rows {
 impl Rows {
     async fn insert(&mut self, tables: &ClickHouse, last: u64) -> Result<()> {
         let token = format!("stages-{last}");
-        tables.insert_messages(&token, &self.messages).await?;
-        tables.insert_violations(&token, &self.violations).await?;
+        tables.insert(Messages, &token, &self.messages).await?;
+        tables.insert(Violations, &token, &self.violations).await?;
         self.messages.clear();
         self.violations.clear();
         Ok(())

@@ -1,9 +1,9 @@
-//! A real ClickHouse engine in a process of its own, and rows to give it.
+//! A real ClickHouse engine in a process of its own, and rows to insert.
 
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test program uses a part of it"
+    reason = "each test program uses only a part"
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -63,23 +63,20 @@ impl Engine {
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut url)
             .unwrap();
-        assert!(
-            !url.is_empty(),
-            "the engine does not start; stderr says why"
-        );
+        assert!(!url.is_empty(), "the engine did not start; see stderr");
         Self {
             child,
             url: url.trim().to_owned(),
         }
     }
 
-    /// Ends the process at once, as a crash would.
+    /// Kills the process, as a crash would.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Stops the process in order.
+    /// Stops the process and waits until it has shut down.
     pub fn stop(mut self) {
         drop(self.child.stdin.take());
         assert!(self.child.wait().unwrap().success());
@@ -117,7 +114,7 @@ pub fn options_of(url: &str, user: &str, password: &str) -> Options {
     }
 }
 
-/// The engine that the tests of a program share. It ends with the program, when its stdin does.
+/// The engine that the tests of a program share. It ends with the program, when its stdin closes.
 pub fn shared() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| Engine::start_with(None, &[]))
@@ -165,7 +162,7 @@ pub fn message(seq: u64, msgtime: i64) -> Message {
     }
 }
 
-/// Messages over `months` months, one after the other month.
+/// Messages spread over `months` months in turn.
 pub fn messages(count: u64, months: i64) -> Vec<Message> {
     (1..=count)
         .map(|seq| message(seq, NOON + (seq as i64 % months) * MONTH))
@@ -192,15 +189,16 @@ pub fn violation(message: &Message) -> Violation {
     }
 }
 
-/// A line between client and engine that can be cut. It lives as long as the test's runtime.
+/// A proxy between client and engine that can cut connections. It lives as long as the test's runtime.
 pub struct Proxy {
     pub url: String,
-    line: Arc<Line>,
+    faults: Arc<ProxyFaults>,
 }
 
-struct Line {
-    /// Bytes that may still go to the engine.
-    requests: AtomicU64,
+struct ProxyFaults {
+    /// Bytes that are still forwarded to the engine.
+    request_bytes: AtomicU64,
+    /// Whether answers are forwarded.
     answers: AtomicBool,
 }
 
@@ -209,56 +207,57 @@ impl Proxy {
         let target = url.strip_prefix("http://").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let line = Arc::new(Line {
-            requests: AtomicU64::new(u64::MAX),
+        let faults = Arc::new(ProxyFaults {
+            request_bytes: AtomicU64::new(u64::MAX),
             answers: AtomicBool::new(true),
         });
-        let of_connections = Arc::clone(&line);
+        let shared_faults = Arc::clone(&faults);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let line = Arc::clone(&of_connections);
+                let faults = Arc::clone(&shared_faults);
                 let server = TcpStream::connect(&target).await.unwrap();
-                tokio::spawn(forward(line, client, server));
+                tokio::spawn(forward(faults, client, server));
             }
         });
-        Self { url, line }
+        Self { url, faults }
     }
 
-    /// Closes connections when this many more bytes have gone to the engine.
+    /// Closes connections after this many more bytes have been forwarded to the engine.
     pub fn cut_request_after(&self, bytes: u64) {
-        self.line.requests.store(bytes, Ordering::SeqCst);
+        self.faults.request_bytes.store(bytes, Ordering::SeqCst);
     }
 
-    /// Closes connections instead of passing an answer on.
+    /// Closes connections instead of forwarding an answer.
     pub fn cut_answers(&self) {
-        self.line.answers.store(false, Ordering::SeqCst);
+        self.faults.answers.store(false, Ordering::SeqCst);
     }
 
-    pub fn mend(&self) {
-        self.line.requests.store(u64::MAX, Ordering::SeqCst);
-        self.line.answers.store(true, Ordering::SeqCst);
+    /// Forwards everything again.
+    pub fn restore(&self) {
+        self.faults.request_bytes.store(u64::MAX, Ordering::SeqCst);
+        self.faults.answers.store(true, Ordering::SeqCst);
     }
 }
 
-/// Passes bytes on until one side ends or the line is cut, which ends both.
-async fn forward(line: Arc<Line>, mut client: TcpStream, mut server: TcpStream) {
+/// Forwards bytes until one side closes or the proxy cuts the connection; then closes both.
+async fn forward(faults: Arc<ProxyFaults>, mut client: TcpStream, mut server: TcpStream) {
     let (mut from_client, mut from_server) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     loop {
         tokio::select! {
             read = client.read(&mut from_client) => {
                 let Ok(count @ 1..) = read else { return };
-                let left = line.requests.load(Ordering::SeqCst);
+                let left = faults.request_bytes.load(Ordering::SeqCst);
                 let passed = (count as u64).min(left) as usize;
                 if server.write_all(&from_client[..passed]).await.is_err() || passed < count {
                     return;
                 }
                 if left < u64::MAX {
-                    line.requests.store(left - passed as u64, Ordering::SeqCst);
+                    faults.request_bytes.store(left - passed as u64, Ordering::SeqCst);
                 }
             }
             read = server.read(&mut from_server) => {
                 let Ok(count @ 1..) = read else { return };
-                if !line.answers.load(Ordering::SeqCst)
+                if !faults.answers.load(Ordering::SeqCst)
                     || client.write_all(&from_server[..count]).await.is_err()
                 {
                     return;

@@ -1,13 +1,12 @@
-//! The functions of libchdb that are used, with the types `chdb.h` gives them.
+//! The functions of libchdb that are used, with their types from `chdb.h`.
 //!
-//! Guarantees: what is loaded under a name has the type declared beside the name, because both
-//! stand in one line.
+//! Guarantees: a function has the type declared for its name, because both are in one line.
 //!
-//! Deliberately not here: the header's deprecated half, Arrow, backups.
+//! Not here: deprecated functions of the header, Arrow, backups.
 
 use std::ffi::{c_char, c_int, c_void};
 
-/// `chdb_connection *`: the handle, and the box it lies in.
+/// `chdb_connection *`: a pointer to the handle.
 pub(super) type ConnectionHandle = *mut *mut c_void;
 /// `chdb_result *`.
 pub(super) type ResultHandle = *mut c_void;
@@ -16,15 +15,14 @@ pub(super) type InsertHandle = *mut c_void;
 
 /// `chdb_query_analysis_v1`.
 #[repr(C)]
-pub(super) struct Analysis {
+pub(super) struct QueryAnalysis {
     pub(super) struct_size: u32,
     pub(super) statement_count: u32,
     pub(super) flags: u32,
     pub(super) query_class: u32,
 }
 
-/// Declares the table of functions and its loader in one place, so that a name and its type
-/// cannot drift apart.
+/// Declares the table of functions and its loader together, so that names and types stay consistent.
 macro_rules! functions {
     ($($name:ident: fn($($argument:ty),*) $(-> $output:ty)?;)*) => {
         /// The library's functions, by their names without `chdb_`.
@@ -33,7 +31,7 @@ macro_rules! functions {
         }
 
         impl Functions {
-            /// Looks all of them up.
+            /// Loads all functions.
             pub(super) fn load(library: &libloading::Library) -> Result<Self, libloading::Error> {
                 Ok(Self {
                     $(
@@ -75,7 +73,7 @@ functions! {
     result_storage_bytes_read: fn(ResultHandle) -> u64;
     result_rows_written: fn(ResultHandle) -> u64;
     result_bytes_written: fn(ResultHandle) -> u64;
-    classify_query_n: fn(*mut c_void, *const c_char, usize, *const c_char, usize, *mut Analysis) -> c_int;
+    classify_query_n: fn(*mut c_void, *const c_char, usize, *const c_char, usize, *mut QueryAnalysis) -> c_int;
     set_signal_handlers_enabled: fn(c_int);
     shutdown: fn() -> c_int;
 }

@@ -1,5 +1,5 @@
-//! What clients see: types, formats, bound values, errors, compression, both ways of naming a
-//! database, as they would with a server.
+//! Behaviour towards clients, as of a real server: types, formats, bound values, errors, compression,
+//! both ways to select a database.
 
 use crate::support::{Answer, Server, http};
 use clickhouse::Row;
@@ -115,7 +115,7 @@ async fn bound_values_reach_the_statement_from_url_form_and_crate() {
         .await
         .unwrap();
     assert_eq!(text, "中文 'x' \n\t");
-    // Nothing is left of them for the next request.
+    // They are not visible to the next request.
     assert_eq!(server.post("", "SELECT {a:UInt8}").await.code(), 456);
 }
 
@@ -208,7 +208,7 @@ async fn errors_carry_code_status_and_text() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Through the crate, the text is the error.
+    // In the crate, the text is the error.
     let error = server
         .client()
         .query("SELECT * FROM nowhere")
@@ -219,7 +219,7 @@ async fn errors_carry_code_status_and_text() {
 }
 
 #[tokio::test]
-async fn get_reads_and_does_not_write() {
+async fn get_requests_read_and_do_not_write() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let get = |query: &'static str| {
@@ -244,7 +244,7 @@ async fn get_reads_and_does_not_write() {
 }
 
 #[tokio::test]
-async fn answers_name_format_query_and_numbers() {
+async fn responses_contain_format_query_id_and_summary() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let answer = server
@@ -272,7 +272,7 @@ async fn answers_name_format_query_and_numbers() {
 }
 
 #[tokio::test]
-async fn long_answers_are_the_same_bytes_in_pieces_and_whole() {
+async fn long_results_are_the_same_bytes_in_chunks_and_complete() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let sql = "SELECT number, toString(number) AS s, [number] AS a FROM numbers(300000)";
@@ -291,7 +291,7 @@ async fn long_answers_are_the_same_bytes_in_pieces_and_whole() {
         assert!(pieces.headers.get("content-length").is_none(), "{format}");
         assert!(whole.headers.get("content-length").is_some(), "{format}");
         assert!(whole.body.len() > 2_000_000, "{format}");
-        // Native is cut in blocks, and the blocks may differ; its length does too.
+        // Native consists of blocks, which may differ, and so may its length.
         if format != "Native" {
             assert_eq!(pieces.body, whole.body, "{format}");
         }
@@ -302,7 +302,7 @@ async fn long_answers_are_the_same_bytes_in_pieces_and_whole() {
 }
 
 #[tokio::test]
-async fn errors_in_the_middle_of_an_answer_are_told_and_the_answer_is_cut() {
+async fn errors_in_the_middle_of_a_response_are_reported_and_the_response_is_cut() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let sql = "SELECT number, throwIf(number = 4000000, 'too far') FROM numbers(10000000)";
@@ -310,7 +310,7 @@ async fn errors_in_the_middle_of_an_answer_are_told_and_the_answer_is_cut() {
     let error = loop {
         match rows.next().await {
             Ok(Some(_)) => {}
-            Ok(None) => panic!("the answer looks whole"),
+            Ok(None) => panic!("the response looks complete"),
             Err(error) => break error,
         }
     };
@@ -358,7 +358,7 @@ async fn native_for_newer_clients_carries_the_same_columns() {
 }
 
 #[tokio::test]
-async fn compressed_bodies_are_inserted_and_broken_ones_are_not() {
+async fn compressed_bodies_are_inserted_and_damaged_ones_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     server
@@ -378,13 +378,13 @@ async fn compressed_bodies_are_inserted_and_broken_ones_are_not() {
                 .body(body),
         )
     };
-    let cut = send(packed[..packed.len() / 2].to_vec()).await;
-    assert_eq!(cut.status, 400, "{}", cut.text());
+    let truncated = send(packed[..packed.len() / 2].to_vec()).await;
+    assert_eq!(truncated.status, 400, "{}", truncated.text());
     assert_eq!(server.sql("SELECT count() FROM default.t").await, "0\n");
-    let whole = send(packed).await;
-    assert_eq!(whole.status, 200, "{}", whole.text());
+    let complete = send(packed).await;
+    assert_eq!(complete.status, 200, "{}", complete.text());
     let summary: serde_json::Value =
-        serde_json::from_str(whole.header("x-clickhouse-summary")).unwrap();
+        serde_json::from_str(complete.header("x-clickhouse-summary")).unwrap();
     assert_eq!(summary["written_rows"], "1000");
     assert_eq!(
         server.sql("SELECT count(), sum(a) FROM default.t").await,
@@ -393,7 +393,7 @@ async fn compressed_bodies_are_inserted_and_broken_ones_are_not() {
 }
 
 #[tokio::test]
-async fn inserts_take_their_data_from_the_text_the_body_or_both() {
+async fn inserts_read_their_data_from_text_body_or_both() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     server

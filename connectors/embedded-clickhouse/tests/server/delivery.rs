@@ -1,4 +1,4 @@
-//! What the pipeline's exactly-once rests on: tokens, whole bodies, acknowledged rows.
+//! The basis of the pipeline's exactly-once delivery: tokens, complete bodies, acknowledged rows.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ async fn start(dir: &Path) -> Server {
     server
 }
 
-/// Inserts in pieces of `piece` bytes. False when the server went away before it answered.
+/// Inserts in chunks of `piece` bytes. Returns false if the server died before it answered.
 async fn insert(server: &Server, token: &str, body: Vec<u8>, piece: usize) -> bool {
     let pieces: Vec<_> = body
         .chunks(piece)
@@ -55,22 +55,22 @@ async fn insert(server: &Server, token: &str, body: Vec<u8>, piece: usize) -> bo
 }
 
 #[tokio::test]
-async fn repeated_insert_is_a_no_op_across_partitions_and_restarts() {
+async fn repeated_insert_changes_nothing_across_partitions_and_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;
-    assert!(insert(&server, "cut 1", rows(0, 3000), 10_000).await);
-    assert!(insert(&server, "cut 1", rows(0, 3000), 777).await);
+    assert!(insert(&server, "batch 1", rows(0, 3000), 10_000).await);
+    assert!(insert(&server, "batch 1", rows(0, 3000), 777).await);
     assert_eq!(server.sql(COUNT).await, "3000\t3000\n");
     server.stop();
     let server = start(dir.path()).await;
-    assert!(insert(&server, "cut 1", rows(0, 3000), 5_000).await);
+    assert!(insert(&server, "batch 1", rows(0, 3000), 5_000).await);
     assert_eq!(server.sql(COUNT).await, "3000\t3000\n");
     server.kill();
     let server = start(dir.path()).await;
-    assert!(insert(&server, "cut 1", rows(0, 3000), 5_000).await);
+    assert!(insert(&server, "batch 1", rows(0, 3000), 5_000).await);
     assert_eq!(server.sql(COUNT).await, "3000\t3000\n");
     // The token decides, not the rows.
-    assert!(insert(&server, "cut 2", rows(0, 3000), 5_000).await);
+    assert!(insert(&server, "batch 2", rows(0, 3000), 5_000).await);
     assert_eq!(server.sql(COUNT).await, "6000\t3000\n");
     assert_eq!(
         server.sql("SELECT count() FROM default.t FINAL").await,
@@ -88,7 +88,7 @@ async fn big_insert_is_one_part_in_each_partition() {
     // 22 bytes a row: the body is 4.4 MB and spans many reads, sends and spool pieces.
     assert!(insert(&server, "big", rows(0, 200_000), 1 << 20).await);
     assert_eq!(server.sql(parts).await, "3\t3\n");
-    // Beyond what stays in memory: through the spool file.
+    // Larger than the memory limit: through the spool file.
     assert!(insert(&server, "bigger", rows(200_000, 500_000), 3_333_333).await);
     assert_eq!(server.sql(parts).await, "6\t3\n");
     assert!(insert(&server, "bigger", rows(200_000, 500_000), 100_000).await);
@@ -96,7 +96,7 @@ async fn big_insert_is_one_part_in_each_partition() {
 }
 
 #[tokio::test]
-async fn cut_body_inserts_nothing() {
+async fn incomplete_body_inserts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;
     let path = "/?query=INSERT+INTO+default.t+FORMAT+RowBinary&insert_deduplication_token=x";
@@ -105,19 +105,19 @@ async fn cut_body_inserts_nothing() {
     let half = &body[..22 * 500];
     let mut with_length = format!("{head}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
     with_length.extend_from_slice(half);
-    // Whole chunks, whole rows, but no last chunk.
+    // Complete chunks and rows, but no last chunk.
     let mut chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n").into_bytes();
     for _ in 0..2 {
         chunked.extend_from_slice(format!("{:x}\r\n", half.len()).as_bytes());
         chunked.extend_from_slice(half);
         chunked.extend_from_slice(b"\r\n");
     }
-    for cut in [with_length, chunked] {
-        let answer = server.send_raw(&cut);
+    for incomplete in [with_length, chunked] {
+        let answer = server.send_raw(&incomplete);
         assert!(!answer.starts_with(b"HTTP/1.1 200"));
         assert_eq!(server.sql(COUNT).await, "0\t0\n");
     }
-    // A row cut in the middle is an error, and nothing of the rest is there.
+    // An incomplete row is an error, and no other row is stored.
     let answer = server
         .post(
             "query=INSERT+INTO+default.t+FORMAT+RowBinary",
@@ -131,7 +131,7 @@ async fn cut_body_inserts_nothing() {
         answer.text()
     );
     assert_eq!(server.sql(COUNT).await, "0\t0\n");
-    // And the token is not used up.
+    // The token has not been used.
     assert!(insert(&server, "x", body, 1000).await);
     assert_eq!(server.sql(COUNT).await, "1000\t1000\n");
 }
@@ -156,12 +156,12 @@ async fn acknowledged_rows_survive_a_kill_right_after() {
 }
 
 #[tokio::test]
-async fn token_noted_without_its_rows_does_not_swallow_the_repeat() {
+async fn token_recorded_without_its_rows_does_not_suppress_the_repeat() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;
     server.sql("SYSTEM STOP MERGES default.t").await;
-    for cut in 0..3 {
-        assert!(insert(&server, &cut.to_string(), rows(cut * 300, 300), 1000).await);
+    for batch in 0..3 {
+        assert!(insert(&server, &batch.to_string(), rows(batch * 300, 300), 1000).await);
     }
     let part = server
         .sql(
@@ -170,29 +170,29 @@ async fn token_noted_without_its_rows_does_not_swallow_the_repeat() {
         )
         .await;
     server.kill();
-    // As if the kill had come after the note and before the part got its name.
+    // As if the process had been killed after the record was written and before the part was renamed.
     std::fs::remove_dir_all(part.trim_end()).unwrap();
     let server = start(dir.path()).await;
     assert_eq!(server.sql(COUNT).await, "800\t800\n");
-    for cut in 0..3 {
-        assert!(insert(&server, &cut.to_string(), rows(cut * 300, 300), 1000).await);
+    for batch in 0..3 {
+        assert!(insert(&server, &batch.to_string(), rows(batch * 300, 300), 1000).await);
     }
     assert_eq!(server.sql(COUNT).await, "900\t900\n");
 }
 
 #[tokio::test]
-async fn kills_at_any_moment_lose_and_double_nothing() {
-    const CUTS: u64 = 60;
+async fn kills_at_any_moment_lose_and_duplicate_no_row() {
+    const BATCHES: u64 = 60;
     const ROWS: u64 = 300;
     let dir = tempfile::tempdir().unwrap();
     let mut server = start(dir.path()).await;
     let mut kills = 0;
-    for cut in 0..CUTS {
+    for batch in 0..BATCHES {
         // Every third insert is killed a little later than the one before.
-        if cut % 3 == 0 {
+        if batch % 3 == 0 {
             let id = server.id().to_string();
-            // The delay is the fault's moment, not a wait for anything.
-            let delay = std::time::Duration::from_micros(400 * cut);
+            // The delay determines when the process is killed; it does not wait for anything.
+            let delay = std::time::Duration::from_micros(400 * batch);
             let killer = tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
                 tokio::process::Command::new("kill")
@@ -200,15 +200,29 @@ async fn kills_at_any_moment_lose_and_double_nothing() {
                     .status()
                     .await
             });
-            insert(&server, &format!("cut {cut}"), rows(cut * ROWS, ROWS), 2000).await;
+            insert(
+                &server,
+                &format!("batch {batch}"),
+                rows(batch * ROWS, ROWS),
+                2000,
+            )
+            .await;
             killer.await.unwrap().unwrap();
             assert!(!server.wait().success());
             kills += 1;
             server = start(dir.path()).await;
         }
-        assert!(insert(&server, &format!("cut {cut}"), rows(cut * ROWS, ROWS), 2000).await);
+        assert!(
+            insert(
+                &server,
+                &format!("batch {batch}"),
+                rows(batch * ROWS, ROWS),
+                2000
+            )
+            .await
+        );
     }
     assert_eq!(kills, 20);
-    let expected = CUTS * ROWS;
+    let expected = BATCHES * ROWS;
     assert_eq!(server.sql(COUNT).await, format!("{expected}\t{expected}\n"));
 }

@@ -1,17 +1,17 @@
-//! Requests side by side: what one sets or does is nothing to another.
+//! Concurrent requests do not affect each other.
 
 use std::time::Instant;
 
 use crate::support::{Answer, DEADLINE, Server, http};
 
-/// Runs until it is ended.
+/// A statement that runs until it is ended.
 const ENDLESS: &str = "SELECT count() FROM numbers(1e15) WHERE sipHash64(number) = 1";
 
 const RUNNING: &str = "SELECT count() FROM system.processes WHERE query LIKE '%1e15%' \
     AND query NOT LIKE '%processes%'";
 
 #[tokio::test]
-async fn slow_statements_do_not_hold_up_quick_ones() {
+async fn slow_statements_do_not_delay_quick_ones() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let slow = {
@@ -42,7 +42,7 @@ async fn slow_statements_do_not_hold_up_quick_ones() {
 }
 
 #[tokio::test]
-async fn reading_statements_end_when_their_client_goes_away() {
+async fn reading_statements_end_when_their_client_disconnects() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     for sql in [
@@ -93,11 +93,11 @@ async fn settings_databases_and_temporary_tables_do_not_leak() {
 }
 
 #[tokio::test]
-async fn sessions_keep_what_is_set_in_them_and_nothing_else() {
+async fn sessions_keep_only_what_is_set_in_them() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     server.sql("CREATE DATABASE d").await;
-    let ask = async |query: &str, sql: &'static str| {
+    let request = async |query: &str, sql: &'static str| {
         let answer = server.post(&format!("session_id=s&{query}"), sql).await;
         assert_eq!(answer.status, 200, "{sql}: {}", answer.text());
         answer.text()
@@ -105,18 +105,18 @@ async fn sessions_keep_what_is_set_in_them_and_nothing_else() {
     let probe =
         "SELECT getSetting('max_block_size'), getSetting('max_threads') > 0, currentDatabase()";
     let plain = server.sql(probe).await;
-    ask("", "SET max_block_size = 77").await;
-    ask("", "CREATE TEMPORARY TABLE mine (a UInt8)").await;
-    ask("", "INSERT INTO mine VALUES (5)").await;
-    assert_eq!(ask("", "SELECT a FROM mine").await, "5\n");
-    // What the URL sets is for one request, in a session too.
+    request("", "SET max_block_size = 77").await;
+    request("", "CREATE TEMPORARY TABLE mine (a UInt8)").await;
+    request("", "INSERT INTO mine VALUES (5)").await;
+    assert_eq!(request("", "SELECT a FROM mine").await, "5\n");
+    // Parameters of the URL apply to one request, also in a session.
     assert_eq!(
-        ask("max_block_size=88&max_threads=1&database=d", probe).await,
+        request("max_block_size=88&max_threads=1&database=d", probe).await,
         "88\t1\td\n"
     );
-    assert_eq!(ask("", probe).await, "77\t1\tdefault\n");
+    assert_eq!(request("", probe).await, "77\t1\tdefault\n");
     assert_eq!(server.sql(probe).await, plain);
-    // A failed request leaves the session as it was.
+    // A failed request does not change the session.
     assert_eq!(
         server
             .post("session_id=s&max_block_size=9&database=d", "SELECT x")
@@ -131,8 +131,8 @@ async fn sessions_keep_what_is_set_in_them_and_nothing_else() {
             .code(),
         115
     );
-    assert_eq!(ask("", probe).await, "77\t1\tdefault\n");
-    ask("close_session=1", "SELECT 1").await;
+    assert_eq!(request("", probe).await, "77\t1\tdefault\n");
+    request("close_session=1", "SELECT 1").await;
     assert_eq!(
         server
             .post("session_id=s&session_check=1", "SELECT 1")
@@ -143,7 +143,7 @@ async fn sessions_keep_what_is_set_in_them_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_session_serves_one_request_at_a_time_and_expires() {
+async fn session_serves_one_request_at_a_time_and_expires() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let slow = {
@@ -153,7 +153,7 @@ async fn a_session_serves_one_request_at_a_time_and_expires() {
     server.wait_for(RUNNING, |running| running == "1").await;
     assert_eq!(server.post("session_id=s", "SELECT 1").await.code(), 373);
     slow.abort();
-    // Ended with its client, the session is free; then its time is over at once.
+    // When its client has disconnected, the session becomes free; then it expires at once.
     let end = Instant::now() + DEADLINE;
     let again = "session_id=s&session_check=1&session_timeout=0";
     while server.post(again, "SELECT 1").await.code() == 373 {

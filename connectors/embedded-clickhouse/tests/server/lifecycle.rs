@@ -1,4 +1,4 @@
-//! Starting, stopping, keeping data, and who may come in.
+//! Start, stop, durability of data, and access.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -35,7 +35,7 @@ async fn data_is_kept_across_restarts_and_crashes() {
 }
 
 #[tokio::test]
-async fn terminating_while_a_statement_runs_ends_clean_and_soon() {
+async fn termination_during_a_statement_is_clean_and_quick() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let url = server.url.clone();
@@ -45,17 +45,17 @@ async fn terminating_while_a_statement_runs_ends_clean_and_soon() {
     });
     let running = "SELECT count() FROM system.processes";
     server.wait_for(running, |running| running == "2").await;
-    let asked = Instant::now();
+    let requested = Instant::now();
     server.terminate();
-    // Its client learns that it was ended; it does not just lose the connection.
+    // The client gets an exception instead of a lost connection.
     let answer = slow.await.unwrap();
     assert_eq!(answer.code(), 394, "{}", answer.text());
     assert!(server.wait().success());
-    assert!(asked.elapsed() < DEADLINE);
+    assert!(requested.elapsed() < DEADLINE);
 }
 
 #[tokio::test]
-async fn terminating_lets_running_inserts_end() {
+async fn termination_lets_running_inserts_finish() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     server
@@ -80,7 +80,7 @@ async fn terminating_lets_running_inserts_end() {
 }
 
 #[tokio::test]
-async fn one_process_at_a_time_has_a_data_directory() {
+async fn one_process_at_a_time_uses_a_data_directory() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let second = serve_command(dir.path(), ANY_PORT)
@@ -88,17 +88,20 @@ async fn one_process_at_a_time_has_a_data_directory() {
         .output()
         .unwrap();
     assert!(!second.status.success());
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert!(said.contains("in use by another process"), "{said}");
-    assert!(said.contains(&format!("process {}", server.id())), "{said}");
+    let output = String::from_utf8_lossy(&second.stderr);
+    assert!(output.contains("in use by another process"), "{output}");
+    assert!(
+        output.contains(&format!("process {}", server.id())),
+        "{output}"
+    );
     assert_eq!(server.sql("SELECT 1").await, "1\n");
-    // A crash leaves no lock behind.
+    // A crash releases the lock.
     server.kill();
     Server::start(dir.path()).stop();
 }
 
 #[tokio::test]
-async fn credentials_are_asked_for_in_every_way_clients_send_them() {
+async fn credentials_are_accepted_in_every_form_clients_send() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--user", "reader", "--password", "pa:ss"]);
     let url = &server.url;
@@ -127,7 +130,7 @@ async fn credentials_are_asked_for_in_every_way_clients_send_them() {
     }
     let client = server.client().with_user("reader").with_password("pa:ss");
     assert_eq!(client.query("SELECT 1").fetch_one::<u8>().await.unwrap(), 1);
-    // A health check needs none.
+    // A health check needs no credentials.
     assert_eq!(
         Answer::of(http().get(format!("{url}/ping"))).await.status,
         200
@@ -153,7 +156,7 @@ async fn web_pages_of_other_sites_are_refused() {
 }
 
 #[tokio::test]
-async fn what_cannot_start_says_why() {
+async fn failed_start_reports_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let not_a_library = dir.path().join("text");
     std::fs::write(&not_a_library, "text").unwrap();
@@ -179,13 +182,16 @@ async fn what_cannot_start_says_why() {
             .stderr(Stdio::piped())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains(reason), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && stderr.contains(reason),
+            "{stderr}"
+        );
     }
 }
 
 #[tokio::test]
-async fn no_log_tables_appear_and_memory_is_bounded() {
+async fn no_log_tables_are_created_and_memory_is_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--max-memory-bytes", "1073741824"]);
     server.sql("SELECT 1").await;
@@ -203,7 +209,7 @@ async fn no_log_tables_appear_and_memory_is_bounded() {
 }
 
 #[tokio::test]
-async fn requests_beyond_any_bound_are_refused_and_the_server_goes_on() {
+async fn requests_beyond_limits_are_refused_and_the_server_continues() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let status = |head: String| {

@@ -1,6 +1,6 @@
 //! The server as its clients see it: real processes, the real engine, the real `clickhouse` crate.
 //!
-//! Needs libchdb (`deploy/local/fetch-libchdb`); without it every test fails and says so.
+//! Needs libchdb (`deploy/local/fetch-libchdb`); without it every test fails with that message.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,4 @@
-//! `clickhouse-connect`, the client analysts use from Python.
+//! `clickhouse-connect`, ClickHouse's Python client.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::serve_binary;
 
 #[test]
-fn clickhouse_connect_works_as_against_a_server() {
+fn clickhouse_connect_works_as_with_a_real_server() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clickhouse-connect");
     let output = Command::new(script).arg(serve_binary()).output().unwrap();
     assert!(

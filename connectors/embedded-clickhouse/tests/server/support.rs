@@ -1,4 +1,4 @@
-//! A server of its own for each test: the example `serve` in a process that can be killed.
+//! A server for each test: the example `serve` in a process that can be killed.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use chatledger_embedded_clickhouse::find_library;
 
-/// How long anything may take before a test gives up. Generous: a loaded machine is slow.
+/// Deadline of every wait in a test. Long, because a loaded machine is slow.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Loopback, any free port.
@@ -58,7 +58,7 @@ impl Server {
         Self::start_with(data_dir, &[])
     }
 
-    /// The same with further arguments.
+    /// Starts with further arguments.
     pub(crate) fn start_with(data_dir: &Path, arguments: &[&str]) -> Self {
         let mut child = serve_command(data_dir, ANY_PORT)
             .args(arguments)
@@ -75,7 +75,7 @@ impl Server {
         });
         let address: SocketAddr = address
             .recv_timeout(DEADLINE)
-            .expect("the server says where it listens")
+            .expect("the server reports its address")
             .parse()
             .unwrap();
         Self {
@@ -89,13 +89,13 @@ impl Server {
         self.child.id()
     }
 
-    /// Ends the process at once, as a crash would.
+    /// Kills the process, as a crash would.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Asks the process to stop.
+    /// Sends SIGTERM to the process.
     pub(crate) fn terminate(&self) {
         let sent = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
@@ -104,7 +104,7 @@ impl Server {
         assert!(sent.success());
     }
 
-    /// Waits for the process's own end.
+    /// Waits until the process exits.
     pub(crate) fn wait(mut self) -> ExitStatus {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -116,7 +116,7 @@ impl Server {
         }
     }
 
-    /// Stops the process in order.
+    /// Stops the process cleanly.
     pub(crate) fn stop(self) {
         self.terminate();
         assert!(self.wait().success());
@@ -126,20 +126,20 @@ impl Server {
         clickhouse::Client::default().with_url(&self.url)
     }
 
-    /// Sends `body` to `/?<query>` and gives the answer.
+    /// Sends `body` to `/?<query>` and returns the response.
     pub(crate) async fn post(&self, query: &str, body: impl Into<reqwest::Body>) -> Answer {
         let request = http().post(format!("{}/?{query}", self.url)).body(body);
         Answer::of(request).await
     }
 
-    /// Runs `sql` and gives its answer, which must be good.
+    /// Runs `sql`, which must succeed, and returns its result.
     pub(crate) async fn sql(&self, sql: &str) -> String {
         let answer = self.post("", sql.to_owned()).await;
         assert_eq!(answer.status, 200, "{sql}: {}", answer.text());
         answer.text()
     }
 
-    /// Runs `sql` until `wanted` likes its answer.
+    /// Runs `sql` until `wanted` accepts its result.
     pub(crate) async fn wait_for(&self, sql: &str, wanted: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -151,8 +151,8 @@ impl Server {
         }
     }
 
-    /// Sends `bytes` over a connection of its own, ends the sending side, and waits until the
-    /// server has given the connection up.
+    /// Sends `bytes` over a new connection, closes the sending side, and waits until the server has
+    /// closed the connection.
     pub(crate) fn send_raw(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -175,7 +175,7 @@ pub(crate) fn http() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
-/// An HTTP answer, read to its end.
+/// A complete HTTP response.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: reqwest::header::HeaderMap,

@@ -1,9 +1,9 @@
-//! Rows to write, and a reader that turns files back into rows.
+//! Rows to write, and a reader that converts files back into rows.
 
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test program uses a part of it"
+    reason = "each test program uses only a part"
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,7 +13,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{TimestampMillisecondType, UInt32Type, UInt64Type};
 use arrow_array::{ArrayRef, RecordBatch};
 use bytes::Bytes;
-use chatledger_parquet::{File, Open, Tz, Zones};
+use chatledger_parquet::{BatchEncoder, EncodedFile, Tz, Zones};
 use chatledger_schemas::{ConversationKind, CorpId, Message, PartyKind, Severity, Violation};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -78,10 +78,10 @@ pub fn violation(message: &Message) -> Violation {
     }
 }
 
-pub fn files(messages: &[Message], violations: &[Violation]) -> Vec<File> {
-    let mut open = Open::new(zones());
-    open.append(messages, violations).unwrap();
-    open.finish("cut-1", &[]).unwrap()
+pub fn files(messages: &[Message], violations: &[Violation]) -> Vec<EncodedFile> {
+    let mut encoder = BatchEncoder::new(zones());
+    encoder.append(messages, violations).unwrap();
+    encoder.finish("batch-1", &[]).unwrap()
 }
 
 fn batches(bytes: &Bytes) -> Vec<RecordBatch> {
@@ -93,13 +93,13 @@ fn batches(bytes: &Bytes) -> Vec<RecordBatch> {
         .collect()
 }
 
-/// A column's values by name, row by row.
-struct Row<'a> {
+/// Reads the values of one row by column name.
+struct RowReader<'a> {
     batch: &'a RecordBatch,
     row: usize,
 }
 
-impl Row<'_> {
+impl RowReader<'_> {
     fn column(&self, name: &str) -> &ArrayRef {
         self.batch.column_by_name(name).unwrap()
     }
@@ -148,18 +148,15 @@ impl Row<'_> {
     }
 }
 
-fn rows<T>(bytes: &Bytes, read: impl Fn(&Row<'_>) -> T) -> Vec<T> {
+fn rows<T>(bytes: &Bytes, read: impl Fn(&RowReader<'_>) -> T) -> Vec<T> {
     let mut all = Vec::new();
     for batch in &batches(bytes) {
         assert!(
             batch.column_by_name("corp_id").is_none(),
-            "it stands in the path"
+            "it is in the path"
         );
-        assert!(
-            batch.column_by_name("dt").is_none(),
-            "it stands in the path"
-        );
-        all.extend((0..batch.num_rows()).map(|row| read(&Row { batch, row })));
+        assert!(batch.column_by_name("dt").is_none(), "it is in the path");
+        all.extend((0..batch.num_rows()).map(|row| read(&RowReader { batch, row })));
     }
     all
 }

@@ -1,7 +1,7 @@
-//! What a member may do with a partition that the group has taken away from it, on the real broker.
+//! What a member may do with a partition that has been revoked, tested with a real broker.
 //!
-//! A broker takes a commit from any member of the present generation, whatever it holds; and a
-//! member that waits for a sink is carried from one generation into the next.
+//! A broker accepts a commit from any member of the current generation, whatever its assignment, and a
+//! member that waits for a sink stays in the group across generations.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,11 +11,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chatledger_kafka::{
-    Brokers, Error, Event, From, Member, Membership, Out, TopicSpec, Writes, ensure_topics,
+    Brokers, Error, Member, MemberEvent, Membership, OutgoingRecord, StartOffset, TopicSpec,
+    WriterConfig, ensure_topics,
 };
 use chatledger_schemas::{Classified, FaultClass};
 
-const TOPIC: &str = "held.messages";
+const TOPIC: &str = "assignment.messages";
 const PARTITIONS: u32 = 4;
 const RECORDS: u64 = 400;
 const TICK: Duration = Duration::from_millis(100);
@@ -55,10 +56,10 @@ impl Broker {
                 secrets: BTreeMap::new(),
             },
             topic: TOPIC.to_owned(),
-            group: Some("held.sink".to_owned()),
+            group: Some("assignment.sink".to_owned()),
             instance: instance.to_owned(),
-            from: From::BeforeCommitted(0),
-            writes: None,
+            start: StartOffset::BeforeCommitted(0),
+            writer: None,
         }
     }
 }
@@ -73,23 +74,23 @@ impl Drop for Broker {
     }
 }
 
-/// The partitions of the next assignment that holds any.
+/// Returns the partitions of the next assignment that is not empty.
 async fn assigned(member: &Member) -> BTreeSet<i32> {
     let deadline = Instant::now() + BOUND;
     while Instant::now() < deadline {
-        if let Event::Assigned(taken) = member.next(TICK).await.unwrap()
-            && !taken.is_empty()
+        if let MemberEvent::Assigned(assigned) = member.next(TICK).await.unwrap()
+            && !assigned.is_empty()
         {
-            return taken.iter().map(|taken| taken.partition).collect();
+            return assigned.iter().map(|assigned| assigned.partition).collect();
         }
     }
     panic!("no partition was assigned");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partition_taken_away_is_not_committed_nor_read_on_by_who_waited_beside() {
+async fn revoked_partition_is_neither_committed_nor_read_by_a_member_that_waited() {
     let broker = Broker::start();
-    let first = broker.membership("held.first");
+    let first = broker.membership("assignment.first");
     let spec = TopicSpec {
         name: TOPIC.to_owned(),
         partitions: PARTITIONS,
@@ -99,16 +100,16 @@ async fn partition_taken_away_is_not_committed_nor_read_on_by_who_waited_beside(
     ensure_topics(&first.brokers, &[spec]).await.unwrap();
     let writer = Member::join(&Membership {
         group: None,
-        writes: Some(Writes {
-            transactional_id: "held.writer".to_owned(),
+        writer: Some(WriterConfig {
+            transactional_id: "assignment.writer".to_owned(),
             topics: vec![TOPIC.to_owned()],
         }),
         ..first.clone()
     })
     .unwrap();
     writer.begin().unwrap();
-    let records: Vec<Out> = (0..RECORDS)
-        .map(|number| Out {
+    let records: Vec<OutgoingRecord> = (0..RECORDS)
+        .map(|number| OutgoingRecord {
             topic: TOPIC.to_owned(),
             key: number.to_string().into_bytes(),
             value: number.to_string().into(),
@@ -121,19 +122,22 @@ async fn partition_taken_away_is_not_committed_nor_read_on_by_who_waited_beside(
     let all = assigned(&one).await;
     assert_eq!(all.len(), PARTITIONS as usize);
     for partition in &all {
-        one.commit(*partition, 0, "a cut").unwrap();
+        one.commit(*partition, 0, "a batch").unwrap();
     }
 
-    // The first waits for a sink; meanwhile a second takes a share.
-    let two = Member::join(&broker.membership("held.second")).unwrap();
+    // The first member waits for a sink; meanwhile a second one gets some of the partitions.
+    let two = Member::join(&broker.membership("assignment.second")).unwrap();
     let deadline = Instant::now() + BOUND;
     let others = loop {
-        assert!(Instant::now() < deadline, "the second gets nothing");
+        assert!(
+            Instant::now() < deadline,
+            "the second member gets no partition"
+        );
         tokio::select! {
             failed = one.keep_alive() => panic!("{failed}"),
             event = two.next(TICK) => match event.unwrap() {
-                Event::Assigned(taken) if !taken.is_empty() => {
-                    break taken.iter().map(|taken| taken.partition).collect::<BTreeSet<i32>>();
+                MemberEvent::Assigned(assigned) if !assigned.is_empty() => {
+                    break assigned.iter().map(|assigned| assigned.partition).collect::<BTreeSet<i32>>();
                 }
                 _ => {}
             },
@@ -141,24 +145,24 @@ async fn partition_taken_away_is_not_committed_nor_read_on_by_who_waited_beside(
     };
     assert!(!others.is_empty() && others.len() < all.len(), "{others:?}");
 
-    // Its write has come to its end: it may not move any position, not even of a partition that it
-    // has been given back.
+    // The first member's write has ended: it must not commit any position, not even of a partition that
+    // has been assigned to it again.
     for partition in &all {
         let refused = one.commit(*partition, 7, "").unwrap_err();
-        assert!(matches!(refused, Error::NotHeld { .. }), "{refused:?}");
+        assert!(matches!(refused, Error::NotAssigned { .. }), "{refused:?}");
         assert_eq!(refused.class(), FaultClass::Refresh);
     }
     let mine = assigned(&one).await;
     assert_eq!(mine, all.difference(&others).copied().collect());
     for partition in &mine {
-        one.commit(*partition, 0, "another cut").unwrap();
+        one.commit(*partition, 0, "another batch").unwrap();
     }
     for partition in &others {
         assert!(one.commit(*partition, 7, "").is_err());
         two.commit(*partition, 0, "").unwrap();
     }
 
-    // What it had read ahead is forgotten: every partition is read from its position, in order.
+    // Records that were read ahead are dropped: every partition is read from its position, in order.
     let mut read: BTreeMap<i32, Vec<u64>> = BTreeMap::new();
     let deadline = Instant::now() + BOUND;
     let mut ends = BTreeSet::new();
@@ -166,12 +170,12 @@ async fn partition_taken_away_is_not_committed_nor_read_on_by_who_waited_beside(
         assert!(Instant::now() < deadline, "not read to the end: {ends:?}");
         for member in [&one, &two] {
             match member.next(TICK).await.unwrap() {
-                Event::Record(record) => {
+                MemberEvent::Record(record) => {
                     read.entry(record.partition)
                         .or_default()
                         .push(record.offset);
                 }
-                Event::End(partition) => {
+                MemberEvent::End(partition) => {
                     ends.insert(partition);
                 }
                 _ => {}
@@ -181,7 +185,7 @@ async fn partition_taken_away_is_not_committed_nor_read_on_by_who_waited_beside(
     let total: usize = read.values().map(Vec::len).sum();
     assert_eq!(total as u64, RECORDS);
     for (partition, offsets) in read {
-        // Before the first stands what was rolled back as the writer began.
+        // Before the first record are those that were rolled back when the writer began.
         let whole: Vec<u64> = (offsets[0]..).take(offsets.len()).collect();
         assert_eq!(offsets, whole, "partition {partition}");
     }

@@ -1,9 +1,9 @@
-//! One file in the making: rows gathered into batches of a fixed size, batches encoded into row
-//! groups, row groups put together when the file is finished.
+//! Encodes one file: gathers rows into chunks of a fixed size, encodes the chunks into row groups, and
+//! joins the row groups when the file is complete.
 //!
-//! The encoder is used below `ArrowWriter`, column by column, because two things belong into a
-//! file's footer that are known only at its end: the metadata and whether the rows came sorted.
-//! Nothing here depends on when rows arrived, only on which and in which order.
+//! It uses the encoder below `ArrowWriter`, column by column, because the footer holds two things that
+//! are known only at the end: the metadata and whether the rows are sorted. The result depends only on
+//! the rows and their order, not on when they arrived.
 
 use std::io;
 
@@ -14,22 +14,22 @@ use parquet::arrow::arrow_writer::{
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
 
-use crate::layout::{BATCH_BYTES, BATCH_ROWS, Layout, ROW_GROUP_BYTES, ROW_GROUP_ROWS};
-use crate::rows::{Columns, Row};
+use crate::layout::{CHUNK_BYTES, CHUNK_ROWS, ROW_GROUP_BYTES, ROW_GROUP_ROWS, TableLayout};
+use crate::rows::{ColumnBuilders, EncodableRow};
 
-/// Most bytes of text one row may have: half of what the arrays' 32-bit offsets can address, so
-/// that a row always fits behind a batch that is not yet full.
+/// Limit of the bytes of text in one row: half of what the arrays' 32-bit offsets can address, so that
+/// a row always fits behind a chunk that is not yet full.
 pub(crate) const ROW_BYTES: usize = 1 << 30;
 
-/// What the columns of a waiting row hold besides its texts: numbers, offsets and lengths.
+/// Bytes of a waiting row besides its texts: numbers, offsets and lengths.
 const ROW_OVERHEAD: usize = 192;
 
-/// Bytes an open row group holds besides what its columns say, encoders and compressors; measured
-/// over 6 and 31 open groups.
+/// Bytes that encoders and compressors of an open row group use in addition to what its columns
+/// report; measured with 6 and 31 open groups.
 const GROUP_OVERHEAD: usize = 4 << 20;
 
-pub(crate) struct Writer<R: Row> {
-    layout: &'static Layout,
+pub(crate) struct FileEncoder<R: EncodableRow> {
+    layout: &'static TableLayout,
     waiting: R::Columns,
     waiting_rows: usize,
     waiting_bytes: usize,
@@ -41,14 +41,14 @@ pub(crate) struct Writer<R: Row> {
     sorted: bool,
 }
 
-/// A row group that takes more rows.
+/// A row group that can take more rows.
 struct Group {
     columns: Vec<ArrowColumnWriter>,
     rows: usize,
 }
 
-impl<R: Row> Writer<R> {
-    pub(crate) fn new(layout: &'static Layout) -> Self {
+impl<R: EncodableRow> FileEncoder<R> {
+    pub(crate) fn new(layout: &'static TableLayout) -> Self {
         Self {
             layout,
             waiting: R::Columns::default(),
@@ -67,7 +67,7 @@ impl<R: Row> Writer<R> {
         self.rows
     }
 
-    /// Bytes of memory held, about.
+    /// Returns approximately how many bytes of memory are in use.
     pub(crate) fn bytes(&self) -> usize {
         let group = self.group.as_ref().map_or(0, |group| {
             let columns = group.columns.iter().map(ArrowColumnWriter::memory_size);
@@ -80,8 +80,8 @@ impl<R: Row> Writer<R> {
     /// Adds a row of at most [`ROW_BYTES`] bytes of text.
     pub(crate) fn push(&mut self, row: &R) -> Result<(), ParquetError> {
         let bytes = row.text_bytes();
-        let full = self.waiting_rows == BATCH_ROWS
-            || self.waiting_rows > 0 && self.waiting_bytes + bytes > BATCH_BYTES;
+        let full = self.waiting_rows == CHUNK_ROWS
+            || self.waiting_rows > 0 && self.waiting_bytes + bytes > CHUNK_BYTES;
         if full {
             self.encode_waiting()?;
         }
@@ -94,7 +94,7 @@ impl<R: Row> Writer<R> {
         Ok(())
     }
 
-    /// The whole file.
+    /// Completes the file and returns its content.
     pub(crate) fn finish(mut self, metadata: &[(String, String)]) -> Result<Bytes, ParquetError> {
         self.encode_waiting()?;
         self.close_group()?;
@@ -162,9 +162,9 @@ impl<R: Row> Writer<R> {
     }
 }
 
-/// Fresh column writers. The factory wants a file to belong to; it reads the schema and the
-/// properties off it and nothing else.
-fn columns(layout: &Layout) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
+/// Makes new column writers. The factory needs a file, from which it only reads the schema and the
+/// properties.
+fn columns(layout: &TableLayout) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
     let shape = SerializedFileWriter::new(
         io::sink(),
         layout.parquet.clone(),

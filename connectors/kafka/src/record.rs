@@ -9,8 +9,8 @@ pub type Header = (&'static str, String);
 
 /// A record read from a topic.
 #[derive(Debug, Clone)]
-pub struct Record {
-    /// Partition it stood in.
+pub struct ConsumedRecord {
+    /// The partition it was read from.
     pub partition: i32,
     /// Its offset there.
     pub offset: u64,
@@ -18,12 +18,12 @@ pub struct Record {
     pub key: Bytes,
     /// Its value.
     pub value: Bytes,
-    /// When the broker or producer stamped it, milliseconds since the epoch, UTC.
+    /// The timestamp by broker or producer, milliseconds since the epoch, UTC.
     pub timestamp: i64,
     headers: Vec<(String, String)>,
 }
 
-impl Record {
+impl ConsumedRecord {
     pub(crate) fn read(message: &BorrowedMessage<'_>) -> Self {
         let copy = |bytes: Option<&[u8]>| bytes.map_or_else(Bytes::new, Bytes::copy_from_slice);
         let headers = message.headers().map_or_else(Vec::new, |headers| {
@@ -48,7 +48,7 @@ impl Record {
         }
     }
 
-    /// Text of a header.
+    /// Returns the text of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -57,9 +57,9 @@ impl Record {
     }
 }
 
-/// A record to be written.
+/// A record to write.
 #[derive(Debug, Clone)]
-pub struct Out {
+pub struct OutgoingRecord {
     /// The topic's full name.
     pub topic: String,
     /// Its key.
@@ -70,7 +70,7 @@ pub struct Out {
     pub headers: Vec<Header>,
 }
 
-impl Out {
+impl OutgoingRecord {
     pub(crate) fn record(&self) -> BaseRecord<'_, [u8], [u8]> {
         let headers = self.headers.iter().fold(
             OwnedHeaders::new_with_capacity(self.headers.len()),

@@ -1,6 +1,4 @@
-//! The open files of one cut.
-//!
-//! Nothing here touches a disk: a cut that is dropped has never existed.
+//! Encodes the rows of one batch, in memory. Dropping an encoder leaves nothing behind.
 
 use std::collections::BTreeMap;
 
@@ -10,46 +8,45 @@ use chrono::NaiveDate;
 use parquet::errors::ParquetError;
 
 use crate::Error;
-use crate::layout::Layout;
-use crate::partition::{Key, Table, Zones};
-use crate::rows::Row;
-use crate::writer::{ROW_BYTES, Writer};
+use crate::file_encoder::{FileEncoder, ROW_BYTES};
+use crate::layout::TableLayout;
+use crate::partition::{ParquetTable, PartitionKey, Zones};
+use crate::rows::EncodableRow;
 
-/// Rows of one cut, encoded as they come. Nothing is visible until the [`File`]s of
-/// [`Open::finish`] are put.
+/// Encodes the rows of one batch as they are added. Nothing is visible until the [`EncodedFile`]s of
+/// [`BatchEncoder::finish`] are put.
 ///
-/// Encoding is CPU work; call it off the async threads.
-pub struct Open {
+/// Encoding is CPU work; call it outside the async threads.
+pub struct BatchEncoder {
     zones: Zones,
     messages: Partitions<Message>,
     violations: Partitions<Violation>,
 }
 
-/// A finished file, not yet anywhere.
+/// A complete file in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
-    /// Where it belongs, relative to the target:
-    /// `messages/corp_id=<id>/dt=<YYYY-MM-DD>/<cut>.parquet`.
+pub struct EncodedFile {
+    /// Path relative to the target: `messages/corp_id=<id>/dt=<YYYY-MM-DD>/<batch>.parquet`.
     pub path: String,
-    /// Its rows.
+    /// Number of rows.
     pub rows: usize,
-    /// The whole file.
+    /// Its content.
     pub bytes: Bytes,
 }
 
-impl Open {
-    /// A cut without rows.
+impl BatchEncoder {
+    /// Makes an encoder without rows.
     pub fn new(zones: Zones) -> Self {
         Self {
             zones,
-            messages: Partitions::new(Table::Messages),
-            violations: Partitions::new(Table::Violations),
+            messages: Partitions::new(ParquetTable::Messages),
+            violations: Partitions::new(ParquetTable::Violations),
         }
     }
 
-    /// Adds rows, in the order in which they shall stand in the files.
+    /// Adds rows, in the order in which the files are to hold them.
     ///
-    /// After an error the cut is spoilt: drop it and build it again from its rows.
+    /// After an error the encoder is unusable: drop it and encode the batch again from its rows.
     pub fn append(&mut self, messages: &[Message], violations: &[Violation]) -> Result<(), Error> {
         for row in messages {
             self.messages
@@ -62,56 +59,60 @@ impl Open {
         Ok(())
     }
 
-    /// Messages and violations added so far.
+    /// Returns the number of messages and violations added so far.
     pub fn rows(&self) -> usize {
         self.messages.rows() + self.violations.rows()
     }
 
-    /// Bytes of memory held, about; what a driver bounds besides the rows, because a cut over many
-    /// days holds a file open for each.
+    /// Returns approximately how many bytes of memory are in use. A driver limits them in addition to
+    /// the rows, because a batch that covers many days has a file open for each.
     pub fn bytes(&self) -> usize {
         self.messages.bytes() + self.violations.bytes()
     }
 
-    /// Finishes every file of the cut, in the order of their paths. `cut` becomes their name and
-    /// `metadata` stands in each as key-value metadata.
+    /// Completes the files of the batch and returns them ordered by path. `name` becomes their name;
+    /// `metadata` is written into each as key-value metadata.
     ///
     /// # Errors
-    /// [`Error::Name`] unless `cut` is 1 to 200 ASCII letters, digits, `-`, `_` and `.` and begins
-    /// with a letter or digit (readers skip names that begin with `.` or `_`).
-    pub fn finish(self, cut: &str, metadata: &[(String, String)]) -> Result<Vec<File>, Error> {
-        if !is_file_name(cut) {
+    /// [`Error::Name`] unless `name` consists of 1 to 200 ASCII letters, digits, `-`, `_` and `.` and
+    /// begins with a letter or digit (readers skip names that begin with `.` or `_`).
+    pub fn finish(
+        self,
+        name: &str,
+        metadata: &[(String, String)],
+    ) -> Result<Vec<EncodedFile>, Error> {
+        if !is_file_name(name) {
             return Err(Error::Name {
-                name: cut.to_owned(),
+                name: name.to_owned(),
             });
         }
         let mut files = Vec::new();
-        self.messages.finish(cut, metadata, &mut files)?;
-        self.violations.finish(cut, metadata, &mut files)?;
+        self.messages.finish(name, metadata, &mut files)?;
+        self.violations.finish(name, metadata, &mut files)?;
         Ok(files)
     }
 }
 
-fn is_file_name(cut: &str) -> bool {
-    cut.len() <= 200
-        && cut.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && cut
+fn is_file_name(name: &str) -> bool {
+    name.len() <= 200
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// The open files of one table.
-struct Partitions<R: Row> {
-    table: Table,
-    open: Vec<(Key, Writer<R>)>,
-    /// Where in `open` a directory's file is.
-    index: BTreeMap<Key, usize>,
-    /// Where in `open` the last row went; the next one mostly belongs there too.
+struct Partitions<R: EncodableRow> {
+    table: ParquetTable,
+    open: Vec<(PartitionKey, FileEncoder<R>)>,
+    /// Index in `open` of a partition's file.
+    index: BTreeMap<PartitionKey, usize>,
+    /// Index in `open` of the last row's file; usually also the next row's.
     last: usize,
 }
 
-impl<R: Row> Partitions<R> {
-    fn new(table: Table) -> Self {
+impl<R: EncodableRow> Partitions<R> {
+    fn new(table: ParquetTable) -> Self {
         Self {
             table,
             open: Vec::new(),
@@ -140,10 +141,14 @@ impl<R: Row> Partitions<R> {
         writer.push(row).map_err(failed)
     }
 
-    fn writer(&mut self, corp: &CorpId, date: NaiveDate) -> Result<&mut Writer<R>, ParquetError> {
+    fn writer(
+        &mut self,
+        corp: &CorpId,
+        date: NaiveDate,
+    ) -> Result<&mut FileEncoder<R>, ParquetError> {
         let last = self.open.get(self.last);
         if !last.is_some_and(|(key, _)| key.date == date && key.corp_id == *corp) {
-            let key = Key {
+            let key = PartitionKey {
                 table: self.table,
                 corp_id: corp.clone(),
                 date,
@@ -152,7 +157,7 @@ impl<R: Row> Partitions<R> {
                 position
             } else {
                 let position = self.open.len();
-                let writer = Writer::new(Layout::of(self.table)?);
+                let writer = FileEncoder::new(TableLayout::of(self.table)?);
                 self.open.push((key.clone(), writer));
                 self.index.insert(key, position);
                 position
@@ -171,14 +176,14 @@ impl<R: Row> Partitions<R> {
 
     fn finish(
         mut self,
-        cut: &str,
+        name: &str,
         metadata: &[(String, String)],
-        files: &mut Vec<File>,
+        files: &mut Vec<EncodedFile>,
     ) -> Result<(), Error> {
         self.open.sort_by(|(a, _), (b, _)| a.cmp(b));
         for (key, writer) in self.open {
-            files.push(File {
-                path: format!("{key}/{cut}.parquet"),
+            files.push(EncodedFile {
+                path: format!("{key}/{name}.parquet"),
                 rows: writer.rows(),
                 bytes: writer.finish(metadata).map_err(|source| Error::Encode {
                     table: self.table.as_str(),
@@ -197,16 +202,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cut_that_is_no_file_name_is_refused() {
-        for cut in [
+    fn invalid_file_name_is_refused() {
+        for name in [
             "", ".", "..", ".a", "_a", "-a", "a/b", "a\\b", "a b", "a=b", "a%2F", "企", "a\0",
         ] {
-            let refused = Open::new(Zones::default()).finish(cut, &[]);
-            assert!(matches!(refused, Err(Error::Name { .. })), "{cut:?}");
+            let refused = BatchEncoder::new(Zones::default()).finish(name, &[]);
+            assert!(matches!(refused, Err(Error::Name { .. })), "{name:?}");
         }
         let long = "a".repeat(201);
-        assert!(Open::new(Zones::default()).finish(&long, &[]).is_err());
-        let files = Open::new(Zones::default()).finish("ww1-1-200", &[]);
+        assert!(
+            BatchEncoder::new(Zones::default())
+                .finish(&long, &[])
+                .is_err()
+        );
+        let files = BatchEncoder::new(Zones::default()).finish("ww1-1-200", &[]);
         assert!(files.unwrap().is_empty());
     }
 }
