@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands.
 
 mod audit;
 mod check;
@@ -13,10 +13,10 @@ use crate::config;
 use crate::exit::Failure;
 use crate::wiring;
 
-/// Carries the command out.
+/// Runs the command.
 ///
 /// # Errors
-/// Why the program ends with another code than 0.
+/// The reason for an exit code other than 0.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Run(args) => run::run(args).await,
@@ -26,7 +26,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             let (_, done) = wiring::migrate(&settings).await?;
             say(&match (done.from, done.to) {
                 (from, to) if from == to => format!("schema {to}: nothing to do"),
-                (from, to) => format!("schema {from} → {to}"),
+                (from, to) => format!("schema upgraded from {from} to {to}"),
             })
         }
         Command::Reconcile(args) => audit::reconcile::reconcile(args).await,
