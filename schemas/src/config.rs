@@ -1,51 +1,52 @@
-//! The configuration file's shape, as written by an operator.
+//! The configuration file as an operator writes it.
 //!
-//! This is the raw form: types and names only. The program turns it into a checked form, with every
-//! error collected. A duration is a whole number with a unit: `500ms`, `2s`, `10m`, `1h`, `5d`.
-//! Relative paths are relative to the file.
+//! Defines names, types, bounds and defaults; the program validates the rest (files, addresses,
+//! duplicates). Durations are a whole number and a unit: `500ms`, `2s`, `10m`, `1h`, `5d`. Relative
+//! paths are relative to the file.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// The whole file.
+/// The configuration of `chatledger`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// How records travel between the stages.
     #[serde(default)]
-    pub driver: Driver,
-    /// The broker; needed by the kafka driver, checked and otherwise ignored by the direct one.
+    pub driver: DriverSection,
+    /// Brokers and topics. Required by the kafka driver; the direct driver validates the section and
+    /// does not use it.
     #[serde(default)]
-    pub kafka: Kafka,
+    pub kafka: KafkaSection,
     /// The corps whose conversations are archived.
     #[schemars(length(min = 1))]
-    pub corp: Vec<Corp>,
-    /// What is looked for in messages.
+    pub corp: Vec<CorpSection>,
+    /// Rules that messages are matched against.
     #[serde(default)]
-    pub rules: Rules,
-    /// Where messages are kept.
-    pub sink: Sinks,
-    /// How the process is observed.
+    pub rules: RulesSection,
+    /// Where messages are written.
+    pub sink: SinkSections,
+    /// Endpoints for monitoring.
     #[serde(default)]
-    pub metrics: Metrics,
-    /// How files with secrets are treated.
+    pub metrics: MetricsSection,
+    /// Access to files with secrets.
     #[serde(default)]
-    pub secrets: Secrets,
+    pub secrets: SecretsSection,
 }
 
 /// `[driver]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Driver {
-    /// `direct`: one process, no broker. `kafka`: every stage a consumer group.
+pub struct DriverSection {
+    /// `direct`: one process, no broker. `kafka`: each stage is a consumer group.
     pub mode: Mode,
-    /// Folder for what the process must remember: positions, dead letters, directory.
+    /// Folder for the state of the process: ledger, sink positions, dead letters, directory.
     pub state_dir: String,
 }
 
-impl Default for Driver {
+impl Default for DriverSection {
     fn default() -> Self {
         Self {
             mode: Mode::Direct,
@@ -67,34 +68,34 @@ pub enum Mode {
 /// `[kafka]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Kafka {
-    /// `host:port`, several separated by commas.
+pub struct KafkaSection {
+    /// Bootstrap brokers as `host:port`, separated by commas.
     #[schemars(length(min = 1))]
     pub brokers: String,
-    /// Topics, consumer groups and transactional ids begin with it.
+    /// Prefix of topics, consumer groups and transactional ids.
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,100}$"))]
     pub topic_prefix: String,
-    /// Partitions of topics that have to be created; existing topics are left as they are.
+    /// Number of partitions of topics that chatledger creates. Existing topics are not changed.
     #[schemars(range(min = 1, max = 1000))]
     pub partitions: u32,
-    /// Replication factor of topics that have to be created.
+    /// Replication factor of topics that chatledger creates.
     #[schemars(range(min = 1, max = 15))]
     pub replication: u16,
-    /// Keys under which the values of `.messages` and `.violations` are sealed; without one they
-    /// rest on the brokers as they are. The highest version seals, every one opens.
-    pub seal_key: Vec<SealKey>,
-    /// Whether values are read that are not sealed although there is a seal key: those that were
-    /// written before there was one.
+    /// Keys that seal the values of `.messages` and `.violations` on the brokers. Without a key the
+    /// values are plain text. The highest version seals; every version opens.
+    pub seal_key: Vec<SealKeySetting>,
+    /// Whether to accept unsealed values although a seal key is configured. Needed for values that
+    /// were written before the first seal key.
     pub accept_unsealed: bool,
-    /// File holding the password of `sasl.username`, librdkafka's `sasl.password`.
+    /// File with the password of `sasl.username` (librdkafka's `sasl.password`).
     pub sasl_password_file: Option<String>,
-    /// File holding the passphrase of the client's private key, librdkafka's `ssl.key.password`.
+    /// File with the passphrase of the client's private key (librdkafka's `ssl.key.password`).
     pub ssl_key_password_file: Option<String>,
-    /// Passed to librdkafka as they are.
+    /// Properties that are passed to librdkafka unchanged.
     pub properties: BTreeMap<String, String>,
 }
 
-impl Default for Kafka {
+impl Default for KafkaSection {
     fn default() -> Self {
         Self {
             brokers: "127.0.0.1:9092".into(),
@@ -113,27 +114,28 @@ impl Default for Kafka {
 /// `[[kafka.seal_key]]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct SealKey {
-    /// Which key it is; sealed values name it.
+pub struct SealKeySetting {
+    /// Version of the key; each sealed value names the version that sealed it.
+    #[schemars(range(max = 4_294_967_295u32))]
     pub version: u32,
-    /// File with 32 random bytes, as they are or in base64.
+    /// File with 32 random bytes, raw or in base64.
     pub file: String,
 }
 
 /// `[[corp]]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Corp {
+pub struct CorpSection {
     /// WeCom's corpid.
     #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,64}$"))]
     pub id: String,
-    /// IANA name of the time zone in which the corp's days begin.
+    /// IANA name of the corp's time zone; it determines where a calendar day begins.
     #[serde(default = "shanghai")]
     pub timezone: String,
-    /// Where its sealed records come from.
-    pub archive: Archive,
-    /// Where its directory comes from; without it names stay empty.
-    pub directory: Option<DirectorySource>,
+    /// Source of the sealed records.
+    pub archive: ArchiveSection,
+    /// Source of the names of members, customers and rooms. Without it, names are empty.
+    pub directory: Option<DirectorySection>,
 }
 
 fn shanghai() -> String {
@@ -143,32 +145,34 @@ fn shanghai() -> String {
 /// `[corp.archive]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Archive {
-    /// `http`: a gateway that speaks the archive API. `sdk`: the official library.
+pub struct ArchiveSection {
+    /// `http`: a gateway that offers the archive API over HTTP. `sdk`: the official library; not
+    /// supported yet.
     #[serde(default = "http")]
     pub transport: Transport,
-    /// Base address of the gateway.
+    /// Base address of the gateway. Required with `transport = "http"`.
     #[schemars(regex(pattern = r"^https?://.+"))]
     pub base_url: Option<String>,
-    /// File holding the archive secret.
+    /// File with the archive secret.
     pub secret_file: String,
-    /// The official library, for `transport = "sdk"`.
+    /// Path of the official library, for `transport = "sdk"`.
     pub sdk_library: Option<String>,
-    /// Records per call; the API takes at most 1000.
+    /// Records per call. The API returns at most 1000.
     #[serde(default = "thousand")]
     #[schemars(range(min = 1, max = 1000))]
     pub batch_limit: u32,
-    /// Pause after a call that brought nothing.
+    /// Pause after a call that returned no record.
     #[serde(default = "two_seconds")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
     pub poll_interval: String,
-    /// Longest time one call may take, its answer included.
+    /// Time limit of one call, including its answer.
     #[serde(default = "fifteen_seconds")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
     pub timeout: String,
-    /// The private keys, old ones too: what they sealed stays sealed without them.
-    #[serde(default)]
-    pub key: Vec<Key>,
+    /// The private keys, at least one. Keep old keys: records sealed for a key can be opened only
+    /// with that key.
+    #[schemars(length(min = 1))]
+    pub key: Vec<KeySetting>,
 }
 
 fn http() -> Transport {
@@ -184,11 +188,11 @@ fn two_seconds() -> String {
     "2s".into()
 }
 
-/// The two ways to the archive.
+/// How the archive is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
-    /// A gateway over HTTP, with the open cipher.
+    /// A gateway over HTTP that uses the open cipher.
     Http,
     /// The official C library in a child process.
     Sdk,
@@ -197,23 +201,24 @@ pub enum Transport {
 /// `[[corp.archive.key]]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Key {
-    /// `publickey_ver`.
+pub struct KeySetting {
+    /// The `publickey_ver` of the records that this key opens.
+    #[schemars(range(max = 4_294_967_295u32))]
     pub version: u32,
-    /// PEM file with the RSA private key, PKCS#1 or PKCS#8.
+    /// PEM file with the RSA private key (PKCS#1 or PKCS#8, no passphrase).
     pub file: String,
 }
 
 /// `[corp.directory]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DirectorySource {
+pub struct DirectorySection {
     /// Base address of the directory APIs.
     #[schemars(regex(pattern = r"^https?://.+"))]
     pub base_url: String,
-    /// File holding the secret of the application that may read contacts.
+    /// File with the secret of the application that may read contacts and customers.
     pub secret_file: String,
-    /// Time between two syncs.
+    /// Time between two synchronizations.
     #[serde(default = "ten_minutes")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
     pub refresh_interval: String,
@@ -226,48 +231,49 @@ fn ten_minutes() -> String {
 /// `[rules]`
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Rules {
-    /// Folder of rule files (`*.toml`), watched; without it nothing is looked for.
+pub struct RulesSection {
+    /// Folder of rule files (`*.toml`). Changes take effect while the program runs. Without a folder
+    /// there are no rules.
     pub dir: Option<String>,
 }
 
 /// `[sink]`: at least one of the two.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Sinks {
-    /// Tables to query.
-    pub clickhouse: Option<ClickHouse>,
-    /// Files to keep.
-    pub parquet: Option<Parquet>,
+pub struct SinkSections {
+    /// ClickHouse tables.
+    pub clickhouse: Option<ClickHouseSection>,
+    /// Parquet files.
+    pub parquet: Option<ParquetSection>,
 }
 
 /// `[sink.clickhouse]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ClickHouse {
-    /// The server's HTTP interface.
+pub struct ClickHouseSection {
+    /// Address of the HTTP interface, without user, password or settings.
     #[schemars(regex(pattern = r"^https?://.+"))]
     pub url: String,
-    /// The database; created if it is not there.
+    /// Database; created if it does not exist.
     #[serde(default = "chatledger")]
     #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"))]
     pub database: String,
-    /// User name, if the server wants one.
+    /// User name, if the server requires one.
     pub user: Option<String>,
-    /// File holding the user's password.
+    /// File with the user's password.
     pub password_file: Option<String>,
-    /// PEM file with the certificates of the authorities that may vouch for the server, instead of
-    /// the system's.
+    /// PEM file with the CA certificates that the server's certificate is verified against, instead
+    /// of the system's.
     pub ca_file: Option<String>,
-    /// Rows after which a batch is written.
+    /// Number of rows after which a batch is written.
     #[serde(default = "fifty_thousand")]
     #[schemars(range(min = 1, max = 100_000))]
     pub batch_rows: u32,
-    /// Time after which a batch is written though it is not full.
+    /// Time after which a batch is written even if it is not full.
     #[serde(default = "one_second")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
     pub batch_interval: String,
-    /// Longest time one exchange may take.
+    /// Time limit of one request.
     #[serde(default = "one_minute")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
     pub timeout: String,
@@ -286,15 +292,16 @@ fn one_second() -> String {
 /// `[sink.parquet]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Parquet {
-    /// `file:path`, or `s3://bucket/prefix` with the credentials in the usual environment.
+pub struct ParquetSection {
+    /// `file:PATH`, or `s3://BUCKET/PREFIX` with region, endpoint and credentials in the `AWS_*`
+    /// environment variables.
     #[schemars(regex(pattern = r"^(file:|s3://).+"))]
     pub url: String,
-    /// Rows after which the open files are finished.
+    /// Number of rows after which the open files are closed.
     #[serde(default = "two_hundred_thousand")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub roll_rows: u32,
-    /// Time after which the open files are finished though they are small.
+    /// Time after which the open files are closed even if they are not full.
     #[serde(default = "one_minute")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
     pub roll_interval: String,
@@ -310,12 +317,12 @@ fn one_minute() -> String {
 /// `[metrics]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Metrics {
-    /// Address on which `/metrics`, `/healthz` and `/readyz` answer.
+pub struct MetricsSection {
+    /// `IP:PORT` of the endpoints `/metrics`, `/healthz` and `/readyz`.
     pub listen: String,
 }
 
-impl Default for Metrics {
+impl Default for MetricsSection {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:9790".into(),
@@ -326,7 +333,7 @@ impl Default for Metrics {
 /// `[secrets]`
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Secrets {
-    /// Whether secrets and keys are taken from files that others than their owner can read.
+pub struct SecretsSection {
+    /// Whether to accept secrets and keys from files that other users can read.
     pub allow_open_files: bool,
 }

@@ -9,100 +9,267 @@ use chatledger_schemas::Reason;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-/// Archives a company's WeCom (企业微信) conversations: pulls the sealed records, opens them, joins
-/// who is who, finds what breaks the rules, and keeps it all in ClickHouse and Parquet.
+/// Archives a company's WeCom (企业微信) conversations in ClickHouse and Parquet.
+///
+/// Pulls the sealed records of the conversation archive (会话内容存档), opens them with the company's
+/// private keys, adds the names of members, customers and rooms, finds violations of the company's
+/// rules, and writes messages and violations to ClickHouse tables and Parquet files.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    after_help = "Exit codes: 0 done · 2 the configuration is wrong · 3 something it needs cannot \
-                  be reached · 4 refused for safety (schema newer than the program, …) · 1 anything \
-                  else.\nLogs go to stderr; CHATLEDGER_LOG sets their detail (error, warn, info, \
-                  debug, or as tracing's env filter).\n\nTo see it work on this machine: \
-                  ./deploy/local/demo"
-)]
+#[command(version, after_help = EXIT_CODES, after_long_help = OVERVIEW)]
 pub struct Cli {
-    /// How logs are written.
+    /// Format of the log lines on stderr.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Form of a log line.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  any other error
+  2  the configuration or the command line is wrong
+  3  a system that is needed cannot be reached
+  4  refused for safety";
+
+const OVERVIEW: &str = "\
+Examples:
+  ./deploy/local/demo                              Try it on this machine with an invented company
+  chatledger check --config chatledger.toml        Find all errors in a configuration
+  chatledger run --config chatledger.toml          Run the pipeline until SIGTERM or Ctrl-C
+  chatledger run --config chatledger.toml --drain  Process everything that is available, then stop
+
+Logs:
+  Logs go to stderr, results to stdout. CHATLEDGER_LOG sets the log level: error, warn, info,
+  debug, or a tracing filter such as chatledger_engine=debug.
+
+Exit codes:
+  0  success
+  1  any other error
+  2  the configuration, a file it names, or the command line is wrong
+  3  a system that is needed cannot be reached; trying again may succeed
+  4  refused for safety, for example because the tables are newer than this program, or because
+     the archive may have deleted records since the last run
+  deploy/runbooks describes what to do for each code.";
+
+/// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the pipeline, until stopped or, with --drain, until there is nothing more.
+    /// Run the pipeline.
+    ///
+    /// Runs until SIGTERM or Ctrl-C, and delivers what it has pulled before it stops. With --drain it
+    /// stops when the archive has no more records and everything pulled is delivered.
+    #[command(after_long_help = RUN_HELP)]
     Run(RunArgs),
-    /// Check the configuration, keys and rules; with --connect also whether everything answers.
+    /// Check a configuration and the files it names.
+    ///
+    /// Reports all errors of the configuration at once: unknown keys, wrong types, values out of
+    /// range, unreadable files, invalid keys and addresses. Then checks the rule files and lists the
+    /// rules with the reason why a rule is not in effect. Needs no network without --connect.
+    #[command(after_long_help = CHECK_HELP)]
     Check(CheckArgs),
-    /// Bring the tables in ClickHouse up to this program's schema.
+    /// Create or upgrade the tables in ClickHouse.
+    ///
+    /// `run` does the same at its start. Does nothing if the tables have this program's schema.
+    #[command(after_long_help = MIGRATE_HELP)]
     Migrate {
-        /// The configuration file.
-        #[arg(long)]
+        /// Configuration file.
+        #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Show that every record that was pulled is in exactly one place; exit code 0 only if so.
+    /// Prove that every pulled record is in exactly one place.
+    ///
+    /// Compares the ledger with the sinks, in blocks of 1,000 positions: every record that was pulled
+    /// must be a message, a duplicate of a message, or a dead letter. Changes nothing, and can be used
+    /// while `run` is active.
+    #[command(after_long_help = RECONCILE_HELP)]
     Reconcile(ReconcileArgs),
-    /// Follow the hash chain over everything pulled, and compare rows with it; exit code 0 only if
-    /// nothing was changed, removed or inserted.
+    /// Verify that nothing was changed, removed or inserted afterwards.
+    ///
+    /// Recomputes the hash chain over everything that was pulled and compares the rows in the sinks
+    /// with it. Changes nothing, and can be used while `run` is active.
+    #[command(after_long_help = VERIFY_HELP)]
     Verify(VerifyArgs),
-    /// Dead letters: list them, show one, try them again, do without them.
+    /// List, show, replay or discard dead letters.
+    ///
+    /// A dead letter is a record that could not be opened or decoded. It is kept with the reason and
+    /// the sealed record until it is replayed or discarded.
+    #[command(after_long_help = DLQ_HELP)]
     Dlq(DlqArgs),
-    /// Serve the ClickHouse engine from its shared library, over ClickHouse's HTTP interface.
+    /// Serve an embedded ClickHouse over its HTTP interface.
+    ///
+    /// Loads the ClickHouse engine from its shared library (libchdb.so), which
+    /// deploy/local/fetch-libchdb downloads. For trials and small installations; runs until SIGTERM or
+    /// Ctrl-C.
+    #[command(after_long_help = EMBEDDED_HELP)]
     EmbeddedClickhouse(EmbeddedArgs),
-    /// Show the whole on a made-up company: used by ./deploy/local/demo.
+    /// Archive the conversations of an invented company on this machine.
+    ///
+    /// Starts an embedded ClickHouse and a simulated WeCom tenant, runs the pipeline until everything
+    /// is delivered, compares the tables with what the tenant sent, and prints a summary.
+    /// ./deploy/local/demo builds what it needs and then starts this command.
+    #[command(after_long_help = DEMO_HELP)]
     Demo(DemoArgs),
 }
+
+const RUN_HELP: &str = "\
+Examples:
+  chatledger run --config direct.toml
+  chatledger run --config direct.toml --drain | tail -1
+      Prints {\"pulled\":N,\"messages\":N,\"violations\":N,\"dead_letters\":N,\"duplicates\":N}
+  chatledger run --config kafka.toml --stages source,directory
+  chatledger run --config kafka.toml --stages process,sink
+
+Signals:
+  SIGTERM, SIGINT  Stop: pulls nothing more and waits up to 25 s for the sinks. A second signal stops
+                   at once; what is not delivered is processed again at the next start.
+  SIGHUP           Read the private keys again.
+
+Exit codes:
+  0  stopped by a signal, or drained
+  2  the configuration, a key or a rule file is wrong
+  3  the archive, Kafka or a sink cannot be reached
+  4  refused: another process uses the state folder, the tables are newer than this program, a sink
+     has no recorded position, or the archive was not read for five days (see --accept-gap)
+  1  any other error";
+
+const CHECK_HELP: &str = "\
+Examples:
+  chatledger check --config chatledger.toml
+  chatledger check --config chatledger.toml --connect
+  chatledger check --config chatledger.toml --json | jq '.rules[] | select(.active | not)'
+
+Exit codes:
+  0  no errors
+  2  the configuration, a file it names, or a rule file is wrong
+  3  with --connect: a system does not answer
+  1  any other error";
+
+const MIGRATE_HELP: &str = "\
+Example:
+  chatledger migrate --config chatledger.toml
+
+Exit codes:
+  0  the tables have this program's schema
+  2  the configuration is wrong
+  3  ClickHouse cannot be reached
+  4  the tables are newer than this program
+  1  any other error";
+
+const RECONCILE_HELP: &str = "\
+Examples:
+  chatledger reconcile --config chatledger.toml
+  chatledger reconcile --config chatledger.toml --corp ww0123456789abcdef --blocks
+  chatledger reconcile --config chatledger.toml --from-seq 1000 --to-seq 2000 --json
+
+Exit codes:
+  0  every record is in exactly one place
+  1  a record is missing or in more than one place, or any other error
+  2  the configuration or the command line is wrong
+  3  a system that is needed cannot be reached
+  4  there is no ledger to compare with";
+
+const VERIFY_HELP: &str = "\
+Examples:
+  chatledger verify --config chatledger.toml
+  chatledger verify --config chatledger.toml --settle 5m --json
+
+Exit codes:
+  0  nothing was changed, removed or inserted
+  1  something was, or any other error
+  2  the configuration or the command line is wrong
+  3  a system that is needed cannot be reached
+  4  there is no ledger to compare with";
+
+const DLQ_HELP: &str = "\
+Examples:
+  chatledger dlq list --config chatledger.toml
+  chatledger dlq list --config chatledger.toml --reason unknown_key_version --since 2h
+  chatledger dlq show --config chatledger.toml --seq 4711
+  chatledger dlq replay --config chatledger.toml --dry-run
+  chatledger dlq drop --config chatledger.toml --from-seq 10 --to-seq 20 --because \"test data\" --yes
+
+Exit codes:
+  0  success
+  2  the configuration or the command line is wrong
+  3  a system that is needed cannot be reached, or the running process does not answer in time
+  4  refused: `drop` without --yes, or `show` and no dead letter matches
+  1  any other error";
+
+const EMBEDDED_HELP: &str = "\
+Examples:
+  chatledger embedded-clickhouse --data-dir /var/lib/chatledger/clickhouse
+  chatledger embedded-clickhouse --data-dir data --listen 0.0.0.0:8123 \\
+      --user chatledger --password-file clickhouse.password
+
+Exit codes:
+  0  stopped by a signal
+  2  an address that other machines can reach was given without a user
+  1  any other error";
+
+const DEMO_HELP: &str = "\
+Examples:
+  ./deploy/local/demo
+  ./deploy/local/demo --messages 5000 --seed 7
+  ./deploy/local/demo --stay --clickhouse-listen 127.0.0.1:8123
+
+Exit codes:
+  0  the tables hold exactly what the tenant sent
+  1  they do not, or any other error
+  3  the embedded ClickHouse or the simulator cannot be started
+  4  the folder given with --dir is not empty and was not made by a demo";
 
 /// `chatledger run`
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The configuration file.
-    #[arg(long)]
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Which stages this process runs (kafka driver; the direct driver always runs them all).
+    /// Stages that this process runs [default: all]. Only with the kafka driver; the direct driver
+    /// always runs all of them.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub stages: Vec<StageName>,
-    /// Stop by itself when the archive has nothing more and everything pulled is delivered. The
-    /// last line on stdout is then a JSON object with the counts.
+    /// Stop when the archive has no more records and everything pulled is delivered. The last line on
+    /// stdout is then a JSON object with the counts.
     #[arg(long)]
     pub drain: bool,
-    /// Go on though an archive was not read for longer than the five days it keeps messages; the
-    /// gap is written into the ledger. Without it such a start is refused (exit code 4).
+    /// Start although the archive was not read for longer than the five days for which it keeps
+    /// records. The gap is recorded in the ledger. Without this option such a start is refused with
+    /// exit code 4.
     #[arg(long)]
     pub accept_gap: bool,
 }
 
-/// The stages that can run in processes of their own.
+/// The stages that can run in separate processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StageName {
-    /// Archive to [raw].
+    /// Pulls the archive into the topic [raw].
     Source,
-    /// [raw] to [messages], [violations], [deadletter].
+    /// Opens, decodes and matches [raw] into [messages], [violations] and [deadletter].
     Process,
-    /// [messages], [violations], [deadletter] to ClickHouse and Parquet.
+    /// Writes [messages], [violations] and [deadletter] to the sinks.
     Sink,
-    /// Directory to [directory].
+    /// Synchronizes the directory into the topic [directory].
     Directory,
 }
 
 /// `chatledger check`
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The configuration file.
-    #[arg(long)]
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Also ask ClickHouse, the archive, the Parquet target and, if used, Kafka.
+    /// Also connect to the archive, to the sinks and, with the kafka driver, to Kafka.
     #[arg(long)]
     pub connect: bool,
     /// Print one JSON object instead of text.
@@ -113,23 +280,23 @@ pub struct CheckArgs {
 /// `chatledger reconcile`
 #[derive(Debug, Args)]
 pub struct ReconcileArgs {
-    /// The configuration file.
-    #[arg(long)]
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
     /// Only this corp.
     #[arg(long)]
     pub corp: Option<String>,
-    /// Only records from this position of the archive on.
-    #[arg(long)]
+    /// Only records with this seq or a higher one.
+    #[arg(long, value_name = "SEQ")]
     pub from_seq: Option<u64>,
-    /// Only records up to this position. Default: what every sink has reached.
-    #[arg(long)]
+    /// Only records with this seq or a lower one [default: the position that every sink has reached].
+    #[arg(long, value_name = "SEQ")]
     pub to_seq: Option<u64>,
-    /// How long to wait for records that are on their way (as 30s, 2m). Default: with Kafka the time
-    /// in which Parquet files are closed and 30 s, otherwise none.
-    #[arg(long)]
+    /// How long to wait for records that are not delivered yet, such as 30s or 2m [default: with the
+    /// kafka driver 30 s more than sink.parquet.roll_interval, otherwise none].
+    #[arg(long, value_name = "DURATION")]
     pub wait: Option<humantime::Duration>,
-    /// Show every block of 1,000 positions, not only those in which something is wrong.
+    /// Print every block of 1,000 positions, not only those with errors.
     #[arg(long)]
     pub blocks: bool,
     /// Print one JSON object, with every block, instead of a table.
@@ -140,15 +307,16 @@ pub struct ReconcileArgs {
 /// `chatledger verify`
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The configuration file.
-    #[arg(long)]
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
     /// Only this corp.
     #[arg(long)]
     pub corp: Option<String>,
-    /// Messages pulled less than so long ago may be on their way and are not told as removed (as 30s,
-    /// 2m). Default: with Kafka the time in which Parquet files are closed and 30 s, otherwise none.
-    #[arg(long)]
+    /// Age below which a missing message is not reported, because it may not be delivered yet, such
+    /// as 30s or 2m [default: with the kafka driver 30 s more than sink.parquet.roll_interval,
+    /// otherwise none].
+    #[arg(long, value_name = "DURATION")]
     pub settle: Option<humantime::Duration>,
     /// Print one JSON object instead of text.
     #[arg(long)]
@@ -158,76 +326,81 @@ pub struct VerifyArgs {
 /// `chatledger dlq`
 #[derive(Debug, Args)]
 pub struct DlqArgs {
-    /// The configuration file.
-    #[arg(long, global = true)]
+    /// Configuration file.
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: DlqCommand,
 }
 
-/// What can be done about dead letters.
+/// The subcommands of `chatledger dlq`.
 #[derive(Debug, Subcommand)]
 pub enum DlqCommand {
-    /// List the open letters: why, how many, since when, how often tried.
+    /// List the open dead letters: reasons, counts, age, attempts.
     List {
-        /// Which.
+        /// Which dead letters.
         #[command(flatten)]
-        which: Which,
-        /// Letters shown one by one; the counts are over all.
+        which: FilterArgs,
+        /// Number of dead letters listed individually; the counts cover all of them.
         #[arg(long, default_value_t = 50)]
         limit: usize,
         /// Print one JSON object instead of tables.
         #[arg(long)]
         json: bool,
     },
-    /// Show one letter with its sealed record.
+    /// Show a dead letter with its sealed record.
     Show {
-        /// Its corp; needed if there are several.
+        /// Its corp; required if the configuration has several.
         #[arg(long)]
         corp: Option<String>,
-        /// Its position in the archive.
+        /// Its seq.
         #[arg(long)]
         seq: u64,
-        /// Its msgid, if several letters have this position.
+        /// Its msgid, if several dead letters have this seq.
         #[arg(long)]
         msgid: Option<String>,
-        /// Print one JSON object a letter.
+        /// Print one JSON object per dead letter.
         #[arg(long)]
         json: bool,
     },
-    /// Open letters again with the keys there are now: what opens is delivered once and settled,
-    /// what does not stays, one attempt more.
+    /// Process dead letters again with the current keys.
+    ///
+    /// A record that can be opened now is delivered once, and its dead letter is settled. Otherwise
+    /// the dead letter stays open and its number of attempts increases.
     Replay {
-        /// Which.
+        /// Which dead letters.
         #[command(flatten)]
-        which: Which,
-        /// Say what would open, and do nothing.
+        which: FilterArgs,
+        /// Only print what would be delivered.
         #[arg(long)]
         dry_run: bool,
-        /// How long to wait for the running process, or, with Kafka, for the stage `process`.
-        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        /// How long to wait for the running process or, with the kafka driver, for the stage
+        /// `process`.
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, value_name = "DURATION")]
         wait: Duration,
         /// Print one JSON object instead of text.
         #[arg(long)]
         json: bool,
     },
-    /// Do without letters, for good; who did so, when and why is kept.
+    /// Discard dead letters permanently.
+    ///
+    /// Who discarded a dead letter, when and why stays recorded.
     Drop {
-        /// Which.
+        /// Which dead letters.
         #[command(flatten)]
-        which: Which,
-        /// Why; kept with each letter.
-        #[arg(long)]
+        which: FilterArgs,
+        /// The reason; recorded with each dead letter.
+        #[arg(long, value_name = "TEXT")]
         because: String,
-        /// Really do it.
+        /// Confirm that the dead letters are to be discarded.
         #[arg(long)]
         yes: bool,
-        /// Say what would be dropped, and do nothing.
+        /// Only print what would be discarded.
         #[arg(long)]
         dry_run: bool,
         /// How long to wait for the running process.
-        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, value_name = "DURATION")]
         wait: Duration,
         /// Print one JSON object instead of text.
         #[arg(long)]
@@ -235,26 +408,27 @@ pub enum DlqCommand {
     },
 }
 
-/// Which letters are meant; without any of these, all that are open.
+/// Selects dead letters. Without any option it selects all open ones.
 #[derive(Debug, Args)]
-pub struct Which {
-    /// Of this corp.
+pub struct FilterArgs {
+    /// Only of this corp.
     #[arg(long)]
     pub corp: Option<String>,
-    /// Parked for this reason; several separated by commas.
+    /// Only with one of these reasons, separated by commas.
     #[arg(long, value_delimiter = ',', value_parser = parse_reason)]
     pub reason: Vec<Reason>,
-    /// At this position in the archive or behind it.
-    #[arg(long)]
+    /// Only with this seq or a higher one.
+    #[arg(long, value_name = "SEQ")]
     pub from_seq: Option<u64>,
-    /// At this position or before it.
-    #[arg(long)]
+    /// Only with this seq or a lower one.
+    #[arg(long, value_name = "SEQ")]
     pub to_seq: Option<u64>,
-    /// First parked at this time or later: 2026-07-01T08:00:00Z, or 2h for two hours ago.
-    #[arg(long, value_parser = parse_time)]
+    /// Only those first dead-lettered at this time or later: 2026-07-01T08:00:00Z, or 2h for two
+    /// hours ago.
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
     pub since: Option<i64>,
-    /// First parked before this time.
-    #[arg(long, value_parser = parse_time)]
+    /// Only those first dead-lettered before this time.
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
     pub until: Option<i64>,
 }
 
@@ -266,7 +440,7 @@ fn parse_reason(text: &str) -> Result<Reason, String> {
     })
 }
 
-/// Milliseconds since the epoch of a moment, or of one so long ago.
+/// Parses a moment, or a duration before now, into milliseconds since the Unix epoch.
 fn parse_time(text: &str) -> Result<i64, String> {
     let moment = humantime::parse_rfc3339_weak(text).or_else(|_| {
         let ago = humantime::parse_duration(text).map_err(|_| ())?;
@@ -282,69 +456,72 @@ fn parse_time(text: &str) -> Result<i64, String> {
 /// `chatledger embedded-clickhouse`
 #[derive(Debug, Args)]
 pub struct EmbeddedArgs {
-    /// Where everything is kept; one process at a time.
-    #[arg(long)]
+    /// Folder for the data. Only one process can use it at a time.
+    #[arg(long, value_name = "FOLDER")]
     pub data_dir: PathBuf,
-    /// Where to listen; port 0 picks a free one. The address is printed on stdout once it answers.
-    #[arg(long, default_value = "127.0.0.1:8123")]
+    /// Address to listen on; port 0 selects a free port. The address is printed on stdout as soon as
+    /// the engine answers.
+    #[arg(long, default_value = "127.0.0.1:8123", value_name = "IP:PORT")]
     pub listen: SocketAddr,
-    /// The library (libchdb.so); without it CHATLEDGER_LIBCHDB and the cache are looked at.
-    #[arg(long)]
+    /// Path of libchdb.so [default: CHATLEDGER_LIBCHDB, then the folder into which
+    /// deploy/local/fetch-libchdb downloads it].
+    #[arg(long, value_name = "FILE")]
     pub lib: Option<PathBuf>,
-    /// User that clients must name; needed to listen on more than the loopback.
+    /// User name that clients must send. Required to listen on an address other than the loopback.
     #[arg(long, requires = "password_file")]
     pub user: Option<String>,
-    /// File with that user's password.
-    #[arg(long, requires = "user")]
+    /// File with the user's password.
+    #[arg(long, requires = "user", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// Take the password from a file that others than its owner can read.
+    /// Accept a password file that other users can read.
     #[arg(long)]
     pub allow_open_secrets: bool,
-    /// Memory the engine may take, in MiB.
-    #[arg(long, default_value_t = 2048)]
+    /// Memory limit of the engine in MiB.
+    #[arg(long, default_value_t = 2048, value_name = "MIB")]
     pub max_memory_mib: u64,
 }
 
 /// `chatledger demo`
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Messages of the made-up company.
+    /// Number of messages that the company sends.
     #[arg(long, default_value_t = 50_000)]
     pub messages: u64,
-    /// The same seed gives the same company.
+    /// Seed of the random generator; the same seed produces the same company.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Folder for everything the demo makes; emptied of an earlier demo first. Default: a folder of
-    /// its own under the system's temporary one.
-    #[arg(long)]
+    /// Folder for everything the demo creates. The files of an earlier demo in it are removed
+    /// [default: chatledger-demo in the system's temporary folder].
+    #[arg(long, value_name = "FOLDER")]
     pub dir: Option<PathBuf>,
-    /// Dialogue files (*.jsonl.gz) to speak from instead of the built-in texts.
-    #[arg(long)]
+    /// Folder of dialogue files (*.jsonl.gz) to use instead of the built-in texts.
+    #[arg(long, value_name = "FOLDER")]
     pub corpus: Option<PathBuf>,
-    /// Faults the simulator makes (see wecom-sim --help).
+    /// Faults that the simulator produces (see wecom-sim --help).
     #[arg(long, default_value = "broken=20,unknown_key=10,duplicates=25")]
     pub faults: String,
-    /// Leave everything running afterwards, with new messages arriving, until Ctrl-C.
+    /// Keep everything running afterwards, with new messages arriving, until Ctrl-C.
     #[arg(long)]
     pub stay: bool,
-    /// Where the embedded ClickHouse listens.
-    #[arg(long, default_value = "127.0.0.1:0")]
+    /// Address of the embedded ClickHouse; port 0 selects a free port.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "IP:PORT")]
     pub clickhouse_listen: SocketAddr,
-    /// Where metrics are served.
-    #[arg(long, default_value = "127.0.0.1:0")]
+    /// Address of the metrics endpoints; port 0 selects a free port.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "IP:PORT")]
     pub metrics_listen: SocketAddr,
-    /// The simulator; default: wecom-sim beside this program.
-    #[arg(long)]
+    /// Path of the simulator [default: wecom-sim in the folder of this program].
+    #[arg(long, value_name = "FILE")]
     pub simulator: Option<PathBuf>,
-    /// The library (libchdb.so), as for embedded-clickhouse.
-    #[arg(long)]
+    /// Path of libchdb.so, as for embedded-clickhouse.
+    #[arg(long, value_name = "FILE")]
     pub lib: Option<PathBuf>,
     /// Print one JSON object instead of the summary.
     #[arg(long)]
     pub json: bool,
 }
 
-/// Sets logging up: to stderr, `info` unless told otherwise (the demo: `warn`).
+/// Initializes logging to stderr. The default level is `info` for commands that keep running and
+/// `warn` for commands that print a result.
 pub fn init_logs(cli: &Cli) {
     let quiet = matches!(
         cli.command,
@@ -356,7 +533,7 @@ pub fn init_logs(cli: &Cli) {
     );
     let default = if quiet { "warn" } else { "info" };
     let mut filter = EnvFilter::try_from_env("CHATLEDGER_LOG").unwrap_or_else(|_| default.into());
-    // The client's debug lines quote the server's exceptions, and these may quote rows.
+    // The client's debug lines contain the server's exceptions, which may contain rows.
     if let Ok(quiet) = "clickhouse=info".parse() {
         filter = filter.add_directive(quiet);
     }

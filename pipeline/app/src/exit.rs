@@ -1,10 +1,12 @@
-//! Exit codes, and the last words on the way out.
+//! Exit codes, and the error message that goes with them.
 
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Why the program ends, with the code that scripts look at.
+pub use chatledger_engine::fault::error_chain as chain;
+
+/// An error that ends the program, with its exit code.
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
@@ -45,21 +47,9 @@ impl Failure {
     }
 }
 
-/// Says why on stderr and gives the code.
+/// Prints the error on stderr and returns the exit code.
 pub fn report(failure: &Failure) -> ExitCode {
-    // If stderr is gone there is nobody left to tell.
+    // If stderr is closed, the exit code is all that can be reported.
     let _ = writeln!(std::io::stderr(), "chatledger: {}", failure.text);
     ExitCode::from(failure.code)
-}
-
-/// An error with its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

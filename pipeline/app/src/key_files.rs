@@ -1,8 +1,8 @@
-//! The private keys while running: looked at again on SIGHUP and when the configuration file or a
-//! key file changes; versions that are new join the ring.
+//! Adds new private keys while the program runs: reads the key files again on SIGHUP and when the
+//! configuration file or a key file changes.
 //!
-//! A key that is there is never dropped or replaced by this: what it has sealed stays readable. If
-//! anything is wrong with the files, nothing is taken over, and it is reported once.
+//! Never removes or replaces a key that is in use, so that the records sealed for it stay readable.
+//! If a file is wrong, no key is added, and the error is reported once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,32 +21,32 @@ use tracing::{error, info, warn};
 
 use crate::config;
 
-/// Files are written in several steps; wait until they have been quiet for so long.
+/// Editors write a file in several steps. Wait until nothing has changed for this long.
 const QUIET: Duration = Duration::from_millis(300);
-/// Watching can miss changes (network file systems); look again after so long anyway.
-const AT_LEAST: Duration = Duration::from_secs(60);
+/// Time between two reads without a notification, which network file systems may not send.
+const REREAD_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The rings in use, by corp.
+/// The key rings in use, by corp.
 pub type Rings = BTreeMap<CorpId, Arc<Current<KeyRing>>>;
 
-/// Takes keys over while running, until stopped. `file` is the configuration file.
+/// Adds new keys until `stop` is cancelled. `file` is the configuration file.
 pub async fn watch(file: PathBuf, rings: Rings, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let (tell, mut changes) = mpsc::channel(1);
-    let mut watched = Watched::new(tell);
+    let (wake, mut changes) = mpsc::channel(1);
+    let mut watched = WatchedFolders::new(wake);
     watched.add(config_folder(&file));
     if let Ok(keys) = config::load_keys(&file) {
         watched.extend(keys.folders);
     }
     let mut hangup = signal(SignalKind::hangup()).ok();
-    let mut refused = String::new();
+    let mut reported = String::new();
     loop {
-        let asked = tokio::select! {
+        let requested = tokio::select! {
             () = stop.cancelled() => return,
             _ = changes.recv() => false,
             () = received(&mut hangup) => true,
-            () = tokio::time::sleep(AT_LEAST) => false,
+            () = tokio::time::sleep(REREAD_INTERVAL) => false,
         };
-        if !asked {
+        if !requested {
             while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
         }
         let path = file.clone();
@@ -55,35 +55,39 @@ pub async fn watch(file: PathBuf, rings: Rings, metrics: Arc<Metrics>, stop: Can
         };
         match loaded {
             Ok(keys) => {
-                refused.clear();
+                reported.clear();
                 watched.extend(keys.folders);
-                take_over(&rings, &keys.rings);
+                add_new_keys(&rings, &keys.rings);
             }
             Err(problems) => {
                 let problems = problems.to_string();
-                if asked || problems != refused {
+                if requested || problems != reported {
                     metrics.keys_reload_failed();
-                    error!(error = %problems, "keys not taken over; those in use stay");
+                    error!(error = %problems, "keys not reloaded; the keys in use are unchanged");
                 }
-                refused = problems;
+                reported = problems;
             }
         }
     }
 }
 
-fn take_over(rings: &Rings, found: &BTreeMap<CorpId, KeyRing>) {
+fn add_new_keys(rings: &Rings, loaded: &BTreeMap<CorpId, KeyRing>) {
     for (corp, ring) in rings {
-        let Some(found) = found.get(corp) else {
+        let Some(loaded) = loaded.get(corp) else {
             continue;
         };
-        let joined = ring.get().joined(found);
+        let joined = ring.get().joined(loaded);
         if !joined.differing.is_empty() {
             let versions = joined.differing;
-            warn!(%corp, ?versions, "another key for a version in use; it takes a restart");
+            warn!(
+                %corp,
+                ?versions,
+                "the key files of versions in use have changed; restart to use them"
+            );
         }
         if !joined.added.is_empty() {
             ring.set(joined.ring);
-            info!(%corp, versions = ?joined.added, "keys taken over");
+            info!(%corp, versions = ?joined.added, "keys added");
         }
     }
 }
@@ -102,25 +106,25 @@ fn config_folder(file: &Path) -> PathBuf {
     folder.unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Folders being watched: files are replaced by others of their name, which only a folder tells.
-struct Watched {
+/// Watches folders, not files: a file is usually replaced by another one of the same name.
+struct WatchedFolders {
     watcher: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
 }
 
-impl Watched {
-    fn new(tell: mpsc::Sender<()>) -> Self {
-        let told = move |event: notify::Result<Event>| {
-            // Reading the files is no reason to read them again.
+impl WatchedFolders {
+    fn new(wake: mpsc::Sender<()>) -> Self {
+        let notify = move |event: notify::Result<Event>| {
+            // Reading the files causes events too.
             let read_only =
                 matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(_)));
             if !read_only {
-                // One message waiting is enough.
-                let _ = tell.try_send(());
+                // If a message is waiting already, one is enough.
+                let _ = wake.try_send(());
             }
         };
         Self {
-            watcher: notify::recommended_watcher(told).ok(),
+            watcher: notify::recommended_watcher(notify).ok(),
             folders: BTreeSet::new(),
         }
     }
@@ -136,8 +140,8 @@ impl Watched {
         if !matches!(watching, Some(Ok(()))) {
             warn!(
                 folder = %folder.display(),
-                seconds = AT_LEAST.as_secs(),
-                "keys cannot be watched; looking at intervals, and on SIGHUP"
+                seconds = REREAD_INTERVAL.as_secs(),
+                "the folder of the keys cannot be watched; reading it at intervals and on SIGHUP"
             );
         }
         self.folders.insert(folder);
@@ -178,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn new_versions_join_the_ring_and_broken_files_change_nothing() {
+    async fn new_keys_are_added_and_wrong_files_change_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("chatledger.toml");
         std::fs::create_dir(folder.path().join("keys")).unwrap();
@@ -196,9 +200,9 @@ mod tests {
         let task = tokio::spawn(watch(watched, rings, seen, stop.clone()));
         let until = async |what: &str, text: &str, done: &dyn Fn() -> bool| {
             let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-            // The watch begins some time after the task; write again until it is seen.
+            // Watching begins some time after the task; write again until it is noticed.
             while !done() {
-                assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+                assert!(tokio::time::Instant::now() < deadline, "timeout: {what}");
                 write(&file, text);
                 tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>())
                     .await
@@ -211,7 +215,7 @@ mod tests {
             let value = lines.find_map(|l| l.strip_prefix("chatledger_keys_reload_errors_total "));
             value.unwrap().parse::<u32>().unwrap() >= least
         };
-        // A version without its file: nothing is taken over, also not the others.
+        // A version without its file: no key is added, not even the others.
         until("missing file", &config(&[1, 2]), &|| failed(1)).await;
         assert_eq!(ring.get().versions(), [1]);
         write(&key(2), &pem());
@@ -219,7 +223,7 @@ mod tests {
             ring.get().versions() == [1, 2]
         })
         .await;
-        // One that is no longer named stays.
+        // A key that the configuration no longer names stays in use.
         write(&key(3), &pem());
         until("third key", &config(&[3]), &|| {
             ring.get().versions() == [1, 2, 3]

@@ -1,7 +1,7 @@
-//! The program `chatledger`: reads the configuration, puts the parts together, runs them.
+//! The program `chatledger`: reads the configuration, connects the parts and runs them.
 //!
-//! It does not do anything to a record itself: stages and drivers are the engine's, other people's
-//! systems the connectors'. [`wiring`] is the one place where they meet.
+//! It does not process records itself: stages and drivers are in the engine, access to other systems
+//! is in the connectors. They are connected in [`wiring`] only.
 
 #![allow(
     unreachable_pub,
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Err(error) => return exit::report(&exit::Failure::other(error)),
     };
     let result = runtime.block_on(commands::run(cli));
-    // A blocking call into somebody's library may still be under way; it is not waited for.
+    // A blocking call into a C library may still be running; do not wait for it.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz`, `/readyz`.
+//! Serves `/metrics`, `/healthz` and `/readyz`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use chatledger_engine::shared::{Progress, now_ms};
 use chatledger_schemas::CorpId;
 use tokio_util::sync::CancellationToken;
 
-/// What the endpoints tell.
+/// What the endpoints report.
 pub struct Observed {
-    /// The metrics.
+    /// Metrics of the pipeline.
     pub metrics: Arc<Metrics>,
-    /// How far each corp is.
+    /// Progress of each corp.
     pub progress: Vec<(CorpId, Arc<Progress>)>,
-    /// Whether the pipeline is up: everything it needs has answered, and its tasks run.
+    /// Whether every system that is needed has answered and the pipeline runs.
     pub ready: AtomicBool,
-    /// Whether the pipeline's tasks run.
+    /// Whether the tasks of the pipeline run.
     pub alive: AtomicBool,
 }
 
@@ -35,10 +35,10 @@ impl Observed {
     }
 }
 
-/// Serves until stopped; gives the address it listens on.
+/// Serves until `stop` is cancelled. Returns the address it listens on.
 ///
 /// # Errors
-/// The address cannot be listened on.
+/// It cannot listen on the address.
 pub async fn serve(
     listen: SocketAddr,
     observed: Arc<Observed>,
@@ -57,7 +57,7 @@ pub async fn serve(
             .with_graceful_shutdown(shutdown)
             .await
         {
-            tracing::error!(%error, "metrics are no longer served");
+            tracing::error!(%error, "the metrics endpoints have failed");
         }
     });
     Ok(address)
@@ -79,24 +79,24 @@ async fn metrics(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
     }
 }
 
-fn answer(good: bool, what: &'static str) -> impl IntoResponse {
+fn status(good: bool, otherwise: &'static str) -> impl IntoResponse {
     if good {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, what)
+        (StatusCode::SERVICE_UNAVAILABLE, otherwise)
     }
 }
 
 async fn health(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
-    answer(
+    status(
         observed.alive.load(Ordering::Relaxed),
-        "the pipeline has ended\n",
+        "the pipeline has stopped\n",
     )
 }
 
 async fn ready(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
-    answer(
+    status(
         observed.ready.load(Ordering::Relaxed),
-        "not everything it needs has answered yet\n",
+        "waiting for a system that is needed\n",
     )
 }

@@ -1,4 +1,4 @@
-//! Shows a person how far a long run is: a bar on a terminal, plain lines elsewhere.
+//! Shows the progress of a long run: a bar on a terminal, plain lines elsewhere.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 const BAR_EVERY: Duration = Duration::from_millis(150);
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Shows the counts until stopped. `total` is the number of records expected, if it is known.
+/// Shows the counts until `stop` is cancelled. `total` is the expected number of records, if known.
 pub async fn show(totals: Arc<Totals>, total: Option<u64>, stop: CancellationToken) {
     let bar = match total {
         Some(total) => ProgressBar::new(total),
@@ -42,7 +42,7 @@ pub async fn show(totals: Arc<Totals>, total: Option<u64>, stop: CancellationTok
         );
         if hidden {
             let of = total.map_or_else(String::new, |total| format!("/{total}"));
-            // Nobody reads stderr any more? Then there is nobody to show it to.
+            // If stderr is closed, there is nothing to show the progress on.
             let _ = writeln!(std::io::stderr(), "{done}{of} records: {words}");
         } else {
             bar.set_position(done);

@@ -1,4 +1,5 @@
-//! The folder of rule files: read as a whole, watched, taken over whole or not at all.
+//! Reads the folder of rule files, and reads it again when it changes. Changed rules take effect
+//! together; if one of them is wrong, none does.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,17 +16,17 @@ use tracing::{error, info, warn};
 use crate::bounded_file;
 use crate::exit::{Failure, chain};
 
-/// Bytes of a rule file or words file at most.
-const MOST_BYTES: u64 = 32 << 20;
-/// Files are written in several steps; wait until they have been quiet for so long.
+/// Largest rule file or words file, in bytes.
+const MAX_BYTES: u64 = 32 << 20;
+/// Editors write a file in several steps. Wait until nothing has changed for this long.
 const QUIET: Duration = Duration::from_millis(300);
-/// Watching can miss changes (network file systems); look again after so long anyway.
-const AT_LEAST: Duration = Duration::from_secs(60);
+/// Time between two reads without a notification, which network file systems may not send.
+const REREAD_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Reads every `*.toml` of the folder.
+/// Reads every `*.toml` file of the folder.
 ///
 /// # Errors
-/// Everything that is wrong, a line each.
+/// All errors, one line each.
 pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
     let unreadable = |path: &Path, error: std::io::Error| {
         vec![format!("{}: cannot be read: {error}", path.display())]
@@ -42,7 +43,7 @@ pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
     let mut texts = Vec::new();
     let mut errors = Vec::new();
     for file in &files {
-        match bounded_file::text(file, MOST_BYTES) {
+        match bounded_file::text(file, MAX_BYTES) {
             Ok(text) => texts.push((file.file_name().unwrap_or_default().to_string_lossy(), text)),
             Err(error) => errors.extend(unreadable(file, error)),
         }
@@ -51,7 +52,7 @@ pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
         .iter()
         .map(|(file, text)| Source { file, text })
         .collect();
-    let words = |_: &str, name: &str| bounded_file::text(&dir.join(name), MOST_BYTES);
+    let words = |_: &str, name: &str| bounded_file::text(&dir.join(name), MAX_BYTES);
     match compile(&sources, words) {
         Ok(rules) if errors.is_empty() => Ok(rules),
         Ok(_) => Err(errors),
@@ -62,10 +63,10 @@ pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
     }
 }
 
-/// The rules of a configuration; none if it names no folder.
+/// Reads the rules of a configuration; without a folder there are none.
 ///
 /// # Errors
-/// Everything that is wrong with them.
+/// All errors of the rules.
 pub fn configured(dir: Option<&Path>) -> Result<RuleSet, Failure> {
     let Some(dir) = dir else {
         return Ok(RuleSet::default());
@@ -76,22 +77,23 @@ pub fn configured(dir: Option<&Path>) -> Result<RuleSet, Failure> {
     })
 }
 
-/// Rules in effect.
+/// Counts the rules that are in effect.
 pub fn active(rules: &RuleSet) -> usize {
     rules.rules().iter().filter(|rule| rule.is_active()).count()
 }
 
-/// Takes changed rules over while running; broken ones are reported and the old ones stay.
+/// Reloads changed rules until `stop` is cancelled. If a rule is wrong, the error is reported and the
+/// previous rules stay in effect.
 pub async fn watch(
     dir: PathBuf,
     current: Arc<Current<RuleSet>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
-    let (tell, mut changes) = mpsc::channel(1);
+    let (wake, mut changes) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |_event| {
-        // One message waiting is enough.
-        let _ = tell.try_send(());
+        // If a message is waiting already, one is enough.
+        let _ = wake.try_send(());
     });
     let watching = match &mut watcher {
         Ok(watcher) => watcher.watch(&dir, RecursiveMode::Recursive),
@@ -99,16 +101,16 @@ pub async fn watch(
     };
     if watcher.is_err() || watching.is_err() {
         warn!(
-            seconds = AT_LEAST.as_secs(),
-            "rules cannot be watched; looking at intervals"
+            seconds = REREAD_INTERVAL.as_secs(),
+            "the folder of the rules cannot be watched; reading it at intervals"
         );
     }
-    let mut refused: Vec<String> = Vec::new();
+    let mut reported: Vec<String> = Vec::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = changes.recv() => {}
-            () = tokio::time::sleep(AT_LEAST) => {}
+            () = tokio::time::sleep(REREAD_INTERVAL) => {}
         }
         while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
         let folder = dir.clone();
@@ -117,24 +119,27 @@ pub async fn watch(
         };
         match loaded {
             Ok(rules) => {
-                refused.clear();
+                reported.clear();
                 if rules.version() != current.get().version() {
                     info!(
                         active = active(&rules),
                         version = rules.version(),
-                        "rules taken over"
+                        "rules reloaded"
                     );
                     metrics.rules_active(active(&rules));
                     current.set(rules);
                 }
             }
-            Err(errors) if errors == refused => {}
+            Err(errors) if errors == reported => {}
             Err(errors) => {
                 metrics.rules_reload_failed();
                 for error in &errors {
-                    error!(error, "rules not taken over; the old ones stay");
+                    error!(
+                        error,
+                        "rules not reloaded; the previous rules stay in effect"
+                    );
                 }
-                refused = errors;
+                reported = errors;
             }
         }
     }
@@ -148,7 +153,7 @@ mod tests {
         "[[rule]]\nid='a'\nname='A'\nseverity='high'\nwords=['x']\n[rule.scope]\nall=true\n";
 
     #[test]
-    fn folder_is_read_whole_and_every_error_is_told() {
+    fn all_files_are_read_and_all_errors_reported() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.toml"), RULE).unwrap();
         assert_eq!(active(&load(folder.path()).unwrap()), 1);
@@ -166,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn changed_rules_are_taken_over_and_broken_ones_are_not() {
+    async fn changed_rules_take_effect_and_wrong_ones_do_not() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.toml");
         std::fs::write(&file, RULE).unwrap();
@@ -181,9 +186,9 @@ mod tests {
         ));
         let until = async |what: &str, done: &dyn Fn() -> bool| {
             let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-            // The watch begins some time after the task; write again until it is seen.
+            // Watching begins some time after the task; write again until it is noticed.
             while !done() {
-                assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+                assert!(tokio::time::Instant::now() < deadline, "timeout: {what}");
                 std::fs::write(&file, what).unwrap();
                 tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>())
                     .await

@@ -1,5 +1,5 @@
-//! `chatledger embedded-clickhouse` lets nobody in whom nobody has named: it starts for this machine
-//! alone, or with a user and a password that lies where its owner alone can read it.
+//! `chatledger embedded-clickhouse` starts without a user only on the loopback, and accepts a password
+//! only from a file that other users cannot read.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,12 +8,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-/// What it says when it does not start, and its exit code.
-fn refused(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+/// Returns the exit code and the error message of a start that fails.
+fn failed_start(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_chatledger"))
         .args(["embedded-clickhouse", "--data-dir"])
         .arg(folder.join("data"))
-        // Where the engine would be loaded from: it is not to come so far.
+        // There is no engine at this path, so every start fails at the latest when loading it.
         .args(["--lib", "/nowhere/libchdb.so"])
         .args(arguments)
         .output()
@@ -25,22 +25,22 @@ fn refused(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn address_that_others_reach_wants_a_user() {
+fn address_that_other_machines_reach_requires_a_user() {
     let folder = tempfile::tempdir().unwrap();
-    let (code, said) = refused(folder.path(), &["--listen", "0.0.0.0:0"]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("without credentials"), "{said}");
-    let (_, said) = refused(folder.path(), &["--listen", "127.0.0.1:0"]);
-    assert!(said.contains("/nowhere/libchdb.so"), "{said}");
+    let (code, error) = failed_start(folder.path(), &["--listen", "0.0.0.0:0"]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("without credentials"), "{error}");
+    let (_, error) = failed_start(folder.path(), &["--listen", "127.0.0.1:0"]);
+    assert!(error.contains("/nowhere/libchdb.so"), "{error}");
 }
 
 #[test]
-fn password_that_others_can_read_is_refused_unless_that_is_allowed() {
+fn password_file_readable_by_others_is_refused_unless_allowed() {
     let folder = tempfile::tempdir().unwrap();
     let password = folder.path().join("password");
     fs::write(&password, "hunter2\n").unwrap();
     let file = password.to_str().unwrap();
-    let given = [
+    let with_password = [
         "--listen",
         "0.0.0.0:0",
         "--user",
@@ -50,15 +50,18 @@ fn password_that_others_can_read_is_refused_unless_that_is_allowed() {
     ];
 
     fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).unwrap();
-    let (code, said) = refused(folder.path(), &given);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains(file) && said.contains("mode 0644"), "{said}");
-    assert!(!said.contains("hunter2"), "{said}");
+    let (code, error) = failed_start(folder.path(), &with_password);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(
+        error.contains(file) && error.contains("mode 0644"),
+        "{error}"
+    );
+    assert!(!error.contains("hunter2"), "{error}");
 
-    let allowed = [&given[..], &["--allow-open-secrets"]].concat();
-    let (_, said) = refused(folder.path(), &allowed);
-    assert!(said.contains("/nowhere/libchdb.so"), "{said}");
+    let allowed = [&with_password[..], &["--allow-open-secrets"]].concat();
+    let (_, error) = failed_start(folder.path(), &allowed);
+    assert!(error.contains("/nowhere/libchdb.so"), "{error}");
     fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
-    let (_, said) = refused(folder.path(), &given);
-    assert!(said.contains("/nowhere/libchdb.so"), "{said}");
+    let (_, error) = failed_start(folder.path(), &with_password);
+    assert!(error.contains("/nowhere/libchdb.so"), "{error}");
 }

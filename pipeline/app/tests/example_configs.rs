@@ -1,9 +1,8 @@
-//! The files in `deploy/config` are what they say: the program accepts them, they know every key of
-//! the configuration and no other, and the defaults they name are the program's.
+//! The files in `deploy/config`: the program accepts them, together they show every key of the
+//! configuration and no other, and the defaults in their comments are the program's.
 //!
-//! The examples are read twice: as they stand, by the program itself; and with their commented-out
-//! keys put in force (`# key = …` becomes `key = …`), to compare them with
-//! `schemas/json/config.schema.json`.
+//! Each example is read twice: unchanged, by the program; and with the commented-out keys activated
+//! (`# key = …` becomes `key = …`), for the comparison with `schemas/json/config.schema.json`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -30,20 +29,20 @@ fn example(name: &str) -> String {
     read(&format!("deploy/config/{name}"))
 }
 
-/// One `key = value` of an example, in force or not.
+/// One `key = value` of an example, active or commented out.
 #[derive(Debug)]
-struct Line {
-    /// Its place in the schema: `corp.archive.key.version`.
+struct ExampleLine {
+    /// Its key path in the schema: `corp.archive.key.version`.
     path: String,
-    /// The value as the schema would write it; null if it is not JSON.
+    /// The value as JSON; null if it is not valid JSON.
     value: Value,
-    /// The comment right above it, in one line.
+    /// The comment directly above it, in one line.
     comment: String,
 }
 
-/// A key or header without the `#` that takes it out of force. Prose begins with a capital letter
-/// and `[raw]`-like words do not stand alone, so neither is taken for one.
-fn in_force(line: &str) -> &str {
+/// Removes the `#` in front of a key or header. Other comments begin with a capital letter and are not
+/// a single word in brackets, so they are not mistaken for one.
+fn activated(line: &str) -> &str {
     let bare = line.strip_prefix("# ").unwrap_or(line);
     let is_key = bare.split_once(" = ").is_some_and(|(key, _)| {
         key.trim_matches('"')
@@ -54,11 +53,11 @@ fn in_force(line: &str) -> &str {
     if is_key || is_header { bare } else { line }
 }
 
-/// Every key of an example, read line by line because a TOML reader gives no comments. That no key
-/// is missed this way is checked against what a TOML reader finds.
-fn lines(text: &str) -> Vec<Line> {
+/// Returns every key of an example. Reads line by line, because a TOML parser drops comments; the
+/// tests compare the result with the keys that a TOML parser finds.
+fn lines(text: &str) -> Vec<ExampleLine> {
     let (mut found, mut section, mut comment) = (Vec::new(), String::new(), Vec::new());
-    for line in text.lines().map(in_force) {
+    for line in text.lines().map(activated) {
         if let Some(words) = line.strip_prefix('#') {
             comment.push(words.trim());
             continue;
@@ -66,7 +65,7 @@ fn lines(text: &str) -> Vec<Line> {
         if line.starts_with('[') {
             line.trim_matches(['[', ']']).clone_into(&mut section);
         } else if let Some((key, value)) = line.split_once(" = ") {
-            found.push(Line {
+            found.push(ExampleLine {
                 path: join(&section, key),
                 value: serde_json::from_str(value).unwrap_or_default(),
                 comment: comment.join(" "),
@@ -85,22 +84,22 @@ fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// A key of the configuration as the schema has it.
+/// A key of the configuration in the schema.
 #[derive(Debug, Default)]
-struct Key {
+struct SchemaKey {
     default: Option<Value>,
     required: bool,
 }
 
-/// Every key that holds a value (not a table), by its place.
-fn keys_of_schema() -> BTreeMap<String, Key> {
+/// Returns every key whose value is not a table, by its key path.
+fn keys_of_schema() -> BTreeMap<String, SchemaKey> {
     let schema: Value = serde_json::from_str(&read("schemas/json/config.schema.json")).unwrap();
     let mut keys = BTreeMap::new();
     walk(&schema, &schema, "", &mut keys);
     keys
 }
 
-fn walk(schema: &Value, table: &Value, path: &str, keys: &mut BTreeMap<String, Key>) {
+fn walk(schema: &Value, table: &Value, path: &str, keys: &mut BTreeMap<String, SchemaKey>) {
     let required: Vec<&str> = table["required"]
         .as_array()
         .map(|list| list.iter().filter_map(Value::as_str).collect())
@@ -122,7 +121,7 @@ fn walk(schema: &Value, table: &Value, path: &str, keys: &mut BTreeMap<String, K
                 .cloned();
             keys.insert(
                 path,
-                Key {
+                SchemaKey {
                     default,
                     required: required.contains(&name.as_str()),
                 },
@@ -131,7 +130,7 @@ fn walk(schema: &Value, table: &Value, path: &str, keys: &mut BTreeMap<String, K
     }
 }
 
-/// What a property leads to, through references and "or null".
+/// Follows the reference of a property, also of an optional one.
 fn follow<'a>(schema: &'a Value, property: &'a Value) -> &'a Value {
     let direct = property.get("$ref");
     let optional = || {
@@ -148,12 +147,12 @@ fn follow<'a>(schema: &'a Value, property: &'a Value) -> &'a Value {
     }
 }
 
-/// Keys that a TOML reader finds, by their place in the schema, whose map-valued keys are leaves.
-fn keys_of_toml(text: &str, leaves: &BTreeMap<String, Key>) -> BTreeSet<String> {
+/// Returns the key paths that a TOML parser finds. Maps such as `kafka.properties` count as one key.
+fn keys_of_toml(text: &str, leaves: &BTreeMap<String, SchemaKey>) -> BTreeSet<String> {
     fn walk(
         value: &toml::Value,
         path: &str,
-        leaves: &BTreeMap<String, Key>,
+        leaves: &BTreeMap<String, SchemaKey>,
         found: &mut BTreeSet<String>,
     ) {
         match value {
@@ -177,15 +176,15 @@ fn keys_of_toml(text: &str, leaves: &BTreeMap<String, Key>) -> BTreeSet<String> 
     found
 }
 
-fn everything_in_force(text: &str) -> String {
+fn all_activated(text: &str) -> String {
     text.lines()
-        .map(in_force)
+        .map(activated)
         .flat_map(|line| [line, "\n"])
         .collect()
 }
 
-/// Makes every file that the example names, and the rules folder with one rule in it.
-fn furnish(folder: &Path, text: &str) {
+/// Creates every file that the example names, and a rules folder with one rule.
+fn create_files(folder: &Path, text: &str) {
     let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
     let pem = key.to_pkcs1_pem(LineEnding::LF).unwrap();
     for line in lines(text) {
@@ -214,7 +213,7 @@ fn furnish(folder: &Path, text: &str) {
     }
 }
 
-/// What `chatledger check --json` says of a configuration: its exit code, stdout and stderr.
+/// Runs `chatledger check --json` and returns its exit code, stdout and stderr.
 fn check(config: &Path) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_chatledger"))
         .arg("check")
@@ -232,80 +231,78 @@ fn check(config: &Path) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn every_example_is_accepted_by_the_program() {
+fn every_example_is_accepted() {
     for name in EXAMPLES {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("chatledger.toml");
         let text = example(name);
-        furnish(folder.path(), &text);
+        create_files(folder.path(), &text);
         std::fs::write(&config, &text).unwrap();
 
         let (code, stdout, stderr) = check(&config);
         assert_eq!(code, Some(0), "{name}: {stderr}");
-        let said: Value = serde_json::from_str(&stdout).unwrap();
+        let output: Value = serde_json::from_str(&stdout).unwrap();
         let versions: Vec<i64> = lines(&text)
             .iter()
             .filter(|line| line.path == "corp.archive.key.version")
             .filter_map(|line| line.value.as_i64())
             .collect();
         assert_eq!(
-            said["corps"][0]["keys"],
+            output["corps"][0]["keys"],
             serde_json::json!(versions),
             "{name}"
         );
-        assert_eq!(said["corps"][0]["directory"], true, "{name}");
-        assert_eq!(said["rules"][0]["active"], true, "{name}");
+        assert_eq!(output["corps"][0]["directory"], true, "{name}");
+        assert_eq!(output["rules"][0]["active"], true, "{name}");
     }
 }
 
 #[test]
-fn example_with_an_unknown_key_or_a_missing_secret_is_refused_with_both() {
+fn unknown_key_and_missing_secret_are_reported_together() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("chatledger.toml");
     let text = example("direct.toml");
-    furnish(folder.path(), &text);
+    create_files(folder.path(), &text);
     std::fs::write(&config, text.replace("batch_limit = ", "batch_limits = ")).unwrap();
-    let (code, _, stderr) = check(&config);
-    assert_eq!(code, Some(2), "{stderr}");
-    assert!(
-        stderr.contains("corp[0].archive.batch_limits: unknown key"),
-        "{stderr}"
-    );
-
-    std::fs::write(&config, &text).unwrap();
     std::fs::remove_file(folder.path().join("secrets/archive.secret")).unwrap();
     let (code, _, stderr) = check(&config);
     assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("corp[0].archive.secret_file"), "{stderr}");
+    for expected in [
+        "chatledger.toml: 2 errors",
+        "corp[0].archive.batch_limits: unknown key",
+        "corp[0].archive.secret_file: secrets/archive.secret: cannot be read",
+    ] {
+        assert!(stderr.contains(expected), "missing: {expected}\n{stderr}");
+    }
 }
 
 #[test]
-fn examples_show_every_key_of_the_schema_and_no_other() {
+fn examples_together_show_exactly_the_keys_of_the_schema() {
     let keys = keys_of_schema();
     let known: BTreeSet<String> = keys.keys().cloned().collect();
     assert!(
         known.contains("corp.archive.key.version"),
-        "the schema is not read right: {known:?}"
+        "the schema was not read correctly: {known:?}"
     );
     let mut shown = BTreeSet::new();
     for name in EXAMPLES {
-        let found = keys_of_toml(&everything_in_force(&example(name)), &keys);
+        let found = keys_of_toml(&all_activated(&example(name)), &keys);
         let unknown: Vec<&String> = found.difference(&known).collect();
         assert!(
             unknown.is_empty(),
-            "deploy/config/{name} has keys the schema does not: {unknown:?}"
+            "deploy/config/{name} has keys that are not in the schema: {unknown:?}"
         );
         shown.extend(found);
     }
     let missing: Vec<&String> = known.difference(&shown).collect();
     assert!(
         missing.is_empty(),
-        "no file in deploy/config shows these keys: {missing:?}"
+        "no file in deploy/config has these keys: {missing:?}"
     );
 }
 
 #[test]
-fn every_key_of_an_example_says_its_default_or_that_it_is_required() {
+fn comment_of_every_key_has_its_default_or_that_it_is_required() {
     let keys = keys_of_schema();
     for name in EXAMPLES {
         let text = example(name);
@@ -315,12 +312,9 @@ fn every_key_of_an_example_says_its_default_or_that_it_is_required() {
             .map(|line| line.path.clone())
             .filter(|path| keys.contains_key(path))
             .collect();
-        let mut by_toml = keys_of_toml(&everything_in_force(&text), &keys);
+        let mut by_toml = keys_of_toml(&all_activated(&text), &keys);
         by_toml.remove("kafka.properties");
-        assert_eq!(
-            by_line, by_toml,
-            "{name}: a key is not on a line of its own"
-        );
+        assert_eq!(by_line, by_toml, "{name}: a key is not on its own line");
 
         for line in found {
             let Some(key) = keys.get(&line.path) else {
@@ -339,12 +333,12 @@ fn every_key_of_an_example_says_its_default_or_that_it_is_required() {
                 None if line.comment.contains("Required with") => continue,
                 None => "Not set by default.".to_owned(),
             };
-            assert!(line.comment.contains(&expected), "{at} lacks: {expected}");
+            assert!(line.comment.contains(&expected), "{at} has no: {expected}");
         }
     }
 }
 
-/// The values of a key of the unit file, in their order.
+/// Returns the values of a key of the unit file, in their order.
 fn of_unit(unit: &str, key: &str) -> Vec<String> {
     let prefix = format!("{key}=");
     unit.lines()
@@ -354,7 +348,7 @@ fn of_unit(unit: &str, key: &str) -> Vec<String> {
 }
 
 #[test]
-fn unit_lets_the_direct_example_write_what_it_writes_and_leaves_hopeless_ends_alone() {
+fn unit_grants_write_access_to_the_folders_of_the_example_and_does_not_restart_after_2_or_4() {
     let unit = example("chatledger.service");
     let state = format!("/var/lib/{}/", of_unit(&unit, "StateDirectory")[0]);
     assert_eq!(of_unit(&unit, "ProtectSystem"), ["strict"]);
@@ -374,7 +368,7 @@ fn unit_lets_the_direct_example_write_what_it_writes_and_leaves_hopeless_ends_al
     }
     assert_eq!(of_unit(&unit, "RestartPreventExitStatus"), ["2 4"]);
 
-    // The command line of the unit is one that the program understands.
+    // The program accepts the command line of the unit.
     let start = of_unit(&unit, "ExecStart").remove(0);
     let mut words = start
         .split_whitespace()

@@ -1,9 +1,9 @@
-//! The program has fail points when it is asked to have them, and not otherwise.
+//! The program has fail points only with the cargo feature `failpoints`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[test]
-fn fail_points_are_in_the_program_only_with_the_feature() {
+fn fail_points_are_compiled_in_only_with_the_feature() {
     let program = std::fs::read(env!("CARGO_BIN_EXE_chatledger")).unwrap();
     let variable = b"CHATLEDGER_FAILPOINTS";
     let found = program

@@ -30,7 +30,7 @@ pub async fn serve(args: EmbeddedArgs) -> Result<(), Failure> {
         }
     };
     let ready = |address: std::net::SocketAddr| {
-        // Whoever started it without reading its output does not need the address.
+        // If stdout is closed, the address is not needed.
         say(&format!("http://{address}")).ok();
     };
     serve_engine(options, shutdown, ready)

@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands.
 
 mod audit;
 mod check;
@@ -13,10 +13,10 @@ use crate::config;
 use crate::exit::Failure;
 use crate::wiring;
 
-/// Carries the command out.
+/// Runs the command.
 ///
 /// # Errors
-/// Why the program ends with another code than 0.
+/// The reason for an exit code other than 0.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Run(args) => run::run(args).await,
@@ -31,7 +31,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             for (sink, versions) in migrated {
                 say(&match (versions.from, versions.to) {
                     (from, to) if from == to => format!("{sink}: schema {to}, nothing to do"),
-                    (from, to) => format!("{sink}: schema {from} → {to}"),
+                    (from, to) => format!("{sink}: schema upgraded from {from} to {to}"),
                 })?;
             }
             Ok(())

@@ -13,10 +13,10 @@ use crate::exit::Failure;
 use crate::progress;
 use crate::wiring::{self, RunOptions};
 
-/// How long sinks are waited for after the signal to stop.
+/// How long a stop waits for the sinks.
 const GRACE: Duration = Duration::from_secs(25);
 
-/// Runs the pipeline.
+/// Runs the pipeline until it is stopped or drained.
 pub async fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(Failure::config)?;
     let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
@@ -53,7 +53,8 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// SIGTERM and SIGINT: stop in order, and not wait for ever.
+/// Stops the pipeline on SIGTERM or SIGINT: cancels `stop` at the first signal, and `abandon` after
+/// [`GRACE`] or at the second signal.
 pub fn stop_on_signal(stop: CancellationToken, abandon: CancellationToken) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::other)?;
@@ -62,14 +63,14 @@ pub fn stop_on_signal(stop: CancellationToken, abandon: CancellationToken) -> Re
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("stopping: delivering what has been pulled");
+        info!("stopping: delivering the records that were pulled");
         stop.cancel();
         tokio::select! {
             () = tokio::time::sleep(GRACE) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        warn!("not waiting any longer; what is missing comes again at the next start");
+        warn!("stopped waiting for the sinks; undelivered records are processed at the next start");
         abandon.cancel();
     });
     Ok(())

@@ -1,6 +1,7 @@
-//! `[kafka]`: its keys and passwords from their files, and nothing secret where it would be shown.
+//! `[kafka]`: reads seal keys and passwords from their files, and separates librdkafka's secret
+//! properties from those that may be shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use chatledger_crypto::SealRing;
@@ -8,9 +9,9 @@ use chatledger_schemas::Secret;
 use chatledger_schemas::config as raw;
 use tracing::warn;
 
-use super::meaning::{Checker, Kafka};
+use super::validate::{Kafka, Validator};
 
-/// Properties of librdkafka that are secrets themselves.
+/// Properties of librdkafka whose values are secrets.
 const SECRET_PROPERTIES: [&str; 7] = [
     "sasl.password",
     "ssl.key.password",
@@ -21,30 +22,16 @@ const SECRET_PROPERTIES: [&str; 7] = [
     "sasl.oauthbearer.assertion.private.key.pem",
 ];
 
-/// Checks the section; what is wrong is told to the checker.
-pub(super) fn settings(checker: &mut Checker<'_>, kafka: raw::Kafka) -> Kafka {
-    let mut seal = SealRing::new(kafka.accept_unsealed);
-    for (index, key) in kafka.seal_key.iter().enumerate() {
-        let at = format!("kafka.seal_key[{index}]");
-        if seal.versions().contains(&key.version) {
-            let what = format!("version {} is given twice", key.version);
-            checker.problem(format!("{at}.version"), what);
-            continue;
-        }
-        let Some(bytes) = checker.secret_bytes(&format!("{at}.file"), &key.file) else {
-            continue;
-        };
-        if let Err(error) = seal.insert(key.version, &bytes) {
-            checker.problem(format!("{at}.file"), format!("{}: {error}", key.file));
-        }
-    }
+/// Validates the section.
+pub(super) fn settings(validator: &mut Validator<'_>, kafka: raw::KafkaSection) -> Kafka {
+    let seal = seal_keys(validator, &kafka.seal_key, kafka.accept_unsealed);
     let mut properties = BTreeMap::new();
     let mut secrets = BTreeMap::new();
     for (name, value) in kafka.properties {
         if SECRET_PROPERTIES.contains(&name.as_str()) {
             warn!(
                 key = format!("kafka.properties.{name}"),
-                "a secret stands in the configuration file itself; give it as a file"
+                "the configuration file itself contains a secret; use a file for it"
             );
             secrets.insert(name, Secret::new(value));
         } else {
@@ -66,10 +53,12 @@ pub(super) fn settings(checker: &mut Checker<'_>, kafka: raw::Kafka) -> Kafka {
         let Some(file) = file else { continue };
         let at = format!("kafka.{key}");
         if secrets.contains_key(name) {
-            let what = format!("\"{name}\" stands in kafka.properties too; accepted: one of them");
-            checker.problem(at.as_str(), what);
+            let what = format!(
+                "found together with \"{name}\" in kafka.properties; accepted: one of the two"
+            );
+            validator.problem(at.as_str(), what);
         }
-        if let Some(secret) = checker.secret(&at, file) {
+        if let Some(secret) = validator.secret(&at, file) {
             secrets.insert(name.to_owned(), secret);
         }
     }
@@ -84,4 +73,28 @@ pub(super) fn settings(checker: &mut Checker<'_>, kafka: raw::Kafka) -> Kafka {
         replication: kafka.replication,
         seal: Arc::new(seal),
     }
+}
+
+fn seal_keys(
+    validator: &mut Validator<'_>,
+    keys: &[raw::SealKeySetting],
+    accept_unsealed: bool,
+) -> SealRing {
+    let mut ring = SealRing::new(accept_unsealed);
+    let mut versions = HashSet::new();
+    for (index, key) in keys.iter().enumerate() {
+        let at = format!("kafka.seal_key[{index}]");
+        let accepted = validator.new_version(&at, key.version, &mut versions);
+        let file_at = format!("{at}.file");
+        let Some(bytes) = validator.secret_bytes(&file_at, &key.file) else {
+            continue;
+        };
+        // The file of a version that is not accepted is checked as well.
+        let mut unused = SealRing::new(accept_unsealed);
+        let ring = if accepted { &mut ring } else { &mut unused };
+        if let Err(error) = ring.insert(key.version, &bytes) {
+            validator.problem(file_at, format!("{}: {error}", key.file));
+        }
+    }
+    ring
 }

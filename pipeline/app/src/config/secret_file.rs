@@ -1,8 +1,8 @@
-//! Files with secrets: who may read them, and what is read.
+//! Reads files with secrets.
 //!
-//! Guarantees: a file that others than its owner can read or change is refused unless that is
-//! allowed in so many words; what has been read is wiped when it is dropped; no error holds a part
-//! of it. Not here: what the secret is for.
+//! Guarantees: a file that users other than its owner can read or change is refused unless the caller
+//! allows it; the content is wiped from memory when it is dropped; no error contains a part of it.
+//! Not here: what the secret is used for.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,63 +11,66 @@ use std::path::Path;
 
 use chatledger_schemas::Secret;
 
-/// Bytes of a secret at most; an RSA key in PEM form has some 1,700.
-const MOST_BYTES: u64 = 64 << 10;
+/// Largest file with a secret, in bytes. An RSA-2048 key in PEM form has about 1,700.
+const MAX_BYTES: u64 = 64 << 10;
 
-/// Why a secret cannot be had from a file.
+/// Why a secret cannot be read from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
-    /// It is not there, or not for this process.
+    /// The file does not exist, or this process may not read it.
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
-    /// Others have access to it.
-    #[error("mode {mode:04o} lets others than its owner read or change it; accepted: {accepted}")]
+    /// Other users have access to it.
+    #[error(
+        "mode {mode:04o} lets users other than its owner read or change it; accepted: {accepted}"
+    )]
     Exposed {
         /// Its permission bits.
         mode: u32,
-        /// What to do.
+        /// The accepted modes.
         accepted: &'static str,
     },
-    /// It holds nothing but line ends.
+    /// It contains only white space.
     #[error("the file is empty")]
     Empty,
-    /// It is longer than any secret.
-    #[error("the file has more than {MOST_BYTES} bytes, no secret has")]
+    /// It is larger than any secret.
+    #[error("the file has more than {MAX_BYTES} bytes, which is too large for a secret")]
     TooLong,
     /// It is not UTF-8.
-    #[error("the file is no text")]
+    #[error("the file is not UTF-8 text")]
     NotText,
 }
 
-const OWNER_ALONE: &str = "0600 (chmod 600), or 0640 if it is root's and the program is not";
+const ACCEPTED_MODES: &str =
+    "0600 (chmod 600), or 0640 if root owns the file and chatledger runs as another user";
 
-/// The bits of `mode` that are too many. A file of root's may be read by a group: that is how a
-/// service manager hands secrets to a service that runs as somebody else.
+/// Returns the bits of `mode` that are not accepted. A group may read a file that root owns: this is
+/// how a service manager gives secrets to a service that runs as another user.
 fn exposed(mode: u32, owner: u32, me: u32) -> u32 {
     let fine = if owner == 0 && me != 0 { 0o740 } else { 0o700 };
     mode & 0o777 & !fine
 }
 
-/// What the file holds, byte for byte.
+/// Reads the content of the file, byte for byte.
 ///
 /// # Errors
 /// See [`SecretFileError`].
 pub fn bytes(path: &Path, allow_open: bool) -> Result<Secret<Vec<u8>>, SecretFileError> {
     let file = File::open(path)?;
-    // Of the open file, so that what is looked at is what is read.
+    // The metadata of the open file, so that the file that is checked is the file that is read.
     let about = file.metadata()?;
     let me = rustix::process::geteuid().as_raw();
     if !allow_open && exposed(about.mode(), about.uid(), me) != 0 {
         return Err(SecretFileError::Exposed {
             mode: about.mode() & 0o777,
-            accepted: OWNER_ALONE,
+            accepted: ACCEPTED_MODES,
         });
     }
-    // Reserved whole at once: a growing buffer would leave copies behind.
-    let mut bytes = Vec::with_capacity(MOST_BYTES as usize + 1);
-    let read = file.take(MOST_BYTES + 1).read_to_end(&mut bytes);
+    // Reserved at once, because a growing buffer would leave copies in memory.
+    let mut bytes = Vec::with_capacity(MAX_BYTES as usize + 1);
+    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
     let bytes = Secret::new(bytes);
-    if read? as u64 > MOST_BYTES {
+    if read? as u64 > MAX_BYTES {
         return Err(SecretFileError::TooLong);
     }
     if bytes.expose().iter().all(u8::is_ascii_whitespace) {
@@ -76,7 +79,7 @@ pub fn bytes(path: &Path, allow_open: bool) -> Result<Secret<Vec<u8>>, SecretFil
     Ok(bytes)
 }
 
-/// The file's text without the line end that editors put there.
+/// Reads the text of the file, without the line end that editors append.
 ///
 /// # Errors
 /// See [`SecretFileError`].
@@ -94,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owner_may_do_anything_others_nothing_and_a_group_may_read_what_is_roots() {
+    fn only_the_owner_and_the_group_of_a_file_of_root_have_access() {
         const ROOT: u32 = 0;
         const ME: u32 = 1000;
         for (mode, owner, me, fine) in [
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn text_loses_its_line_end_and_keeps_the_rest() {
+    fn text_is_read_without_its_line_end_and_bad_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         let text_of = |bytes: &[u8], mode: u32, allow: bool| {
@@ -139,7 +142,7 @@ mod tests {
         for (bytes, error) in [
             (b"\n\n".to_vec(), "empty"),
             (vec![b'a'; 70_000], "more than"),
-            (vec![0xff; 40], "no text"),
+            (vec![0xff; 40], "not UTF-8"),
         ] {
             let refused = text_of(&bytes, 0o600, false).unwrap_err().to_string();
             assert!(refused.contains(error), "{refused}");

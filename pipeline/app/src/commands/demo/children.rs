@@ -1,4 +1,4 @@
-//! The processes beside the pipeline: the embedded ClickHouse and the made-up company.
+//! The child processes of the demo: the embedded ClickHouse and the simulated WeCom tenant.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,22 +12,23 @@ use tokio::process::{Child, Command};
 use crate::cli::DemoArgs;
 use crate::exit::Failure;
 
-/// How long a child may take until it answers.
-const READY: Duration = Duration::from_secs(90);
-/// How long a child may take to end by itself.
-const END: Duration = Duration::from_secs(20);
+/// Time limit for a child to start.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time limit for a child to stop after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Children in the order of their starting; all are killed if this process dies on its way.
+/// Children in the order of their start. They are killed when this value is dropped.
 #[derive(Default)]
 pub struct Children(Vec<Child>);
 
+/// The first line that the simulator prints.
 #[derive(Deserialize)]
-struct Ready {
+struct SimulatorReady {
     listen: String,
 }
 
 impl Children {
-    /// Starts the engine; gives its address.
+    /// Starts the embedded ClickHouse and returns its address.
     pub async fn clickhouse(&mut self, args: &DemoArgs, dir: &Path) -> Result<String, Failure> {
         let program = std::env::current_exe().map_err(Failure::other)?;
         let mut command = Command::new(program);
@@ -44,7 +45,7 @@ impl Children {
         self.start(command, &dir.with_extension("log")).await
     }
 
-    /// Starts the company; gives the address of its archive.
+    /// Starts the simulated tenant and returns the address of its archive.
     pub async fn company(
         &mut self,
         args: &DemoArgs,
@@ -53,7 +54,7 @@ impl Children {
     ) -> Result<String, Failure> {
         let program = match &args.simulator {
             Some(program) => program.clone(),
-            None => beside_us("wecom-sim")?,
+            None => program_next_to_this_one("wecom-sim")?,
         };
         let mut command = Command::new(program);
         command.arg("serve").arg("--dir").arg(dir);
@@ -65,22 +66,22 @@ impl Children {
             command.arg("--corpus").arg(corpus);
         }
         let line = self.start(command, &dir.with_extension("log")).await?;
-        let ready: Ready = serde_json::from_str(&line).map_err(Failure::other)?;
+        let ready: SimulatorReady = serde_json::from_str(&line).map_err(Failure::other)?;
         Ok(format!("http://{}", ready.listen))
     }
 
-    /// Starts a child and waits for the first line it prints.
+    /// Starts a child and returns the first line it prints. Its stderr goes to `log`.
     async fn start(&mut self, mut command: Command, log: &Path) -> Result<String, Failure> {
         let name = command
             .as_std()
             .get_program()
             .to_string_lossy()
             .into_owned();
-        let logged = std::fs::File::create(log).map_err(Failure::other)?;
+        let stderr = std::fs::File::create(log).map_err(Failure::other)?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(logged)
+            .stderr(stderr)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| Failure::unreachable(format!("{name} cannot be started: {error}")))?;
@@ -92,41 +93,45 @@ impl Children {
                 None => None,
             }
         };
-        if let Ok(Some(line)) = tokio::time::timeout(READY, first).await {
+        if let Ok(Some(line)) = tokio::time::timeout(START_TIMEOUT, first).await {
             return Ok(line);
         }
-        let said = std::fs::read_to_string(log).unwrap_or_default();
-        let lines: Vec<&str> = said.lines().collect();
+        let logged = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = logged.lines().collect();
         let last = lines[lines.len().saturating_sub(5)..].join("\n  ");
         let log = log.display();
-        let what = format!("{name} did not come up; its last words in {log}:\n  {last}");
+        let what = format!("{name} did not start; the last lines of {log}:\n  {last}");
         Err(Failure::unreachable(what))
     }
 
-    /// Ends the children in order, last started first, and waits for them.
+    /// Stops the children, the last one first, and waits for them.
     pub async fn stop(mut self) {
         while let Some(mut child) = self.0.pop() {
             let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
             if let Some(pid) = pid
                 && let Err(error) = kill_process(pid, Signal::TERM)
             {
-                tracing::warn!(%error, "child cannot be told to stop");
+                tracing::warn!(%error, "a child process cannot be stopped");
             }
-            // One that does not end by itself is killed when it is dropped.
-            if tokio::time::timeout(END, child.wait()).await.is_err() {
-                tracing::warn!("child did not stop in time and is killed");
+            // A child that does not stop in time is killed when it is dropped.
+            if tokio::time::timeout(STOP_TIMEOUT, child.wait())
+                .await
+                .is_err()
+            {
+                tracing::warn!("a child process did not stop in time; killing it");
             }
         }
     }
 }
 
-fn beside_us(name: &str) -> Result<PathBuf, Failure> {
+fn program_next_to_this_one(name: &str) -> Result<PathBuf, Failure> {
     let here = std::env::current_exe().map_err(Failure::other)?;
     let there = here.with_file_name(name);
     if there.exists() {
         Ok(there)
     } else {
-        let what = "is not there; build it (cargo build --release) or name it with --simulator";
+        let what =
+            "does not exist; build it (cargo build --release -p wecom-sim) or use --simulator";
         Err(Failure::unreachable(format!("{} {what}", there.display())))
     }
 }

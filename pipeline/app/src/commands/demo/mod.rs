@@ -1,8 +1,8 @@
-//! `chatledger demo`: a made-up company, its archive, the engine and the pipeline, on one machine.
+//! `chatledger demo`: archives the conversations of an invented company on this machine.
 //!
-//! The simulator and the embedded ClickHouse are children of this process; the pipeline runs in it,
-//! with the same wiring as `run`. What the tables hold afterwards is compared with what the
-//! simulator says it has sent, and the demo fails if the two differ.
+//! The simulated WeCom tenant and the embedded ClickHouse are child processes; the pipeline runs in
+//! this process, connected as for `run`. Afterwards the rows in the tables are compared with the
+//! simulator's account of what it sent, and the demo fails if they differ.
 
 mod children;
 mod summary;
@@ -22,14 +22,14 @@ use crate::exit::Failure;
 use crate::progress;
 use crate::wiring::{self, RunOptions};
 
-/// Marks a folder as one that a demo may empty.
-const MARK: &str = ".chatledger-demo";
-/// With `--stay`: messages that arrive in a second.
-const ARRIVING: u32 = 3;
+/// Name of the file that identifies a folder made by a demo.
+const DEMO_FILE: &str = ".chatledger-demo";
+/// With `--stay`: messages that arrive per second.
+const MESSAGES_PER_SECOND: u32 = 3;
 
-/// What the simulator says it has sent.
+/// The simulator's account of what it sent.
 #[derive(Debug, Deserialize)]
-struct Truth {
+struct SentCounts {
     records: u64,
     messages: u64,
     violations: u64,
@@ -58,9 +58,9 @@ async fn show(
     let clickhouse = children.clickhouse(args, &dir.join("clickhouse")).await?;
     let company = dir.join("company");
     let archive = children.company(args, &company, &clickhouse).await?;
-    let truth = std::fs::read_to_string(company.join("truth/summary.json"));
-    let truth: Truth =
-        serde_json::from_str(&truth.map_err(Failure::other)?).map_err(Failure::other)?;
+    let summary = std::fs::read_to_string(company.join("truth/summary.json"));
+    let sent: SentCounts =
+        serde_json::from_str(&summary.map_err(Failure::other)?).map_err(Failure::other)?;
 
     let load = || config::load(&company.join("chatledger.toml")).map_err(Failure::config);
     let shown = CancellationToken::new();
@@ -74,7 +74,7 @@ async fn show(
         abandon: abandon.clone(),
     };
     let drained = wiring::run(load()?, options, |running| {
-        let show = progress::show(running.totals, Some(truth.records), shown.clone());
+        let show = progress::show(running.totals, Some(sent.records), shown.clone());
         bar = Some(tokio::spawn(show));
     })
     .await;
@@ -97,64 +97,64 @@ async fn show(
     if args.json {
         say(&serde_json::to_string(&report).map_err(Failure::other)?)?;
     } else {
-        say(&report.for_people(&clickhouse, &parquet, &company))?;
+        say(&report.text(&clickhouse, &parquet, &company))?;
     }
-    compare(&truth, &report)?;
+    compare(&sent, &report)?;
     if !args.json {
-        say("\nThe tables hold exactly what the company sent, each message once.")?;
+        say("\nThe tables contain exactly what the company sent, each message once.")?;
     }
     if args.stay {
         stay(args, &clickhouse, &archive, load()?, stop, abandon).await?;
     } else if !args.json {
         say(&format!(
-            "\nEverything it made lies in {}. To look around with everything running and new messages \
-             arriving: ./deploy/local/demo --stay",
+            "\nAll files of the demo are in {}. To keep everything running, with new messages arriving: \
+             ./deploy/local/demo --stay",
             dir.display()
         ))?;
     }
     Ok(())
 }
 
-/// The folder, empty. Only what an earlier demo made is removed.
+/// Returns the empty folder for the demo. Only a folder made by an earlier demo is emptied.
 fn prepare(dir: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let dir = dir.unwrap_or_else(|| std::env::temp_dir().join("chatledger-demo"));
     let dir = std::path::absolute(&dir).map_err(Failure::other)?;
     let occupied = std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied {
-        if !dir.join(MARK).exists() {
-            let what = "is not empty and not from an earlier demo; name another folder with --dir";
+        if !dir.join(DEMO_FILE).exists() {
+            let what = "is not empty and was not made by a demo; choose another folder with --dir";
             return Err(Failure::refused(format!("{} {what}", dir.display())));
         }
         std::fs::remove_dir_all(&dir).map_err(Failure::other)?;
     }
     std::fs::create_dir_all(&dir).map_err(Failure::other)?;
-    std::fs::write(dir.join(MARK), "").map_err(Failure::other)?;
+    std::fs::write(dir.join(DEMO_FILE), "").map_err(Failure::other)?;
     Ok(dir)
 }
 
-/// The tables must hold what the simulator has sent: each good message once, also without FINAL.
-fn compare(truth: &Truth, report: &summary::Report) -> Result<(), Failure> {
-    let wanted = [
-        ("records pulled", truth.records, report.run.pulled),
-        ("messages", truth.messages, report.messages),
+/// Compares the tables with what the simulator sent: each message once, also without FINAL.
+fn compare(sent: &SentCounts, report: &summary::DemoReport) -> Result<(), Failure> {
+    let counts = [
+        ("records pulled", sent.records, report.run.pulled),
+        ("messages", sent.messages, report.messages),
         (
-            "messages before FINAL",
-            truth.messages,
+            "messages without FINAL",
+            sent.messages,
             report.messages_before_final,
         ),
-        ("violations", truth.violations, report.violations),
+        ("violations", sent.violations, report.violations),
         (
-            "violations before FINAL",
-            truth.violations,
+            "violations without FINAL",
+            sent.violations,
             report.violations_before_final,
         ),
-        ("dead letters", truth.dead_letters, report.dead_letters),
-        ("duplicates", truth.duplicates, report.run.duplicates),
+        ("dead letters", sent.dead_letters, report.dead_letters),
+        ("duplicates", sent.duplicates, report.run.duplicates),
     ];
-    let wrong: Vec<String> = wanted
+    let wrong: Vec<String> = counts
         .iter()
         .filter(|(_, sent, found)| sent != found)
-        .map(|(what, sent, found)| format!("{what}: the company sent {sent}, found {found}"))
+        .map(|(what, sent, found)| format!("{what}: {sent} sent, {found} found"))
         .collect();
     if wrong.is_empty() {
         Ok(())
@@ -163,7 +163,7 @@ fn compare(truth: &Truth, report: &summary::Report) -> Result<(), Failure> {
     }
 }
 
-/// Leaves everything running, with new messages arriving, until the signal to stop.
+/// Keeps everything running, with new messages arriving, until it is stopped.
 async fn stay(
     args: &DemoArgs,
     clickhouse: &str,
@@ -172,7 +172,7 @@ async fn stay(
     stop: &CancellationToken,
     abandon: &CancellationToken,
 ) -> Result<(), Failure> {
-    let append = format!("{archive}/sim/append?count={ARRIVING}");
+    let append = format!("{archive}/sim/append?count={MESSAGES_PER_SECOND}");
     let arriving = stop.clone();
     let writer = tokio::spawn(async move {
         let client = reqwest::Client::new();
@@ -182,7 +182,7 @@ async fn stay(
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
             if let Err(error) = client.post(&append).send().await {
-                tracing::warn!(error = %error.without_url(), "the company has gone quiet");
+                tracing::warn!(error = %error.without_url(), "the simulator does not accept new messages");
             }
         }
     });
@@ -197,8 +197,9 @@ async fn stay(
     let result = wiring::run(settings, options, |running| {
         if !quiet {
             let line = format!(
-                "\n{ARRIVING} messages a second arrive now. ClickHouse: {clickhouse}  metrics: \
-                 http://{}/metrics  Ctrl-C ends it.",
+                "\n{MESSAGES_PER_SECOND} new messages per second are arriving. Press Ctrl-C to stop.\n\
+                 ClickHouse      {clickhouse}\n\
+                 Metrics         http://{}/metrics",
                 running.metrics_address
             );
             say(&line).ok();

@@ -1,4 +1,4 @@
-//! What the tables hold after the demo, read with the queries an analyst would write.
+//! The summary of the demo, read from the tables with queries as an analyst would write them.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,54 +12,54 @@ use serde::{Deserialize, Serialize};
 /// Examples shown for each rule.
 const EXAMPLES: u64 = 3;
 
-/// What the demo tells.
+/// The summary.
 #[derive(Debug, Serialize)]
-pub struct Report {
-    /// What the run counted.
+pub struct DemoReport {
+    /// Counts of the pipeline.
     pub run: Summary,
     /// Seconds from the start of the pipeline to the last delivery.
     pub seconds: f64,
-    /// Records a second.
+    /// Records per second.
     pub records_per_second: f64,
     /// Messages with FINAL.
     pub messages: u64,
-    /// Messages without it.
+    /// Messages without FINAL.
     pub messages_before_final: u64,
     /// Violations with FINAL.
     pub violations: u64,
-    /// Violations without it.
+    /// Violations without FINAL.
     pub violations_before_final: u64,
     /// Dead letters with FINAL.
     pub dead_letters: u64,
     /// Dead letters by reason.
-    pub reasons: Vec<Counted>,
+    pub reasons: Vec<NameCount>,
     /// Messages by type.
-    pub types: Vec<Counted>,
-    /// Members who sent most.
-    pub members: Vec<Busy>,
+    pub types: Vec<NameCount>,
+    /// The most active members.
+    pub members: Vec<ActiveMember>,
     /// Violations by rule, with examples.
-    pub rules: Vec<Broken>,
+    pub rules: Vec<RuleViolations>,
 }
 
-/// A name and how often.
+/// A name and a number of rows.
 #[derive(Debug, Row, Serialize, Deserialize)]
-pub struct Counted {
+pub struct NameCount {
     name: String,
     count: u64,
 }
 
-/// A member and what they sent.
+/// A member and the number of messages they sent.
 #[derive(Debug, Row, Serialize, Deserialize)]
-pub struct Busy {
+pub struct ActiveMember {
     name: String,
     department: String,
     messages: u64,
     conversations: u64,
 }
 
-/// A rule and how it was broken.
+/// A rule and its violations.
 #[derive(Debug, Serialize)]
-pub struct Broken {
+pub struct RuleViolations {
     rule: String,
     severity: String,
     count: u64,
@@ -67,14 +67,14 @@ pub struct Broken {
 }
 
 #[derive(Debug, Row, Serialize, Deserialize)]
-struct Rule {
+struct RuleCount {
     id: String,
     name: String,
     severity: String,
     count: u64,
 }
 
-/// A message that broke a rule, and the one before it in its conversation.
+/// A message with a violation, and the previous message of its conversation.
 #[derive(Debug, Row, Serialize, Deserialize)]
 pub struct Example {
     at: String,
@@ -85,12 +85,12 @@ pub struct Example {
     before: String,
 }
 
-/// Reads the report from the tables.
+/// Reads the summary from the tables.
 pub async fn read(
     tables: &Client,
     took: Duration,
     run: Summary,
-) -> Result<Report, clickhouse::error::Error> {
+) -> Result<DemoReport, clickhouse::error::Error> {
     let count = async |sql: &str| tables.query(sql).fetch_one::<u64>().await;
     let types = "SELECT msgtype AS name, count() AS count FROM messages FINAL \
                  GROUP BY msgtype ORDER BY count DESC, name LIMIT 10";
@@ -102,21 +102,21 @@ pub async fn read(
                    GROUP BY from_id ORDER BY messages DESC, from_id LIMIT 8";
     let rules = "SELECT rule_id AS id, any(rule_name) AS name, any(severity) AS severity, \
                  count() AS count FROM violations FINAL GROUP BY rule_id ORDER BY count DESC, id";
-    let mut broken = Vec::new();
-    for rule in tables.query(rules).fetch_all::<Rule>().await? {
+    let mut with_examples = Vec::new();
+    for rule in tables.query(rules).fetch_all::<RuleCount>().await? {
         let examples = tables
             .query(EXAMPLE)
             .bind(&rule.id)
             .bind(EXAMPLES)
             .fetch_all::<Example>()
             .await?;
-        let Rule {
+        let RuleCount {
             name,
             severity,
             count,
             ..
         } = rule;
-        broken.push(Broken {
+        with_examples.push(RuleViolations {
             rule: name,
             severity,
             count,
@@ -124,7 +124,7 @@ pub async fn read(
         });
     }
     let seconds = took.as_secs_f64();
-    Ok(Report {
+    Ok(DemoReport {
         run,
         seconds,
         records_per_second: run.pulled as f64 / seconds.max(0.001),
@@ -136,11 +136,11 @@ pub async fn read(
         reasons: tables.query(reasons).fetch_all().await?,
         types: tables.query(types).fetch_all().await?,
         members: tables.query(members).fetch_all().await?,
-        rules: broken,
+        rules: with_examples,
     })
 }
 
-/// The newest violations of a rule, each with the last text before it in its conversation.
+/// The newest violations of a rule, each with the previous text of its conversation.
 const EXAMPLE: &str = "\
 WITH hits AS (
     SELECT msgid, conversation_id, msgtime, spans FROM violations FINAL
@@ -159,16 +159,16 @@ SELECT formatDateTime(hits.msgtime, '%Y-%m-%d %H:%i', 'Asia/Shanghai') AS at,
 FROM hits INNER JOIN near ON near.conversation_id = hits.conversation_id
 GROUP BY hits.msgid, hits.msgtime ORDER BY hits.msgtime DESC";
 
-impl Report {
-    /// The report as a person reads it.
-    pub fn for_people(&self, clickhouse: &str, parquet: &Path, company: &Path) -> String {
+impl DemoReport {
+    /// Formats the summary as text.
+    pub fn text(&self, clickhouse: &str, parquet: &Path, company: &Path) -> String {
         let mut text = String::new();
         // Writing to a String does not fail.
-        let _ = self.tell(&mut text, clickhouse, parquet, company);
+        let _ = self.write(&mut text, clickhouse, parquet, company);
         text
     }
 
-    fn tell(
+    fn write(
         &self,
         out: &mut String,
         clickhouse: &str,
@@ -178,8 +178,8 @@ impl Report {
         let run = &self.run;
         writeln!(
             out,
-            "\n{} sealed records in {:.1} s, {:.0} a second: {} messages, {} violations, {} dead \
-             letters, {} given twice by the archive.",
+            "\n{} sealed records in {:.1} s ({:.0} per second): {} messages, {} violations, {} dead \
+             letters, {} duplicates from the archive.",
             run.pulled,
             self.seconds,
             self.records_per_second,
@@ -190,7 +190,7 @@ impl Report {
         )?;
         writeln!(
             out,
-            "The table messages holds {} rows before FINAL and {} after.",
+            "Rows in the table messages: {} without FINAL, {} with FINAL.",
             self.messages_before_final, self.messages
         )?;
 
@@ -209,16 +209,16 @@ impl Report {
             ]);
         }
         writeln!(out, "\nMost active members\n{members}")?;
-        let mut reasons = table(&["dead letters", "records"]);
+        let mut reasons = table(&["reason", "records"]);
         for row in &self.reasons {
             reasons.add_row(vec![Cell::new(&row.name), number(row.count)]);
         }
         writeln!(
             out,
-            "\nRecords that could not be opened, parked with their reason\n{reasons}"
+            "\nDead letters: records that could not be opened or decoded\n{reasons}"
         )?;
 
-        writeln!(out, "\nViolations by rule; «» marks the words found")?;
+        writeln!(out, "\nViolations by rule, with the matched words in «»")?;
         for rule in &self.rules {
             writeln!(out, "\n  {} ({}): {}", rule.rule, rule.severity, rule.count)?;
             for example in &rule.examples {
@@ -236,10 +236,7 @@ impl Report {
             "Configuration   {}",
             company.join("chatledger.toml").display()
         )?;
-        writeln!(
-            out,
-            "\nA query to try while ClickHouse runs ({clickhouse}, with --stay):"
-        )?;
+        writeln!(out, "\nA query to try while ClickHouse runs (with --stay):")?;
         write!(
             out,
             "  curl '{clickhouse}/?database=chatledger' --data-binary \"SELECT toDate(msgtime, \
@@ -260,7 +257,7 @@ fn number(value: u64) -> Cell {
     Cell::new(value).set_alignment(CellAlignment::Right)
 }
 
-/// The content with its hits marked; spans are character offsets, ascending, and may overlap.
+/// Marks the matched words. Spans are character offsets in ascending order and may overlap.
 fn marked(content: &str, spans: &[(u32, u32)]) -> String {
     let mut text = String::new();
     let (mut open, mut close) = (None, 0);
@@ -294,10 +291,10 @@ fn marked(content: &str, spans: &[(u32, u32)]) -> String {
 }
 
 fn shortened(text: &str) -> String {
-    const MOST: usize = 60;
+    const MAX_CHARS: usize = 60;
     let flat = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let short: String = flat.clone().take(MOST).collect();
-    if flat.count() > MOST {
+    let short: String = flat.clone().take(MAX_CHARS).collect();
+    if flat.count() > MAX_CHARS {
         format!("{short}…")
     } else {
         short
@@ -309,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hits_are_marked_where_they_stand() {
+    fn matched_words_are_marked() {
         assert_eq!(marked("请加我微信吧", &[(1, 5)]), "请«加我微信»吧");
         assert_eq!(marked("保本保收益", &[(0, 2), (1, 5)]), "«保本保收益»");
         assert_eq!(marked("回扣回扣", &[(0, 2), (2, 4)]), "«回扣»«回扣»");

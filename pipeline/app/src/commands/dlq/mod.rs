@@ -24,7 +24,7 @@ use chatledger_schemas::{DeadLetter, DeadLetterEvent};
 use self::log::Log;
 use self::show::{list, show, tell};
 use self::state::State;
-use crate::cli::{DlqArgs, DlqCommand, Which};
+use crate::cli::{DlqArgs, DlqCommand, FilterArgs};
 use crate::config::{self, Settings};
 use crate::exit::Failure;
 
@@ -160,7 +160,7 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
     }
 }
 
-fn filter(which: &Which) -> DeadLetterFilter {
+fn filter(which: &FilterArgs) -> DeadLetterFilter {
     DeadLetterFilter {
         corp: which.corp.clone(),
         reasons: which.reason.iter().copied().collect::<BTreeSet<_>>(),

@@ -1,0 +1,506 @@
+//! Problems of configuration files, as an operator sees them.
+
+use super::*;
+
+const KEY: &str = "key.pem";
+
+fn folder() -> tempfile::TempDir {
+    use rsa::pkcs8::{EncodePrivateKey, LineEnding};
+    let folder = tempfile::tempdir().unwrap();
+    let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
+    let pem = key.to_pkcs8_pem(LineEnding::LF).unwrap();
+    private(&folder.path().join(KEY), pem.as_bytes());
+    private(&folder.path().join("secret"), b"s3cret\n");
+    folder
+}
+
+/// Writes a file that only its owner can read.
+fn private(path: &Path, bytes: &[u8]) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, bytes).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn problems(text: &str) -> Vec<String> {
+    problems_in(&folder(), text)
+}
+
+fn problems_in(folder: &tempfile::TempDir, text: &str) -> Vec<String> {
+    let file = folder.path().join("chatledger.toml");
+    std::fs::write(&file, text).unwrap();
+    match load(&file) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+const GOOD: &str = r#"
+    [[corp]]
+    id = "ww1"
+    [corp.archive]
+    base_url = "http://127.0.0.1:1"
+    secret_file = "secret"
+    [[corp.archive.key]]
+    version = 1
+    file = "key.pem"
+    [sink.clickhouse]
+    url = "http://127.0.0.1:8123"
+    [sink.parquet]
+    url = "file:parquet"
+"#;
+
+#[test]
+fn minimal_file_is_accepted() {
+    assert_eq!(problems(GOOD), Vec::<String>::new());
+}
+
+#[test]
+fn errors_of_shape_are_all_reported_with_key_and_accepted_values() {
+    let text = r#"
+        [driver]
+        mode = "rabbit"
+        statedir = "x"
+        [[corp]]
+        id = "ww1"
+        timezone = "Mars/Olympus"
+        [corp.archive]
+        transport = "http"
+        secret_file = "nowhere"
+        batch_limit = 2000
+        poll_interval = "soon"
+        [[corp.archive.key]]
+        version = "one"
+        file = "key.pem"
+        [sink.clickhouse]
+        url = "tcp://x"
+    "#;
+    let found = problems(text).join("\n");
+    for expected in [
+        "driver.mode: found \"rabbit\"; accepted: \"direct\", \"kafka\"",
+        "driver.statedir: unknown key; accepted: mode, state_dir",
+        "corp[0].archive.batch_limit: found 2000; accepted: at most 1000",
+        "corp[0].archive.poll_interval: found \"soon\"; accepted: a duration",
+        "corp[0].archive.key[0].version: found \"one\"; accepted: integer",
+        "sink.clickhouse.url: found \"tcp://x\"; accepted: an address",
+    ] {
+        assert!(
+            found.contains(expected),
+            "missing: {expected}\nfound:\n{found}"
+        );
+    }
+}
+
+#[test]
+fn errors_that_a_schema_cannot_express_are_all_reported() {
+    let text = GOOD
+        .replace("id = \"ww1\"", "id = \"ww1\"\ntimezone = \"Mars/Olympus\"")
+        .replace("\"secret\"", "\"nowhere\"")
+        .replace(
+            "file = \"key.pem\"",
+            "file = \"key.pem\"\n[[corp.archive.key]]\nversion = 1\nfile = \"secret\"",
+        );
+    let found = problems(&text).join("\n");
+    for expected in [
+        "corp[0].timezone: found \"Mars/Olympus\"",
+        "corp[0].archive.secret_file: ",
+        "corp[0].archive.key[1].version: found 1, as for another key",
+        "corp[0].archive.key[1].file: secret: not an RSA private key",
+    ] {
+        assert!(
+            found.contains(expected),
+            "missing: {expected}\nfound:\n{found}"
+        );
+    }
+    let none = problems("[[corp]]\nid='a'\n[corp.archive]\nsecret_file='secret'\n[sink]\n");
+    assert!(
+        none.join("\n")
+            .contains("corp[0].archive.base_url: missing"),
+        "{none:?}"
+    );
+    assert!(
+        none.join("\n").contains("sink: no sink is configured"),
+        "{none:?}"
+    );
+}
+
+#[test]
+fn secret_files_readable_by_others_are_refused_unless_allowed() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = folder();
+    let file = folder.path().join("chatledger.toml");
+    for name in [KEY, "secret"] {
+        let open = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(folder.path().join(name), open).unwrap();
+    }
+    std::fs::write(&file, GOOD).unwrap();
+    let found = load(&file).err().unwrap().to_string();
+    for expected in [
+        "corp[0].archive.secret_file: secret: mode 0644 lets users other",
+        "corp[0].archive.key[0].file: key.pem: mode 0644 lets users other",
+        "chmod 600",
+    ] {
+        assert!(found.contains(expected), "missing: {expected}\n{found}");
+    }
+    std::fs::write(
+        &file,
+        format!("{GOOD}\n[secrets]\nallow_open_files = true\n"),
+    )
+    .unwrap();
+    assert!(load(&file).is_ok());
+}
+
+#[test]
+fn kafka_passwords_are_read_from_files_and_never_shown() {
+    let folder = folder();
+    let file = folder.path().join("chatledger.toml");
+    let with = |kafka: &str| {
+        std::fs::write(&file, format!("{GOOD}\n[kafka]\n{kafka}")).unwrap();
+        load(&file)
+    };
+    let properties = "properties = { \"sasl.username\" = \"u\" }";
+    let settings = with(&format!("sasl_password_file = \"secret\"\n{properties}"));
+    let brokers = settings.ok().unwrap().kafka.brokers;
+    assert_eq!(brokers.secrets["sasl.password"].expose(), "s3cret");
+    assert!(!format!("{brokers:?}").contains("s3cret"), "{brokers:?}");
+
+    let inline = "properties = { \"sasl.password\" = \"hunter2\" }";
+    let brokers = with(inline).ok().unwrap().kafka.brokers;
+    assert_eq!(brokers.secrets["sasl.password"].expose(), "hunter2");
+    assert!(!format!("{brokers:?}").contains("hunter2"), "{brokers:?}");
+
+    let both = with(&format!("sasl_password_file = \"secret\"\n{inline}"));
+    let both = both.err().unwrap().to_string();
+    assert!(
+        both.contains("kafka.sasl_password_file") && !both.contains("hunter2"),
+        "{both}"
+    );
+
+    // A password of the wrong type is not shown either.
+    let number = with("properties = { \"sasl.password\" = 271828 }");
+    let number = number.err().unwrap().to_string();
+    assert!(
+        number.contains("sasl.password") && !number.contains("271828"),
+        "{number}"
+    );
+}
+
+#[test]
+fn seal_keys_are_read_from_files_and_invalid_ones_are_refused() {
+    let folder = folder();
+    let file = folder.path().join("chatledger.toml");
+    private(&folder.path().join("seal.key"), &[7; 32]);
+    let with = |keys: &[(u32, &str)]| {
+        let table = |(version, name): &(u32, &str)| {
+            format!("[[kafka.seal_key]]\nversion = {version}\nfile = \"{name}\"\n")
+        };
+        let keys: String = keys.iter().map(table).collect();
+        std::fs::write(&file, format!("{GOOD}\n{keys}")).unwrap();
+        load(&file)
+    };
+    let good = with(&[(1, "seal.key"), (4, "seal.key")]).ok().unwrap();
+    assert_eq!(good.kafka.seal.versions(), [1, 4]);
+    let bad = with(&[
+        (1, "secret"),
+        (1, "nowhere"),
+        (2, "seal.key"),
+        (2, "seal.key"),
+    ]);
+    let bad = bad.err().unwrap().to_string();
+    for expected in [
+        "kafka.seal_key[0].file: secret: not a key: 32 random bytes",
+        "kafka.seal_key[1].file: nowhere: cannot be read",
+        "kafka.seal_key[1].version: found 1, as for another key",
+        "kafka.seal_key[3].version: found 2, as for another key",
+    ] {
+        assert!(bad.contains(expected), "missing: {expected}\n{bad}");
+    }
+}
+
+#[test]
+fn file_larger_than_the_limit_is_refused() {
+    let long = format!("{GOOD}\n# {}", "x".repeat(1 << 20));
+    assert!(problems(&long)[0].contains("more than 1048576 bytes"));
+}
+
+#[test]
+fn metrics_listen_on_the_loopback_by_default() {
+    let folder = folder();
+    let file = folder.path().join("chatledger.toml");
+    std::fs::write(&file, GOOD).unwrap();
+    assert!(load(&file).ok().unwrap().metrics_listen.ip().is_loopback());
+}
+
+#[test]
+fn invalid_toml_is_reported_with_its_line() {
+    assert!(problems("[driver\nmode = 1")[0].contains("line 1"));
+}
+
+/// A file with every section, and two corps.
+fn two_corps() -> String {
+    let corp = |id: &str| {
+        format!(
+            "[[corp]]\nid = \"{id}\"\ntimezone = \"Asia/Shanghai\"\n\
+             [corp.archive]\nbase_url = \"http://{id}:1\"\nsecret_file = \"secret\"\n\
+             poll_interval = \"2s\"\n\
+             [[corp.archive.key]]\nversion = 1\nfile = \"key.pem\"\n\
+             [[corp.archive.key]]\nversion = 2\nfile = \"key.pem\"\n\
+             [corp.directory]\nbase_url = \"https://{id}\"\nsecret_file = \"secret\"\n"
+        )
+    };
+    let rest = "[driver]\nmode = \"kafka\"\n\
+                [kafka]\npartitions = 8\nproperties = { \"client.id\" = \"x\" }\n\
+                [[kafka.seal_key]]\nversion = 1\nfile = \"seal.key\"\n\
+                [sink.clickhouse]\nurl = \"http://127.0.0.1:8123\"\n\
+                password_file = \"secret\"\nbatch_interval = \"1s\"\n\
+                [sink.parquet]\nurl = \"file:parquet\"\n\
+                [metrics]\nlisten = \"127.0.0.1:0\"\n\
+                [secrets]\nallow_open_files = false\n";
+    format!("{}{}{rest}", corp("ww1"), corp("ww2"))
+}
+
+/// A change of the good file: the text, what replaces it, and the problem it causes.
+type Fault = (&'static str, &'static str, &'static str);
+
+/// Each contradicts the schema.
+const SHAPE_FAULTS: &[Fault] = &[
+    (
+        "mode = \"kafka\"",
+        "mode = \"rabbit\"",
+        "driver.mode: found \"rabbit\"; accepted: \"direct\", \"kafka\"",
+    ),
+    (
+        "[driver]",
+        "[driver]\nstatedir = \"x\"",
+        "driver.statedir: unknown key; accepted: mode, state_dir",
+    ),
+    (
+        "[driver]",
+        "[tables]\n[driver]",
+        "tables: unknown key; accepted: corp, driver, kafka, ",
+    ),
+    (
+        "partitions = 8",
+        "partitions = 8.0",
+        "kafka.partitions: found 8.0; accepted: integer",
+    ),
+    (
+        "[[corp.archive.key]]\nversion = 1",
+        "[[corp.archive.key]]\nversion = \"one\"",
+        "corp[0].archive.key[0].version: found \"one\"; accepted: integer",
+    ),
+    (
+        "[[corp.archive.key]]\nversion = 1",
+        "[[corp.archive.key]]\nversion = 5000000000",
+        "corp[0].archive.key[0].version: found 5000000000; accepted: at most 4294967295",
+    ),
+    (
+        "[[corp.archive.key]]\nversion = 1\n",
+        "[[corp.archive.key]]\n",
+        "corp[0].archive.key[0].version: missing; accepted: integer",
+    ),
+    (
+        "id = \"ww1\"\n",
+        "",
+        "corp[0].id: missing; accepted: 1 to 64 letters, digits, '_' or '-'",
+    ),
+    (
+        "poll_interval = \"2s\"",
+        "poll_interval = 2026-01-01",
+        "corp[0].archive.poll_interval: found 2026-01-01; accepted: string",
+    ),
+    (
+        "https://ww1",
+        "ldap://somebody:hunter2@ww1",
+        "corp[0].directory.base_url: found \"ldap://***@ww1\"; accepted: an address beginning",
+    ),
+    (
+        "properties = { \"client.id\" = \"x\" }",
+        "properties = [{ \"sasl.password\" = \"hunter2\" }]",
+        "kafka.properties: accepted: table",
+    ),
+    (
+        "allow_open_files = false",
+        "allow_open_files = \"yes\"",
+        "secrets.allow_open_files: found \"yes\"; accepted: boolean",
+    ),
+];
+
+/// Each is accepted by the schema.
+const VALUE_FAULTS: &[Fault] = &[
+    (
+        "id = \"ww2\"\ntimezone = \"Asia/Shanghai\"",
+        "id = \"ww2\"\ntimezone = \"Mars/Olympus\"",
+        "corp[1].timezone: found \"Mars/Olympus\"; accepted: an IANA name",
+    ),
+    (
+        "http://ww2:1\"\nsecret_file = \"secret\"",
+        "http://ww2:1\"\nsecret_file = \"nowhere\"",
+        "corp[1].archive.secret_file: nowhere: cannot be read",
+    ),
+    (
+        "http://ww2:1",
+        "http://[ww2",
+        "corp[1].archive.base_url: found \"http://[ww2\"; accepted: http://HOST:PORT",
+    ),
+    (
+        "base_url = \"http://ww2:1\"\n",
+        "",
+        "corp[1].archive.base_url: missing; accepted: the address of the gateway",
+    ),
+    (
+        "[[corp.archive.key]]\nversion = 2\nfile = \"key.pem\"\n[corp.directory]\nbase_url = \"https://ww2\"",
+        "[[corp.archive.key]]\nversion = 1\nfile = \"key.pem\"\n[corp.directory]\nbase_url = \"https://ww2\"",
+        "corp[1].archive.key[1].version: found 1, as for another key; accepted: one key per version",
+    ),
+    (
+        "[[corp.archive.key]]\nversion = 2\nfile = \"key.pem\"\n[corp.directory]\nbase_url = \"https://ww1\"",
+        "[[corp.archive.key]]\nversion = 0\nfile = \"secret\"\n[corp.directory]\nbase_url = \"https://ww1\"",
+        "corp[0].archive.key[1].file: secret: not an RSA private key",
+    ),
+    (
+        "file = \"seal.key\"",
+        "file = \"secret\"",
+        "kafka.seal_key[0].file: secret: not a key",
+    ),
+    (
+        "http://127.0.0.1:8123",
+        "http://u:hunter2@127.0.0.1:8123/?x=hunter2",
+        "sink.clickhouse.url: found more than \"http://***@127.0.0.1:8123/\"; accepted: the address",
+    ),
+    (
+        "batch_interval = \"1s\"",
+        "batch_interval = \"0s\"",
+        "sink.clickhouse.batch_interval: found \"0s\"; accepted: a duration greater than zero",
+    ),
+    (
+        "127.0.0.1:0",
+        "localhost",
+        "metrics.listen: found \"localhost\"; accepted: IP:PORT",
+    ),
+    (
+        "[metrics]",
+        "[rules]\ndir = \"nowhere\"\n[metrics]",
+        "rules.dir: found \"",
+    ),
+];
+
+fn changed(text: &str, fault: &Fault) -> Option<String> {
+    let (old, new, _) = fault;
+    text.contains(old).then(|| text.replacen(old, new, 1))
+}
+
+#[test]
+fn every_pair_of_faults_is_reported_as_exactly_two_problems() {
+    let folder = folder();
+    private(&folder.path().join("seal.key"), &[7; 32]);
+    let good = two_corps();
+    assert_eq!(problems_in(&folder, &good), Vec::<String>::new());
+    let all: Vec<&Fault> = SHAPE_FAULTS.iter().chain(VALUE_FAULTS).collect();
+    let mut tried = 0;
+    for (index, first) in all.iter().enumerate() {
+        let text = changed(&good, first).unwrap_or_else(|| panic!("no {:?}", first.0));
+        for second in &all[index + 1..] {
+            // Both may change the same line.
+            let key = |fault: &Fault| fault.2.split(": ").next().unwrap().to_owned();
+            let Some(text) = changed(&text, second).filter(|_| key(first) != key(second)) else {
+                continue;
+            };
+            let found = problems_in(&folder, &text);
+            for (_, _, expected) in [first, second] {
+                assert!(
+                    found.iter().any(|problem| problem.starts_with(expected)),
+                    "missing: {expected}\nfound: {found:#?}\n{text}"
+                );
+            }
+            assert_eq!(found.len(), 2, "{found:#?}\n{text}");
+            assert!(!found.concat().contains("hunter2"), "{found:#?}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 200, "only {tried} pairs were tried");
+}
+
+#[test]
+fn tables_of_the_wrong_type_are_reported_and_the_others_validated() {
+    let folder = folder();
+    private(&folder.path().join("seal.key"), &[7; 32]);
+    let corp_of = |body: &str| {
+        let sink = "[sink.clickhouse]\nurl = \"http://h:1\"\ntimeout = \"0s\"\n";
+        problems_in(&folder, &format!("{body}\n{sink}"))
+    };
+    let timeout = "sink.clickhouse.timeout: found \"0s\"; accepted: a duration greater than zero";
+    assert_eq!(
+        corp_of("corp = []"),
+        [
+            "corp: found an empty array; accepted: at least one [[corp]] table with id and archive",
+            timeout
+        ]
+    );
+    assert_eq!(
+        corp_of("corp = [5]"),
+        ["corp[0]: found 5; accepted: table", timeout]
+    );
+    assert_eq!(
+        corp_of("corp = { id = \"a\" }"),
+        ["corp: found a table; accepted: array", timeout]
+    );
+    assert_eq!(
+        corp_of("[[corp]]\nid = \"a\"\n"),
+        [
+            "corp[0].archive: missing; accepted: a [corp.archive] table",
+            timeout
+        ]
+    );
+    let text = GOOD.split("[sink.clickhouse]").next().unwrap();
+    assert_eq!(
+        problems_in(&folder, &format!("sink = 5\n{text}")),
+        ["sink: found 5; accepted: table"]
+    );
+    assert_eq!(
+        problems_in(&folder, &format!("{text}\n[sink]\nparquet = \"file:x\"")),
+        ["sink.parquet: found \"file:x\"; accepted: table"]
+    );
+    assert_eq!(
+        problems_in(&folder, text),
+        ["sink: missing; accepted: a [sink] table"]
+    );
+}
+
+#[test]
+fn corp_without_a_private_key_is_refused_with_the_table_to_add() {
+    let key = "[[corp.archive.key]]\n    version = 1\n    file = \"key.pem\"\n";
+    assert!(GOOD.contains(key));
+    let table = "at least one [[corp.archive.key]] table with version and file";
+    assert_eq!(
+        problems(&GOOD.replace(key, "")),
+        [format!("corp[0].archive.key: missing; accepted: {table}")]
+    );
+    assert_eq!(
+        problems(&GOOD.replace(key, "key = []\n")),
+        [format!(
+            "corp[0].archive.key: found an empty array; accepted: {table}"
+        )]
+    );
+    let folder = folder();
+    let file = folder.path().join("chatledger.toml");
+    std::fs::write(&file, GOOD.replace(key, "")).unwrap();
+    let problems = load_keys(&file).err().unwrap().to_string();
+    assert!(
+        problems.contains("corp[0].archive.key: missing"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn secret_pasted_into_the_file_is_not_repeated() {
+    let pasted = GOOD.replace(
+        "file = \"key.pem\"",
+        "file = \"\"\"\n-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\"",
+    );
+    assert_eq!(
+        problems(&pasted),
+        [
+            "corp[0].archive.key[0].file: found a text of several lines; accepted: the path of a file"
+        ]
+    );
+}
