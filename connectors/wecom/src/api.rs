@@ -1,36 +1,36 @@
 //! The WeCom APIs this crate calls, and how often each may be called.
 //!
-//! A closed set, so that it can be a metric label. Sources: `wecom-api` §1.3, §5.2–5.7.
+//! A closed set, so it can be a metric label. Sources: `connectors/wecom/WECOM.md` §1.3, §5, §6.
 
 use std::fmt;
 
-/// One API; its text is the path after `/cgi-bin/`.
+/// One API. Its text form is the path after `/cgi-bin/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Api {
-    /// A token for a secret.
+    /// Access token of a secret.
     Token,
     /// A page of sealed records.
     ChatData,
-    /// All departments the secret may see.
+    /// All departments visible to the secret.
     Departments,
     /// The members of a department.
     Members,
     /// Members whose conversations are archived.
     PermitUsers,
-    /// Members who may follow customers.
+    /// Members who may have external contacts.
     FollowUsers,
-    /// Customers of up to 100 members.
+    /// External contacts of up to 100 members.
     Customers,
     /// Ids of the customer groups.
     CustomerRooms,
     /// One customer group.
     CustomerRoom,
-    /// One group of members.
+    /// One internal group.
     InternalRoom,
-    /// Whether customers agreed to be archived in single chats.
+    /// Consent of external contacts to archiving, in single chats.
     SingleConsent,
-    /// Whether the customers of a room agreed to be archived.
+    /// Consent of the external contacts in a room to archiving.
     RoomConsent,
 }
 
@@ -51,7 +51,7 @@ impl Api {
         Self::RoomConsent,
     ];
 
-    /// The path after `/cgi-bin/`; also the metric label `api`.
+    /// Returns the path after `/cgi-bin/`, which is also the metric label `api`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Token => "gettoken",
@@ -69,7 +69,7 @@ impl Api {
         }
     }
 
-    /// Calls a corp may make in any minute (`wecom-api` §1.3, §5.3, §5.7).
+    /// Returns the calls that one corp may make in any minute (`connectors/wecom/WECOM.md` §1.3, §5.3, §6).
     pub(crate) fn calls_per_minute(self) -> u32 {
         match self {
             Self::ChatData => 600,
@@ -87,7 +87,7 @@ impl Api {
         }
     }
 
-    /// Whether it is asked about single things, so that an errcode can be about one of them.
+    /// Returns whether a request names single items, so an errcode can concern one of them.
     pub(crate) fn has_items(self) -> bool {
         !matches!(self, Self::Token | Self::ChatData)
     }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_lists_every_api_at_its_own_index() {
+    fn all_lists_every_api_at_its_index() {
         for (index, api) in Api::ALL.iter().enumerate() {
             assert_eq!(*api as usize, index);
         }

@@ -1,9 +1,8 @@
-//! Pages of sealed records of one corp (`wecom-api` §2, over HTTP).
+//! Fetches pages of sealed records of one corp over HTTP (`connectors/wecom/WECOM.md` §1.6, §2).
 //!
-//! Guarantees: one attempt a call, with at most one renewal of the token; within 600 calls in any
-//! minute; if the API finds its answer too large, the next page is asked for with half as many
-//! records, and the number grows back slowly. Deliberately not here: pauses between attempts, the
-//! cursor, opening records.
+//! Guarantees: one attempt for each call, with at most one token renewal; at most 600 calls in any
+//! minute; if the response is too large, the next page is requested with half as many records, and
+//! the number then grows back slowly. Not here: pauses between attempts, the cursor, opening records.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -11,48 +10,49 @@ use std::time::Duration;
 use chatledger_schemas::{CorpId, SealedRecord, Secret};
 use serde_json::json;
 
-use crate::call::{Ask, Caller};
+use crate::call::{ApiClient, ApiRequest};
 use crate::{Api, Error, OnCall, envelope};
 
-/// Most records the API takes a page.
+/// Maximum records in a page.
 const MAX_LIMIT: u32 = 1000;
 
-/// How to reach one corp's archive.
+/// Options of [`Archive::new`].
 pub struct ArchiveOptions {
     /// The corp.
     pub corp_id: CorpId,
-    /// Base address; `/cgi-bin/…` is put behind it.
+    /// Base URL; `/cgi-bin/…` is appended to it.
     pub base_url: String,
     /// The archive secret.
     pub secret: Secret,
-    /// Records a page, 1 to 1000.
+    /// Records in a page, 1 to 1000.
     pub limit: u32,
-    /// Longest time one exchange may take, from the connection to the last byte.
+    /// Timeout of one HTTP exchange, from connecting to the last byte.
     pub timeout: Duration,
-    /// Told of every call.
+    /// Called after every API call.
     pub on_call: OnCall,
 }
 
-/// One corp's archive. Make one for each corp and share it: it holds the token and the budget.
+/// Client for one corp's archive. Create one for each corp and share it: it holds the access token
+/// and the rate limits.
 pub struct Archive {
-    caller: Caller,
+    client: ApiClient,
     corp_id: CorpId,
     size: PageSize,
-    /// What the gateway is told about its own patience, in whole seconds.
-    patience_secs: u64,
+    /// Timeout that is sent to the gateway, in seconds.
+    gateway_timeout_secs: u64,
 }
 
-/// What one call brought.
+/// The result of one call.
 #[derive(Debug)]
 pub struct Page {
-    /// Records beyond the asked `seq`, ascending.
+    /// Records after the given `seq`, ascending.
     pub records: Vec<SealedRecord>,
-    /// How many were asked for; a page with as many is full, and more is likely to follow.
-    pub asked: u32,
+    /// Number of records requested. If the page has as many, more records probably exist.
+    pub requested: u32,
 }
 
 impl Archive {
-    /// Makes the client; calls nothing.
+    /// Creates the client without calling an API.
     pub fn new(options: ArchiveOptions) -> Result<Self, Error> {
         if !(1..=MAX_LIMIT).contains(&options.limit) {
             return Err(Error::Limit {
@@ -60,7 +60,7 @@ impl Archive {
             });
         }
         Ok(Self {
-            caller: Caller::new(
+            client: ApiClient::new(
                 options.corp_id.clone(),
                 &options.base_url,
                 options.secret,
@@ -69,34 +69,34 @@ impl Archive {
             )?,
             corp_id: options.corp_id,
             size: PageSize::new(options.limit),
-            patience_secs: options.timeout.as_secs().saturating_sub(1).max(1),
+            gateway_timeout_secs: options.timeout.as_secs().saturating_sub(1).max(1),
         })
     }
 
-    /// Asks once for the records after `after_seq`; 0 begins at the earliest the API still has.
+    /// Requests the records after `after_seq` once. 0 begins at the earliest record still available.
     pub async fn page(&self, after_seq: u64) -> Result<Page, Error> {
-        let asked = self.size.get();
-        let ask = Ask::Post(json!({
+        let requested = self.size.get();
+        let request = ApiRequest::Post(json!({
             "seq": after_seq,
-            "limit": asked,
-            "timeout": self.patience_secs,
+            "limit": requested,
+            "timeout": self.gateway_timeout_secs,
         }));
-        let outcome = self
-            .caller
-            .call(Api::ChatData, &ask, |body| {
+        let result = self
+            .client
+            .call(Api::ChatData, &request, |body| {
                 envelope::read(body, &self.corp_id, after_seq)
             })
             .await;
-        match outcome {
+        match result {
             Ok(records) => {
                 self.size.grow();
-                Ok(Page { records, asked })
+                Ok(Page { records, requested })
             }
-            Err(error) if error.wants_less() => {
-                if asked == 1 {
+            Err(error) if error.is_response_too_large() => {
+                if requested == 1 {
                     return Err(Error::RecordTooLarge { api: Api::ChatData });
                 }
-                self.size.halve(asked);
+                self.size.halve(requested);
                 Err(error)
             }
             Err(error) => Err(error),
@@ -104,32 +104,34 @@ impl Archive {
     }
 }
 
-/// How many records to ask for. A hint: concurrent callers may lose each other's change.
+/// Number of records to request. Concurrent callers may overwrite each other's change, which is
+/// acceptable for a hint.
 struct PageSize {
-    most: u32,
-    now: AtomicU32,
+    max: u32,
+    current: AtomicU32,
 }
 
 impl PageSize {
-    fn new(most: u32) -> Self {
+    fn new(max: u32) -> Self {
         Self {
-            most,
-            now: AtomicU32::new(most),
+            max,
+            current: AtomicU32::new(max),
         }
     }
 
     fn get(&self) -> u32 {
-        self.now.load(Ordering::Relaxed)
+        self.current.load(Ordering::Relaxed)
     }
 
-    fn halve(&self, asked: u32) {
-        self.now.store((asked / 2).max(1), Ordering::Relaxed);
+    fn halve(&self, requested: u32) {
+        self.current
+            .store((requested / 2).max(1), Ordering::Relaxed);
     }
 
-    /// Takes about 64 pages from one record back to the most.
+    /// Grows the page so that it returns from 1 to the maximum in about 64 pages.
     fn grow(&self) {
-        let grown = self.get() + self.most.div_ceil(64);
-        self.now.store(grown.min(self.most), Ordering::Relaxed);
+        let grown = self.get() + self.max.div_ceil(64);
+        self.current.store(grown.min(self.max), Ordering::Relaxed);
     }
 }
 

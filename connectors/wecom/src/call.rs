@@ -1,9 +1,8 @@
-//! The rim: one HTTP exchange with WeCom, with its token, its budget and its bounds.
+//! One HTTP exchange with WeCom, including access token and rate limit.
 //!
-//! Guarantees: every answer is bounded in time and size; a token is renewed at most once a call,
-//! by one caller for all; redirects are not followed (they would carry the token elsewhere);
-//! nothing that leaves here holds an address. What an answer means is decided elsewhere, by pure
-//! functions.
+//! Guarantees: every response is bounded in time and size; a token is renewed at most once for each
+//! call, by one caller for all; redirects are not followed, because they would send the token to
+//! another host; no result contains a URL. Pure functions elsewhere interpret the response.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,38 +13,38 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 
-use crate::limits::Limits;
-use crate::token::{Grant, Next, Slot, Token};
-use crate::{Api, Error, OnCall, errcode, loose, redact};
+use crate::limits::ApiRateLimits;
+use crate::token::{AccessToken, TokenDecision, TokenGrant, TokenSlot};
+use crate::{Api, Error, OnCall, errcode, lenient, redact};
 
-/// No answer is read beyond this. A page of 1000 records is some 20 MB at the very most.
-const MAX_ANSWER_BYTES: usize = 256 << 20;
-/// What is reserved for an answer at once, whatever its header promises.
-const MAX_RESERVE_BYTES: usize = 32 << 20;
-const MAX_CONNECT: Duration = Duration::from_secs(10);
+/// Maximum size of a response. A page of 1000 records has at most about 20 MB.
+const MAX_RESPONSE_BYTES: usize = 256 << 20;
+/// Maximum buffer allocated in advance, regardless of the response's Content-Length.
+const MAX_PREALLOCATED_BYTES: usize = 32 << 20;
+const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is asked of an API, apart from the token.
+/// A request to an API, without the token.
 #[derive(Clone, Debug)]
-pub(crate) enum Ask {
+pub(crate) enum ApiRequest {
     /// GET with these parameters.
     Get(Vec<(&'static str, String)>),
     /// POST with this body.
     Post(serde_json::Value),
 }
 
-/// Why an answer was not understood or not granted, before it is known whose answer it is.
+/// Reports why a response cannot be used. [`Error`] adds the API that sent it.
 #[derive(Debug)]
-pub(crate) enum Unread {
-    /// The answer's errcode is not 0.
+pub(crate) enum ResponseError {
+    /// The errcode is not 0.
     Refused { code: i64, message: String },
-    /// Not of the documented form.
+    /// The response does not have the documented form.
     Malformed { line: usize, column: usize },
     /// See [`Error::NoReadableSeq`].
     NoReadableSeq { records: usize },
 }
 
-impl From<serde_json::Error> for Unread {
-    /// Keeps the place alone: serde's own text quotes values.
+impl From<serde_json::Error> for ResponseError {
+    /// Keeps only the position, because serde's message quotes values.
     fn from(error: serde_json::Error) -> Self {
         Self::Malformed {
             line: error.line(),
@@ -54,53 +53,50 @@ impl From<serde_json::Error> for Unread {
     }
 }
 
-/// `errcode` and `errmsg`, which any answer may carry.
+/// `errcode` and `errmsg`, which any response may contain.
 #[derive(Deserialize)]
-pub(crate) struct Outcome {
-    #[serde(default, deserialize_with = "loose::errcode")]
+pub(crate) struct ResponseStatus {
+    #[serde(default, deserialize_with = "lenient::errcode")]
     errcode: i64,
-    #[serde(default, deserialize_with = "loose::text")]
+    #[serde(default, deserialize_with = "lenient::text")]
     errmsg: String,
 }
 
-impl Outcome {
-    pub(crate) fn read(body: &[u8]) -> Result<(), Unread> {
-        let outcome: Self = serde_json::from_slice(body)?;
-        outcome.granted()
-    }
-
-    fn granted(self) -> Result<(), Unread> {
-        match self.errcode {
+impl ResponseStatus {
+    /// Returns an error if `body` is not JSON of the documented form or its errcode is not 0.
+    pub(crate) fn check(body: &[u8]) -> Result<(), ResponseError> {
+        let status: Self = serde_json::from_slice(body)?;
+        match status.errcode {
             0 => Ok(()),
-            code => Err(Unread::Refused {
+            code => Err(ResponseError::Refused {
                 code,
-                message: self.errmsg,
+                message: status.errmsg,
             }),
         }
     }
 }
 
-/// Reads an answer that is an object with `errcode` and the fields of `T`.
-pub(crate) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Unread> {
-    Outcome::read(body)?;
+/// Parses a response that is an object with `errcode` and the fields of `T`.
+pub(crate) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ResponseError> {
+    ResponseStatus::check(body)?;
     Ok(serde_json::from_slice(body)?)
 }
 
 /// Calls the APIs of one corp with one secret.
-pub(crate) struct Caller {
+pub(crate) struct ApiClient {
     http: Client,
-    /// The base address; its path is `prefix`.
+    /// Base URL; its path is `prefix`.
     base: Url,
     prefix: String,
     corp_id: CorpId,
     secret: Secret,
-    token: Mutex<Slot>,
-    limits: Limits,
+    token: Mutex<TokenSlot>,
+    limits: ApiRateLimits,
     on_call: OnCall,
 }
 
-impl Caller {
-    /// `timeout` is the longest one exchange may take, from the connection to the last byte.
+impl ApiClient {
+    /// Creates the client. `timeout` limits one HTTP exchange, from connecting to the last byte.
     pub(crate) fn new(
         corp_id: CorpId,
         base_url: &str,
@@ -108,11 +104,11 @@ impl Caller {
         timeout: Duration,
         on_call: OnCall,
     ) -> Result<Self, Error> {
-        let base = base(base_url)?;
+        let base = parse_base_url(base_url)?;
         let http = Client::builder()
             .user_agent(concat!("chatledger/", env!("CARGO_PKG_VERSION")))
             .timeout(timeout)
-            .connect_timeout(timeout.min(MAX_CONNECT))
+            .connect_timeout(timeout.min(MAX_CONNECT_TIMEOUT))
             .redirect(redirect::Policy::none())
             .build()
             .map_err(|source| Error::Client {
@@ -125,112 +121,114 @@ impl Caller {
             corp_id,
             secret,
             token: Mutex::default(),
-            limits: Limits::new(),
+            limits: ApiRateLimits::new(),
             on_call,
         })
     }
 
-    /// Asks once; if the token is not taken, once more with a new one.
+    /// Sends the request once. If the token is rejected, sends it once more with a new token.
     pub(crate) async fn call<T>(
         &self,
         api: Api,
-        ask: &Ask,
-        read: impl Fn(&Bytes) -> Result<T, Unread>,
+        request: &ApiRequest,
+        read: impl Fn(&Bytes) -> Result<T, ResponseError>,
     ) -> Result<T, Error> {
         let token = self.token(None).await?;
-        match self.exchange(api, ask, &token, &read).await {
+        match self.exchange(api, request, &token, &read).await {
             Err(error) if error.class() == FaultClass::Refresh => {
                 let token = self.token(Some(&token)).await?;
-                match self.exchange(api, ask, &token, &read).await {
+                match self.exchange(api, request, &token, &read).await {
                     Err(Error::Refused { api, code, .. })
-                        if errcode::verdict(code)
-                            == errcode::Verdict::Fault(FaultClass::Refresh) =>
+                        if errcode::classify(code)
+                            == errcode::ErrcodeClass::Fault(FaultClass::Refresh) =>
                     {
                         Err(Error::TokenRefused { api, code })
                     }
-                    outcome => outcome,
+                    result => result,
                 }
             }
-            outcome => outcome,
+            result => result,
         }
     }
 
-    /// A token other than `stale`. The lock is held during the call, so that all wait for one.
-    async fn token(&self, stale: Option<&Token>) -> Result<Token, Error> {
+    /// Returns a token other than `stale`. Holds the lock while requesting a new one, so that all
+    /// callers wait for the same request.
+    async fn token(&self, stale: Option<&AccessToken>) -> Result<AccessToken, Error> {
         let mut slot = self.token.lock().await;
-        let asked_at = Instant::now();
-        match slot.next(stale, asked_at) {
-            Next::Use(token) => Ok(token),
-            Next::Refused(error) => Err(error),
-            Next::Fetch => {
-                let grant = self.grant().await;
-                slot.settle(grant, asked_at)
+        let requested_at = Instant::now();
+        match slot.decide(stale, requested_at) {
+            TokenDecision::Use(token) => Ok(token),
+            TokenDecision::Refused(error) => Err(error),
+            TokenDecision::Fetch => {
+                let grant = self.request_token().await;
+                slot.store(grant, requested_at)
             }
         }
     }
 
-    async fn grant(&self) -> Result<Grant, Error> {
+    async fn request_token(&self) -> Result<TokenGrant, Error> {
         let mut url = self.url(Api::Token);
         url.query_pairs_mut()
             .append_pair("corpid", self.corp_id.as_str())
             .append_pair("corpsecret", self.secret.expose());
-        self.told(Api::Token, self.http.get(url), "", &read_grant)
+        self.send(Api::Token, self.http.get(url), "", &read_token)
             .await
     }
 
     async fn exchange<T>(
         &self,
         api: Api,
-        ask: &Ask,
-        token: &Token,
-        read: &impl Fn(&Bytes) -> Result<T, Unread>,
+        request: &ApiRequest,
+        token: &AccessToken,
+        read: &impl Fn(&Bytes) -> Result<T, ResponseError>,
     ) -> Result<T, Error> {
         let mut url = self.url(api);
         url.query_pairs_mut()
             .append_pair("access_token", token.expose());
-        let request = match ask {
-            Ask::Get(parameters) => {
+        let request = match request {
+            ApiRequest::Get(parameters) => {
                 url.query_pairs_mut().extend_pairs(parameters);
                 self.http.get(url)
             }
-            Ask::Post(body) => self.http.post(url).json(body),
+            ApiRequest::Post(body) => self.http.post(url).json(body),
         };
-        self.told(api, request, token.expose(), read).await
+        self.send(api, request, token.expose(), read).await
     }
 
-    /// Sends within the budget, reads, and tells the listener how it went.
-    async fn told<T>(
+    /// Sends the request within the rate limit, parses the response and reports the result to
+    /// `on_call`.
+    async fn send<T>(
         &self,
         api: Api,
         request: RequestBuilder,
         token: &str,
-        read: &impl Fn(&Bytes) -> Result<T, Unread>,
+        read: &impl Fn(&Bytes) -> Result<T, ResponseError>,
     ) -> Result<T, Error> {
-        self.limits.ready(api).await;
-        let outcome = match fetch(api, request).await {
-            Ok((200..=299, body)) => read(&body).map_err(|unread| self.named(api, unread, token)),
-            // A gateway may put WeCom's own answer under a status of its choice.
-            Ok((status, body)) => Err(match Outcome::read(&body) {
-                Err(refused @ Unread::Refused { .. }) => self.named(api, refused, token),
+        self.limits.acquire(api).await;
+        let result = match receive(api, request).await {
+            Ok((200..=299, body)) => read(&body).map_err(|error| self.with_api(api, error, token)),
+            // A gateway may return WeCom's response with another HTTP status.
+            Ok((status, body)) => Err(match ResponseStatus::check(&body) {
+                Err(refused @ ResponseError::Refused { .. }) => self.with_api(api, refused, token),
                 _ => Error::Status { api, status },
             }),
             Err(error) => Err(error),
         };
-        let how = match &outcome {
+        let call_result = match &result {
             Ok(_) => "ok",
             Err(error) if error.is_about_item() => "ok",
             Err(error) => error.class().as_str(),
         };
-        (self.on_call)(api.as_str(), how);
-        outcome
+        (self.on_call)(api.as_str(), call_result);
+        result
     }
 
-    fn named(&self, api: Api, unread: Unread, token: &str) -> Error {
-        match unread {
-            Unread::Refused { code, message } => Error::Refused {
+    fn with_api(&self, api: Api, error: ResponseError, token: &str) -> Error {
+        match error {
+            ResponseError::Refused { code, message } => Error::Refused {
                 api,
                 code,
-                message: redact::clean(&message, &[self.secret.expose(), token]),
+                message: redact::redact(&message, &[self.secret.expose(), token]),
                 retry_after: errcode::pause(
                     code,
                     SystemTime::now()
@@ -238,8 +236,8 @@ impl Caller {
                         .unwrap_or_default(),
                 ),
             },
-            Unread::Malformed { line, column } => Error::Malformed { api, line, column },
-            Unread::NoReadableSeq { records } => Error::NoReadableSeq { records },
+            ResponseError::Malformed { line, column } => Error::Malformed { api, line, column },
+            ResponseError::NoReadableSeq { records } => Error::NoReadableSeq { records },
         }
     }
 
@@ -250,61 +248,61 @@ impl Caller {
     }
 }
 
-fn base(base_url: &str) -> Result<Url, Error> {
-    let unusable = |reason: &str| Error::BaseUrl {
+fn parse_base_url(base_url: &str) -> Result<Url, Error> {
+    let invalid = |reason: &str| Error::BaseUrl {
         reason: reason.to_owned(),
     };
-    let url = Url::parse(base_url).map_err(|error| unusable(&error.to_string()))?;
+    let url = Url::parse(base_url).map_err(|error| invalid(&error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(unusable("it must begin with http:// or https://"));
+        return Err(invalid("it must begin with http:// or https://"));
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(unusable("it must not have parameters"));
+        return Err(invalid("it must not have a query or a fragment"));
     }
     Ok(url)
 }
 
-fn read_grant(body: &Bytes) -> Result<Grant, Unread> {
+fn read_token(body: &Bytes) -> Result<TokenGrant, ResponseError> {
     #[derive(Deserialize)]
-    struct Granted {
-        #[serde(default, deserialize_with = "loose::text")]
+    struct TokenResponse {
+        #[serde(default, deserialize_with = "lenient::text")]
         access_token: String,
-        #[serde(default, deserialize_with = "loose::integer")]
+        #[serde(default, deserialize_with = "lenient::integer")]
         expires_in: u32,
     }
-    let granted: Granted = read(body)?;
-    if granted.access_token.is_empty() {
-        return Err(Unread::Malformed { line: 0, column: 0 });
+    let response: TokenResponse = read(body)?;
+    if response.access_token.is_empty() {
+        return Err(ResponseError::Malformed { line: 0, column: 0 });
     }
-    Ok(Grant {
-        value: granted.access_token,
-        expires_in: (granted.expires_in > 0)
-            .then(|| Duration::from_secs(granted.expires_in.into())),
+    Ok(TokenGrant {
+        value: response.access_token,
+        expires_in: (response.expires_in > 0)
+            .then(|| Duration::from_secs(response.expires_in.into())),
     })
 }
 
-/// Sends the request and reads the answer's status and body, both without a trace of the address.
-async fn fetch(api: Api, request: RequestBuilder) -> Result<(u16, Bytes), Error> {
+/// Sends the request and reads status and body. Errors do not contain the URL.
+async fn receive(api: Api, request: RequestBuilder) -> Result<(u16, Bytes), Error> {
     let oversize = || Error::Oversize {
         api,
-        limit: MAX_ANSWER_BYTES,
+        limit: MAX_RESPONSE_BYTES,
     };
     let mut response = request.send().await.map_err(|source| Error::Send {
         api,
         source: source.without_url(),
     })?;
-    let promised = response
+    let announced = response
         .content_length()
         .map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    if promised > MAX_ANSWER_BYTES {
+    if announced > MAX_RESPONSE_BYTES {
         return Err(oversize());
     }
-    let mut body = Vec::with_capacity(promised.min(MAX_RESERVE_BYTES));
+    let mut body = Vec::with_capacity(announced.min(MAX_PREALLOCATED_BYTES));
     while let Some(chunk) = response.chunk().await.map_err(|source| Error::Receive {
         api,
         source: source.without_url(),
     })? {
-        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+        if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
             return Err(oversize());
         }
         body.extend_from_slice(&chunk);
@@ -318,10 +316,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base_address_is_http_without_parameters() {
-        assert!(base("http://127.0.0.1:9701").is_ok());
-        assert!(base("https://gate.example/wecom/").is_ok());
-        for bad in [
+    fn base_url_is_http_without_query_or_fragment() {
+        assert!(parse_base_url("http://127.0.0.1:9701").is_ok());
+        assert!(parse_base_url("https://gate.example/wecom/").is_ok());
+        for invalid in [
             "",
             "127.0.0.1:9701",
             "ftp://x",
@@ -329,30 +327,33 @@ mod tests {
             "http://x#a",
             "http://",
         ] {
-            assert!(base(bad).is_err(), "{bad:?} was taken");
+            assert!(parse_base_url(invalid).is_err(), "{invalid:?} was accepted");
         }
     }
 
     #[test]
-    fn errcode_may_be_missing_text_or_null_but_not_nonsense() {
-        for fine in ["{}", r#"{"errcode":"0"}"#, r#"{"errcode":null,"errmsg":7}"#] {
-            assert!(Outcome::read(fine.as_bytes()).is_ok(), "{fine}");
+    fn errcode_may_be_missing_text_or_null_but_nothing_else() {
+        for valid in ["{}", r#"{"errcode":"0"}"#, r#"{"errcode":null,"errmsg":7}"#] {
+            assert!(ResponseStatus::check(valid.as_bytes()).is_ok(), "{valid}");
         }
         assert!(matches!(
-            Outcome::read(br#"{"errcode":"-1","errmsg":"busy"}"#),
-            Err(Unread::Refused { code: -1, .. })
+            ResponseStatus::check(br#"{"errcode":"-1","errmsg":"busy"}"#),
+            Err(ResponseError::Refused { code: -1, .. })
         ));
-        for bad in [r#"{"errcode":"x"}"#, r#"{"errcode":{}}"#, "", "<html>", "3"] {
+        for invalid in [r#"{"errcode":"x"}"#, r#"{"errcode":{}}"#, "", "<html>", "3"] {
             assert!(
-                matches!(Outcome::read(bad.as_bytes()), Err(Unread::Malformed { .. })),
-                "{bad}"
+                matches!(
+                    ResponseStatus::check(invalid.as_bytes()),
+                    Err(ResponseError::Malformed { .. })
+                ),
+                "{invalid}"
             );
         }
     }
 
     #[test]
-    fn grant_without_a_token_is_malformed() {
-        let read = |body: &'static str| read_grant(&Bytes::from_static(body.as_bytes()));
+    fn token_response_without_a_token_is_malformed() {
+        let read = |body: &'static str| read_token(&Bytes::from_static(body.as_bytes()));
         assert!(read(r#"{"errcode":0,"access_token":"","expires_in":7200}"#).is_err());
         let grant = read(r#"{"access_token":"t","expires_in":"60"}"#).unwrap();
         assert_eq!(grant.expires_in, Some(Duration::from_secs(60)));

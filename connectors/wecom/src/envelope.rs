@@ -1,10 +1,10 @@
-//! The archive's answer, read into sealed records (`wecom-api` §2).
+//! Parses the archive's response into sealed records (`connectors/wecom/WECOM.md` §2).
 //!
-//! Guarantees: no record the API gave beyond the asked `seq` is left out, however odd it is; each
-//! record keeps its JSON byte for byte, as a slice of the one page; the records ascend by `seq`. The
-//! one exception: of a record that is larger than [`sealed::MAX_RECORD_BYTES`] only its size and
-//! hash are kept, and its page is not held for the sake of the others.
-//! What is wrong inside a record is not decided here: opening it will tell, and park it.
+//! Guarantees: every record after the requested `seq` is returned, however malformed it is; each
+//! record keeps its JSON byte for byte, as a slice of the page; the records ascend by `seq`. One
+//! exception: of a record larger than [`sealed::MAX_RECORD_BYTES`] only size and hash are kept, and
+//! the other records of its page are copied, so that the page is freed.
+//! Errors inside a record are not detected here: opening it fails, and it becomes a dead letter.
 
 use bytes::Bytes;
 use chatledger_schemas::sealed::{MAX_MSGID_BYTES, MAX_RECORD_BYTES};
@@ -12,69 +12,69 @@ use chatledger_schemas::{CorpId, SealedRecord, sealed};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::call::{Outcome, Unread};
-use crate::loose;
+use crate::call::{ResponseError, ResponseStatus};
+use crate::lenient;
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
-    #[serde(default, deserialize_with = "loose::errcode")]
+    #[serde(default, deserialize_with = "lenient::errcode")]
     errcode: i64,
-    #[serde(default, deserialize_with = "loose::text")]
+    #[serde(default, deserialize_with = "lenient::text")]
     errmsg: String,
     #[serde(default, borrow)]
     chatdata: Option<Vec<&'a RawValue>>,
 }
 
-/// What is needed to place a record.
+/// The fields of a record that are needed here.
 #[derive(Default, Deserialize)]
-struct Head<'a> {
+struct RecordHead<'a> {
     #[serde(default, borrow)]
     seq: Option<&'a RawValue>,
     #[serde(default, borrow)]
     msgid: Option<&'a RawValue>,
 }
 
-struct Placed<'a> {
+struct PageRecord<'a> {
     raw: &'a RawValue,
     seq: Option<u64>,
     msgid: Box<str>,
 }
 
-impl Placed<'_> {
+impl PageRecord<'_> {
     fn is_oversize(&self) -> bool {
         self.raw.get().len() > MAX_RECORD_BYTES || self.msgid.len() > MAX_MSGID_BYTES
     }
 }
 
-/// Reads an archive's answer as [`Archive::page`](crate::Archive::page) does, from bytes of one's own;
-/// `None` if it is a refusal or no page.
+/// Parses a response of the archive as [`Archive::page`](crate::Archive::page) does. Returns `None` if
+/// it holds an errcode or is not a page.
 pub fn read_page(body: &Bytes, corp_id: &CorpId, after_seq: u64) -> Option<Vec<SealedRecord>> {
     read(body, corp_id, after_seq).ok()
 }
 
-/// Reads a page that was asked for with `after_seq`.
+/// Parses a page that was requested with `after_seq`.
 ///
-/// A record whose `seq` cannot be read takes that of the next readable record of the page, else of
-/// the previous one, so that a cursor behind it covers it.
+/// A record whose `seq` cannot be read gets that of the next readable record of the page, else of
+/// the previous one, so that the cursor passes it.
 ///
 /// # Errors
-/// An errcode; an answer that is no envelope even after stray control bytes are taken out; records
-/// of which none says where it belongs.
+/// Fails on an errcode, on a response that is not an envelope even after stray control bytes are
+/// replaced, and on a record without a `seq` in a page that cannot supply one.
 pub(crate) fn read(
     body: &Bytes,
     corp_id: &CorpId,
     after_seq: u64,
-) -> Result<Vec<SealedRecord>, Unread> {
+) -> Result<Vec<SealedRecord>, ResponseError> {
     match read_strictly(body, corp_id, after_seq) {
-        Err(malformed @ Unread::Malformed { .. }) => {
-            // The errcode counts even if what stands beside it is not of the documented form.
-            if let Err(refused @ Unread::Refused { .. }) = Outcome::read(body) {
+        Err(malformed @ ResponseError::Malformed { .. }) => {
+            // An errcode counts even if the other fields do not have the documented form.
+            if let Err(refused @ ResponseError::Refused { .. }) = ResponseStatus::check(body) {
                 return Err(refused);
             }
-            let mended = mended(body).ok_or(malformed)?;
-            read_strictly(&mended, corp_id, after_seq)
+            let repaired = repair(body).ok_or(malformed)?;
+            read_strictly(&repaired, corp_id, after_seq)
         }
-        outcome => outcome,
+        result => result,
     }
 }
 
@@ -82,28 +82,28 @@ fn read_strictly(
     body: &Bytes,
     corp_id: &CorpId,
     after_seq: u64,
-) -> Result<Vec<SealedRecord>, Unread> {
+) -> Result<Vec<SealedRecord>, ResponseError> {
     let envelope: Envelope<'_> = serde_json::from_slice(body)?;
     if envelope.errcode != 0 {
-        return Err(Unread::Refused {
+        return Err(ResponseError::Refused {
             code: envelope.errcode,
             message: envelope.errmsg,
         });
     }
-    let records: Vec<Placed<'_>> = envelope
+    let records: Vec<PageRecord<'_>> = envelope
         .chatdata
         .unwrap_or_default()
         .into_iter()
-        .map(placed)
+        .map(page_record)
         .collect();
-    let seqs = settled(
+    let seqs = assign_seqs(
         &records.iter().map(|record| record.seq).collect::<Vec<_>>(),
         after_seq,
     )
-    .ok_or(Unread::NoReadableSeq {
+    .ok_or(ResponseError::NoReadableSeq {
         records: records.len(),
     })?;
-    let crowded = records.iter().any(Placed::is_oversize);
+    let has_oversize = records.iter().any(PageRecord::is_oversize);
     let mut sealed: Vec<SealedRecord> = records
         .into_iter()
         .zip(seqs)
@@ -118,7 +118,7 @@ fn read_strictly(
             }
             .bounded();
             SealedRecord {
-                json: if crowded {
+                json: if has_oversize {
                     Bytes::copy_from_slice(&sealed.json)
                 } else {
                     sealed.json
@@ -133,14 +133,14 @@ fn read_strictly(
     Ok(sealed)
 }
 
-fn placed(raw: &RawValue) -> Placed<'_> {
-    // An array would pass for a record too: serde reads structs from both.
-    let head: Head<'_> = if raw.get().starts_with('{') {
+fn page_record(raw: &RawValue) -> PageRecord<'_> {
+    // Arrays are excluded because serde deserialises structs from them too.
+    let head: RecordHead<'_> = if raw.get().starts_with('{') {
         serde_json::from_str(raw.get()).unwrap_or_default()
     } else {
-        Head::default()
+        RecordHead::default()
     };
-    Placed {
+    PageRecord {
         raw,
         seq: head.seq.and_then(|seq| {
             sealed::u64_or_text(&mut serde_json::Deserializer::from_str(seq.get())).ok()
@@ -152,24 +152,24 @@ fn placed(raw: &RawValue) -> Placed<'_> {
     }
 }
 
-/// The `seq` of every record, in the order of the page; `None` if one has none and no other record
-/// beyond `after_seq` can lend it one.
-fn settled(read: &[Option<u64>], after_seq: u64) -> Option<Vec<u64>> {
-    let beyond = |seq: &Option<u64>| seq.filter(|seq| *seq > after_seq);
-    let mut settled = Vec::with_capacity(read.len());
-    let mut lender = read.iter().rev().find_map(beyond);
-    // Backwards, so that the next one is always at hand.
+/// Returns the `seq` of every record, in the order of the page. Returns `None` if one has none and no
+/// record after `after_seq` can supply one.
+fn assign_seqs(read: &[Option<u64>], after_seq: u64) -> Option<Vec<u64>> {
+    let after = |seq: &Option<u64>| seq.filter(|seq| *seq > after_seq);
+    let mut seqs = Vec::with_capacity(read.len());
+    let mut substitute = read.iter().rev().find_map(after);
+    // Backwards, so that the next readable seq is known.
     for seq in read.iter().rev() {
-        lender = beyond(seq).or(lender);
-        settled.push(seq.or(lender)?);
+        substitute = after(seq).or(substitute);
+        seqs.push(seq.or(substitute)?);
     }
-    settled.reverse();
-    Some(settled)
+    seqs.reverse();
+    Some(seqs)
 }
 
-/// The body with control bytes inside strings replaced by spaces and bytes that are no UTF-8 by
-/// U+FFFD, if there are any (`wecom-api` §3.4).
-fn mended(body: &Bytes) -> Option<Bytes> {
+/// Replaces control bytes inside strings by spaces and invalid UTF-8 by U+FFFD
+/// (`connectors/wecom/WECOM.md` §3.3). Returns `None` if there are none.
+fn repair(body: &Bytes) -> Option<Bytes> {
     let text = String::from_utf8_lossy(body);
     let mut changed = matches!(text, std::borrow::Cow::Owned(_));
     let mut bytes = text.into_owned().into_bytes();
@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    fn page(json: impl Into<Bytes>, after_seq: u64) -> Result<Vec<SealedRecord>, Unread> {
+    fn page(json: impl Into<Bytes>, after_seq: u64) -> Result<Vec<SealedRecord>, ResponseError> {
         read(&json.into(), &"ww1".into(), after_seq)
     }
 
@@ -239,21 +239,24 @@ mod tests {
     }
 
     #[test]
-    fn errcode_counts_whatever_stands_beside_it() {
+    fn errcode_counts_regardless_of_the_other_fields() {
         for refused in [
             r#"{"errcode":301042,"errmsg":"whiteip","chatdata":[]}"#,
             r#"{"errcode":"301042","errmsg":"whiteip","chatdata":[{"seq":1}]}"#,
             r#"{"errcode":301042,"errmsg":{},"chatdata":""}"#,
         ] {
             assert!(
-                matches!(page(refused, 0), Err(Unread::Refused { code: 301_042, .. })),
+                matches!(
+                    page(refused, 0),
+                    Err(ResponseError::Refused { code: 301_042, .. })
+                ),
                 "{refused}"
             );
         }
     }
 
     #[test]
-    fn cut_or_foreign_answers_are_malformed() {
+    fn truncated_or_unrelated_responses_are_malformed() {
         for bad in [
             "",
             "<html></html>",
@@ -262,48 +265,48 @@ mod tests {
             "3",
         ] {
             assert!(
-                matches!(page(bad, 0), Err(Unread::Malformed { .. })),
+                matches!(page(bad, 0), Err(ResponseError::Malformed { .. })),
                 "{bad}"
             );
         }
     }
 
     #[test]
-    fn odd_records_are_kept_with_a_seq_their_cursor_will_cover() {
-        let odd = r#"{"chatdata":[{"msgid":"x"},{"seq":"7","msgid":5},"text",{"seq":9},
+    fn malformed_records_are_kept_with_a_seq_that_the_cursor_passes() {
+        let malformed = r#"{"chatdata":[{"msgid":"x"},{"seq":"7","msgid":5},"text",{"seq":9},
                       [3,"y"],{"seq":-4},null]}"#;
-        assert_eq!(seqs(odd, 0), [7, 7, 9, 9, 9, 9, 9]);
-        let records = page(odd, 0).unwrap();
+        assert_eq!(seqs(malformed, 0), [7, 7, 9, 9, 9, 9, 9]);
+        let records = page(malformed, 0).unwrap();
         assert_eq!(&*records[0].msgid, "x");
         assert_eq!(&*records[1].msgid, "");
         assert_eq!(records[2].json, br#""text""#.as_slice());
     }
 
     #[test]
-    fn lent_seq_is_beyond_the_one_asked_for() {
+    fn substituted_seq_is_after_the_requested_one() {
         assert_eq!(
             seqs(r#"{"chatdata":[{"seq":8},{"x":1},{"seq":4},{"x":2}]}"#, 5),
             [8, 8, 8]
         );
         assert!(matches!(
             page(r#"{"chatdata":[{"seq":4},{"x":1}]}"#, 5),
-            Err(Unread::NoReadableSeq { records: 2 })
+            Err(ResponseError::NoReadableSeq { records: 2 })
         ));
         assert!(matches!(
             page(r#"{"chatdata":[{"x":1}]}"#, 0),
-            Err(Unread::NoReadableSeq { records: 1 })
+            Err(ResponseError::NoReadableSeq { records: 1 })
         ));
     }
 
     #[test]
-    fn records_are_sorted_and_those_already_had_are_left_out() {
+    fn records_are_sorted_and_earlier_ones_are_excluded() {
         let json = r#"{"chatdata":[{"seq":9},{"seq":5},{"seq":18446744073709551615},{"seq":6}]}"#;
         assert_eq!(seqs(json, 5), [6, 9, u64::MAX]);
         assert_eq!(seqs(json, u64::MAX), Vec::<u64>::new());
     }
 
     #[test]
-    fn control_bytes_and_bad_utf8_inside_strings_are_mended() {
+    fn control_bytes_and_invalid_utf8_inside_strings_are_repaired() {
         let json =
             b"{\"errmsg\":\"a\x01\tb\",\n\"chatdata\":[{\"seq\":3,\"msgid\":\"m\\\"\x02\xff\"}]}";
         let records = page(Bytes::from_static(json), 0).unwrap();
@@ -312,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_levels_inside_a_record_do_no_harm() {
+    fn record_nested_ten_thousand_levels_deep_is_kept() {
         let deep = format!(
             r#"{{"chatdata":[{{"seq":1,"x":{}{}}}]}}"#,
             "[".repeat(10_000),
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn record_that_is_too_large_leaves_its_size_and_hash_and_its_neighbours_whole() {
+    fn oversize_record_is_reduced_to_size_and_hash_and_its_neighbours_are_kept() {
         let field = "x".repeat(MAX_RECORD_BYTES);
         let large = format!(r#"{{"seq":2,"msgid":"b","encrypt_chat_msg":"{field}"}}"#);
         let id = "i".repeat(MAX_MSGID_BYTES + 1);
@@ -342,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn record_of_the_largest_size_is_taken_as_it_is() {
+    fn record_of_the_maximum_size_is_kept_unchanged() {
         let frame = r#"{"seq":2,"x":""}"#.len();
         let record = format!(
             r#"{{"seq":2,"x":"{}"}}"#,
@@ -375,17 +378,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in any::<Vec<u8>>(), after in any::<u64>()) {
+        fn any_bytes_are_parsed_without_a_panic(bytes in any::<Vec<u8>>(), after in any::<u64>()) {
             let _ = page(bytes, after);
         }
 
         #[test]
-        fn any_page_loses_no_record_beyond_the_cursor(
+        fn any_page_keeps_every_record_after_the_cursor(
             records in prop::collection::vec(record(), 0..8),
             after in 0..3u64,
         ) {
             let json = format!(r#"{{"errcode":0,"chatdata":[{}]}}"#, records.join(","));
-            let had = |raw: &String| {
+            let is_earlier = |raw: &String| {
                 serde_json::from_str::<serde_json::Value>(raw)
                     .ok()
                     .and_then(|value| match &value["seq"] {
@@ -400,25 +403,26 @@ mod tests {
                     prop_assert!(read.iter().all(|r| r.seq > after));
                     let mut kept: Vec<_> = read.iter().map(|r| r.json_text().into_owned()).collect();
                     let mut given: Vec<_> =
-                        records.iter().filter(|raw| !had(raw)).cloned().collect();
+                        records.iter().filter(|raw| !is_earlier(raw)).cloned().collect();
                     kept.sort();
                     given.sort();
                     prop_assert_eq!(kept, given);
                 }
-                // NaN and infinity have no JSON.
-                Err(Unread::Malformed { .. }) => {
+                // JSON cannot represent NaN and infinity.
+                Err(ResponseError::Malformed { .. }) => {
                     prop_assert!(records.iter().any(|r| r.contains("NaN") || r.contains("inf")));
                 }
-                Err(Unread::NoReadableSeq { .. }) => {}
+                Err(ResponseError::NoReadableSeq { .. }) => {}
                 Err(other) => prop_assert!(false, "{:?}", other),
             }
         }
 
         #[test]
-        fn any_cut_of_a_page_is_malformed(cut in 0usize..60) {
+        fn any_truncated_page_is_malformed(cut in 0usize..60) {
             let whole = r#"{"errcode":0,"errmsg":"ok","chatdata":[{"seq":1,"msgid":"a"}]}"#;
             prop_assert!(cut < whole.len());
-            let malformed = matches!(page(whole[..cut].to_owned(), 0), Err(Unread::Malformed { .. }));
+            let read = page(whole[..cut].to_owned(), 0);
+            let malformed = matches!(read, Err(ResponseError::Malformed { .. }));
             prop_assert!(malformed);
         }
     }

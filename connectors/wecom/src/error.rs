@@ -1,123 +1,123 @@
-//! What can fail, one variant for each operation, each with the class the driver acts on.
+//! Errors of this crate, one variant for each operation, each with the class that the driver acts on.
 //!
-//! No variant carries an address, a token, a secret, an id of a person or a text of a message.
+//! No variant contains a URL, a token, a secret, an id of a person or text of a message.
 
 use std::time::Duration;
 
 use chatledger_schemas::{Classified, FaultClass};
 
 use crate::Api;
-use crate::errcode::{self, Verdict};
+use crate::errcode::{self, ErrcodeClass};
 
 /// A failed operation on WeCom's APIs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The base address cannot be used.
-    #[error("base address is not usable: {reason}")]
+    /// The base URL is invalid.
+    #[error("invalid base URL: {reason}")]
     BaseUrl {
         /// What is wrong with it.
         reason: String,
     },
-    /// The number of records a page is outside what the API takes.
-    #[error("{limit} records a page asked for, the API takes 1 to 1000")]
+    /// The number of records in a page is out of range.
+    #[error("page limit is {limit}; the API accepts 1 to 1000 records")]
     Limit {
-        /// What was asked for.
+        /// The requested limit.
         limit: u32,
     },
-    /// The HTTP client could not be made.
-    #[error("cannot make an HTTP client")]
+    /// The HTTP client could not be created.
+    #[error("cannot create the HTTP client")]
     Client {
-        /// Why.
+        /// The cause.
         #[source]
         source: reqwest::Error,
     },
-    /// No answer came: connection, TLS or time out.
-    #[error("call of {api} got no answer")]
+    /// No response: connection failure, TLS failure or timeout.
+    #[error("no response from {api}")]
     Send {
-        /// What was called.
+        /// The API called.
         api: Api,
-        /// Why, without the address.
+        /// The cause, without the URL.
         #[source]
         source: reqwest::Error,
     },
-    /// The answer began and broke off.
-    #[error("answer of {api} broke off")]
+    /// The response ended before it was complete.
+    #[error("incomplete response from {api}")]
     Receive {
-        /// What was called.
+        /// The API called.
         api: Api,
-        /// Why, without the address.
+        /// The cause, without the URL.
         #[source]
         source: reqwest::Error,
     },
-    /// The answer is larger than anything reasonable and was not read to the end.
-    #[error("answer of {api} is larger than {limit} bytes")]
+    /// The response exceeds the size limit and was not read to the end.
+    #[error("response from {api} is larger than {limit} bytes")]
     Oversize {
-        /// What was called.
+        /// The API called.
         api: Api,
-        /// Bytes that would have been read.
+        /// The size limit in bytes.
         limit: usize,
     },
-    /// The answer has an HTTP status other than success, and no errcode.
-    #[error("{api} answered with HTTP status {status}")]
+    /// The HTTP status is not success, and the body has no errcode.
+    #[error("{api} returned HTTP status {status}")]
     Status {
-        /// What was called.
+        /// The API called.
         api: Api,
-        /// The status.
+        /// The HTTP status.
         status: u16,
     },
-    /// The answer is not of the documented form; most often it was cut.
-    #[error("answer of {api} cannot be read at line {line}, column {column}")]
+    /// The response does not have the documented form; usually it is truncated.
+    #[error("cannot parse the response from {api} at line {line}, column {column}")]
     Malformed {
-        /// What was called.
+        /// The API called.
         api: Api,
-        /// Line of the fault, from 1; 0 if the fault has no place.
+        /// Line of the error, from 1; 0 if it has no position.
         line: usize,
-        /// Column of the fault, from 1.
+        /// Column of the error, from 1.
         column: usize,
     },
-    /// The API answered with an errcode.
-    #[error("{api} answered errcode {code}: {message}")]
+    /// The API returned an errcode.
+    #[error("{api} returned errcode {code}: {message}")]
     Refused {
-        /// What was called.
+        /// The API called.
         api: Api,
         /// `errcode`.
         code: i64,
-        /// `errmsg`, cleaned; for people only.
+        /// `errmsg`, redacted; for display only.
         message: String,
-        /// How long the API wants to be left alone.
+        /// How long to wait before the next call.
         retry_after: Option<Duration>,
     },
-    /// The API does not take a token that was renewed a moment ago.
-    #[error("{api} answered errcode {code} to a fresh token")]
+    /// The API rejected a token that was just renewed.
+    #[error("{api} returned errcode {code} for a new access token")]
     TokenRefused {
-        /// What was called.
+        /// The API called.
         api: Api,
         /// `errcode`.
         code: i64,
     },
-    /// A single record is larger than the API can answer with.
-    #[error("{api} cannot answer with even one record")]
+    /// A single record is larger than the API can return.
+    #[error("{api} cannot return a page of one record")]
     RecordTooLarge {
-        /// What was called.
+        /// The API called.
         api: Api,
     },
-    /// A page holds records, and of none of them can it be told where it belongs.
-    #[error("page of {records} records has no readable seq beyond the one asked for")]
+    /// A page holds a record without a `seq`, and no other record of the page can supply one.
+    #[error("page of {records} records has no readable seq after the requested one")]
     NoReadableSeq {
         /// Records in the page.
         records: usize,
     },
-    /// A list goes round in circles: the API hands out the same cursor again.
-    #[error("{api} does not come to the end of its list")]
+    /// A paged list does not end: the API returned the same cursor again, or too many empty pages.
+    #[error("the list of {api} does not end")]
     EndlessList {
-        /// What was called.
+        /// The API called.
         api: Api,
     },
 }
 
 impl Error {
-    /// How long to wait at least before the next call; `None` leaves it to the caller.
+    /// Returns the minimum time to wait before the next call; `None` leaves it to the caller.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
@@ -126,7 +126,7 @@ impl Error {
         }
     }
 
-    /// The `errcode`, if it was an answer that had one.
+    /// Returns the `errcode`, if the API returned one.
     pub fn errcode(&self) -> Option<i64> {
         match self {
             Self::Refused { code, .. } | Self::TokenRefused { code, .. } => Some(*code),
@@ -134,16 +134,16 @@ impl Error {
         }
     }
 
-    /// Whether only the thing asked about is at fault, and the API works.
+    /// Returns whether the error concerns only the requested item, so the API works.
     pub(crate) fn is_about_item(&self) -> bool {
         matches!(self, Self::Refused { api, code, .. }
-            if api.has_items() && errcode::verdict(*code) == Verdict::Item)
+            if api.has_items() && errcode::classify(*code) == ErrcodeClass::Item)
     }
 
-    /// Whether a smaller question might be answered.
-    pub(crate) fn wants_less(&self) -> bool {
+    /// Returns whether a smaller request might succeed.
+    pub(crate) fn is_response_too_large(&self) -> bool {
         match self {
-            Self::Refused { code, .. } => errcode::verdict(*code) == Verdict::TooLarge,
+            Self::Refused { code, .. } => errcode::classify(*code) == ErrcodeClass::TooLarge,
             Self::Oversize { .. } => true,
             _ => false,
         }
@@ -158,7 +158,8 @@ impl Classified for Error {
             | Self::Client { .. }
             | Self::RecordTooLarge { .. }
             | Self::NoReadableSeq { .. } => FaultClass::Stop,
-            // A renewed token that is not taken is known to pass after a while (`wecom-api` §8).
+            // The rejection of a new token is known to stop after a while
+            // (`connectors/wecom/WECOM.md` §8).
             Self::Send { .. }
             | Self::Receive { .. }
             | Self::Malformed { .. }
@@ -170,10 +171,10 @@ impl Classified for Error {
                 408 | 425 | 500.. => FaultClass::Retry,
                 _ => FaultClass::Stop,
             },
-            Self::Refused { code, .. } => match errcode::verdict(*code) {
-                Verdict::Fault(class) => class,
-                Verdict::TooLarge => FaultClass::SlowDown,
-                Verdict::Item => FaultClass::Stop,
+            Self::Refused { code, .. } => match errcode::classify(*code) {
+                ErrcodeClass::Fault(class) => class,
+                ErrcodeClass::TooLarge => FaultClass::SlowDown,
+                ErrcodeClass::Item => FaultClass::Stop,
             },
         }
     }
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn item_codes_stop_the_archive_and_not_the_directory() {
+    fn item_errcodes_stop_the_archive_but_not_the_directory() {
         let error = refused(Api::ChatData, 40058);
         assert!(!error.is_about_item());
         assert_eq!(error.class(), FaultClass::Stop);
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn http_statuses_have_their_class() {
+    fn http_statuses_are_classified() {
         let class = |status| {
             Error::Status {
                 api: Api::ChatData,

@@ -1,18 +1,18 @@
-//! Speaks WeCom's HTTP APIs: pages of sealed records from the archive, and snapshots of who is who.
+//! Client for WeCom's HTTP APIs: pages of sealed records from the archive, and directory snapshots.
 //!
-//! It does not know how records are opened, where they go, when to try again after a failed page,
-//! or that there is such a thing as a database.
+//! This crate does not know how records are opened, where they go, when to retry a failed page, or
+//! which databases exist. `connectors/wecom/WECOM.md` lists the facts about WeCom that it relies on.
 //!
-//! | module | holds |
+//! | module | contains |
 //! |---|---|
-//! | [`Archive`] | one page after a `seq`, one attempt; the driver owns the pauses |
-//! | [`DirectoryClient`] | one whole snapshot, with its own bounded retries call by call |
-//! | `envelope` | the archive's answer, read without copying a record |
-//! | `errcode` | what every documented `errcode` means for the caller: the one table |
-//! | `call`, `token`, `limits` | the rim: HTTP, access tokens, call budgets |
+//! | [`Archive`] | fetches one page after a `seq` in one attempt; the driver decides when to retry |
+//! | [`DirectoryClient`] | takes one complete snapshot; retries each call a bounded number of times |
+//! | `envelope` | parses the archive's response without copying records |
+//! | `errcode` | the only table that maps every documented `errcode` to an action |
+//! | `call`, `token`, `limits` | HTTP exchanges, access tokens, rate limits |
 //!
-//! Secrets and tokens are in no error and no log: they travel in addresses, so no address is ever
-//! shown, and what a peer says about a failure is cleaned before it is kept.
+//! No error and no log contains a secret or a token. Both are sent in URLs, so URLs are never shown,
+//! and the error text of a peer is redacted before it is kept.
 
 use std::sync::Arc;
 
@@ -23,18 +23,18 @@ mod directory;
 mod envelope;
 mod errcode;
 mod error;
+mod lenient;
 mod limits;
-mod loose;
 mod redact;
 mod token;
 
 pub use api::Api;
 pub use archive::{Archive, ArchiveOptions, Page};
-pub use directory::{DirectoryClient, DirectoryOptions, Skipped};
+pub use directory::{DirectoryClient, DirectoryOptions, SkippedApi};
 pub use envelope::read_page;
 pub use error::Error;
 
-/// Told of every call: the API's name (one of [`Api::ALL`]) and how it went: `ok`, or the
-/// [`FaultClass`](chatledger_schemas::FaultClass) as text. An answer that says something about one
-/// item only (no such customer, not a customer group) is `ok`: the API did its work.
+/// Called after every API call with the name of the API (one of [`Api::ALL`]) and the result: `ok`, or
+/// the [`FaultClass`](chatledger_schemas::FaultClass) as text. An errcode about a single item (no such
+/// customer, not a customer group) counts as `ok`, because the API works.
 pub type OnCall = Arc<dyn Fn(&'static str, &'static str) + Send + Sync>;

@@ -1,7 +1,7 @@
-//! Call budgets: keeps every API under the number of calls a minute that WeCom grants.
+//! Client-side rate limits: keeps the calls of every API below WeCom's limit.
 //!
-//! Guarantees that in no minute more calls are let through than [`Api::calls_per_minute`]. Calls
-//! made before this process started are not known here; WeCom's own 45009 covers that case.
+//! Guarantees at most [`Api::calls_per_minute`] calls in any minute. Calls made before this process
+//! started are unknown here; WeCom's errcode 45009 covers that case.
 
 use std::num::NonZeroU32;
 
@@ -9,36 +9,36 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::Api;
 
-/// One limiter for each API; make one for each corp and secret.
-pub(crate) struct Limits {
+/// One limiter for each API. Create one set for each corp and secret.
+pub(crate) struct ApiRateLimits {
     by_api: [DefaultDirectRateLimiter; Api::ALL.len()],
 }
 
-impl Limits {
+impl ApiRateLimits {
     pub(crate) fn new() -> Self {
         Self {
             by_api: Api::ALL.map(|api| RateLimiter::direct(quota(api))),
         }
     }
 
-    /// Waits until the API may be called once more.
-    pub(crate) async fn ready(&self, api: Api) {
+    /// Waits until the API may be called again.
+    pub(crate) async fn acquire(&self, api: Api) {
         if let Some(limiter) = self.by_api.get(api as usize) {
             limiter.until_ready().await;
         }
     }
 }
 
-/// Burst and refill of an API's budget; together they never exceed its calls a minute.
+/// Returns burst and refill of an API's limit; their sum never exceeds its calls a minute.
 ///
-/// The archive belongs to one reader, which reads evenly: nearly all of its budget is refill. The
-/// directory comes in bursts and shares its APIs with the corp's other programs: a fifth of the
-/// budget at once, three fifths as refill, the rest is left to them.
+/// The archive has a single reader with an even load, so nearly all of its limit is refill. Directory
+/// syncs are bursts, and the corp's other programs use the same APIs: a fifth of the limit is burst,
+/// three fifths are refill, and the rest is left to them.
 fn quota(api: Api) -> Quota {
-    let granted = api.calls_per_minute();
+    let limit = api.calls_per_minute();
     let (burst, refill) = match api {
-        Api::ChatData => (10, granted - 10),
-        _ => (granted / 5, granted / 5 * 3),
+        Api::ChatData => (10, limit - 10),
+        _ => (limit / 5, limit / 5 * 3),
     };
     let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
     Quota::per_minute(at_least_one(refill)).allow_burst(at_least_one(burst))
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limiter_pressed_without_pause_stays_within_the_grant_in_every_minute() {
+    fn limiter_under_constant_load_stays_within_the_limit_in_every_minute() {
         for api in Api::ALL {
             let clock = FakeRelativeClock::default();
             let limiter = RateLimiter::direct_with_clock(quota(api), clock.clone());
@@ -76,9 +76,9 @@ mod tests {
                 clock.advance(step);
                 now += step;
             }
-            let granted = api.calls_per_minute() as usize;
-            assert!(most <= granted, "{api}: {most} calls in one minute");
-            assert!(most >= granted * 3 / 4, "{api}: only {most} calls");
+            let limit = api.calls_per_minute() as usize;
+            assert!(most <= limit, "{api}: {most} calls in one minute");
+            assert!(most >= limit * 3 / 4, "{api}: only {most} calls");
         }
     }
 }

@@ -1,32 +1,33 @@
-//! Makes what a peer says about a failure fit to be shown.
+//! Redacts error texts of peers.
 //!
-//! Peers echo addresses, and addresses carry `access_token` and `corpsecret`. Guarantees that
-//! neither survives, also percent-encoded, and that the text is one short line.
+//! Peers echo URLs, which contain `access_token` and `corpsecret`. Guarantees that both are removed,
+//! also in percent-encoded form, and that the result is one short line.
 
 use std::fmt::Write as _;
 
-/// Characters of a peer's text that are kept.
+/// Maximum characters kept.
 const MAX_CHARS: usize = 200;
-/// Parameters whose values are never shown.
+/// Parameters whose values are removed.
 const PARAMETERS: [&str; 3] = ["access_token=", "corpsecret=", "secret="];
-const STARS: &str = "***";
+const MASK: &str = "***";
 
-/// `text` without `secrets`, without the values of secret parameters, on one line, cut short.
-pub(crate) fn clean(text: &str, secrets: &[&str]) -> String {
-    let mut clean = text.to_owned();
+/// Removes `secrets` and the values of secret parameters from `text`, joins it into one line and
+/// truncates it.
+pub(crate) fn redact(text: &str, secrets: &[&str]) -> String {
+    let mut redacted = text.to_owned();
     for secret in secrets.iter().filter(|s| !s.is_empty()) {
-        clean = clean.replace(secret, STARS);
-        clean = clean.replace(&percent_encoded(secret), STARS);
+        redacted = redacted.replace(secret, MASK);
+        redacted = redacted.replace(&percent_encoded(secret), MASK);
     }
     for parameter in PARAMETERS {
-        clean = without_values(&clean, parameter);
+        redacted = without_values(&redacted, parameter);
     }
-    let mut line: String = clean
+    let mut line: String = redacted
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(MAX_CHARS)
         .collect();
-    if line.len() < clean.len() {
+    if line.len() < redacted.len() {
         line.push('…');
     }
     line
@@ -34,16 +35,16 @@ pub(crate) fn clean(text: &str, secrets: &[&str]) -> String {
 
 fn without_values(text: &str, parameter: &str) -> String {
     let mut parts = text.split(parameter);
-    let mut clean = parts.next().unwrap_or_default().to_owned();
+    let mut redacted = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        clean.push_str(parameter);
-        clean.push_str(STARS);
+        redacted.push_str(parameter);
+        redacted.push_str(MASK);
         let end = part
             .find(|c: char| !(c.is_ascii_alphanumeric() || "-_.~%+/=*".contains(c)))
             .unwrap_or(part.len());
-        clean.push_str(&part[end..]);
+        redacted.push_str(&part[end..]);
     }
-    clean
+    redacted
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -63,19 +64,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clean_removes_secrets_plain_encoded_and_as_parameters() {
-        let said = "ip not match, /cgi-bin/x?access_token=AbC-_9&debug=1 corpsecret=zzz, \
+    fn redact_removes_plain_and_encoded_secrets_and_parameters() {
+        let text = "ip not match, /cgi-bin/x?access_token=AbC-_9&debug=1 corpsecret=zzz, \
                     s3/cr=et and s3%2Fcr%3Det\nfrom ip: 10.0.0.1";
-        let shown = clean(said, &["s3/cr=et", "AbC-_9"]);
-        for hidden in ["AbC", "zzz", "s3", "\n"] {
-            assert!(!shown.contains(hidden), "{hidden:?} in {shown:?}");
+        let shown = redact(text, &["s3/cr=et", "AbC-_9"]);
+        for secret in ["AbC", "zzz", "s3", "\n"] {
+            assert!(!shown.contains(secret), "{secret:?} in {shown:?}");
         }
         assert!(shown.contains("from ip: 10.0.0.1") && shown.contains("&debug=1"));
     }
 
     #[test]
-    fn clean_cuts_long_texts_at_a_character() {
-        let shown = clean(&"错误".repeat(1000), &[]);
+    fn redact_truncates_long_text_at_a_character() {
+        let shown = redact(&"错误".repeat(1000), &[]);
         assert_eq!(shown.chars().count(), MAX_CHARS + 1);
     }
 }

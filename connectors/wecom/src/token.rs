@@ -1,8 +1,9 @@
-//! The access token of one secret: when to use it, when to get another (`wecom-api` §5.2).
+//! The access token of one secret: when to use it and when to request a new one
+//! (`connectors/wecom/WECOM.md` §5.2).
 //!
-//! Only decisions; the call itself is made by `call`, which holds the slot's lock meanwhile, so
-//! that many callers cause one call. Guarantees that a secret which was refused is not shown to
-//! the API again for [`REFUSAL_HOLDS`]: WeCom blocks addresses that keep trying.
+//! This module only decides. `call` requests the token and holds the lock of the slot during the
+//! request, so that many callers cause one request. Guarantees that a refused secret is not sent
+//! again for [`REFUSAL_DURATION`], because WeCom blocks IPs that keep sending it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,63 +12,63 @@ use chatledger_schemas::{Classified as _, FaultClass, Secret};
 
 use crate::Error;
 
-/// How long a refused secret is not tried again.
-const REFUSAL_HOLDS: Duration = Duration::from_secs(60);
-/// A token is renewed this long before it expires, but never before nine tenths of its life.
-const MARGIN: Duration = Duration::from_secs(300);
-/// What is assumed if the API does not say how long a token lives (documented: 7200 s).
-const USUAL_LIFE: Duration = Duration::from_secs(7200);
+/// How long a refused secret is not sent again.
+const REFUSAL_DURATION: Duration = Duration::from_secs(60);
+/// A token is renewed this long before it expires, but not before nine tenths of its lifetime.
+const RENEWAL_MARGIN: Duration = Duration::from_secs(300);
+/// Assumed lifetime if the API does not return one (documented: 7200 s).
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(7200);
 
-/// A token as the API gave it.
-pub(crate) struct Grant {
+/// A token as returned by the API.
+pub(crate) struct TokenGrant {
     pub(crate) value: String,
-    /// `None` if the API did not say.
+    /// `None` if the API did not return it.
     pub(crate) expires_in: Option<Duration>,
 }
 
 /// A token in use; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Token {
+pub(crate) struct AccessToken {
     value: Arc<Secret>,
-    /// Which token this is, counted from 1: tells a caller's stale token from a newer one.
+    /// Sequence number from 1, which distinguishes a caller's stale token from a newer one.
     number: u64,
 }
 
-impl Token {
+impl AccessToken {
     pub(crate) fn expose(&self) -> &str {
         self.value.expose()
     }
 }
 
-/// What the holder of the lock has to do.
-pub(crate) enum Next {
-    /// Use this one.
-    Use(Token),
-    /// Call the API.
+/// What the holder of the lock must do.
+pub(crate) enum TokenDecision {
+    /// Use this token.
+    Use(AccessToken),
+    /// Request a new token.
     Fetch,
-    /// The secret was refused a moment ago.
+    /// The secret was refused recently.
     Refused(Error),
 }
 
-/// The one place a secret's token is kept.
+/// Holds the current token of a secret.
 #[derive(Default)]
-pub(crate) struct Slot {
+pub(crate) struct TokenSlot {
     issued: u64,
-    current: Option<(Token, Instant)>,
-    refusal: Option<Refusal>,
+    current: Option<(AccessToken, Instant)>,
+    refusal: Option<SecretRefusal>,
 }
 
-struct Refusal {
+struct SecretRefusal {
     code: i64,
     message: String,
     until: Instant,
 }
 
-impl Slot {
-    /// Decides what to do at `now` for a caller whose token `stale` was not taken.
-    pub(crate) fn next(&self, stale: Option<&Token>, now: Instant) -> Next {
+impl TokenSlot {
+    /// Decides what to do at `now` for a caller whose token `stale` was rejected.
+    pub(crate) fn decide(&self, stale: Option<&AccessToken>, now: Instant) -> TokenDecision {
         if let Some(refusal) = self.refusal.as_ref().filter(|r| now < r.until) {
-            return Next::Refused(Error::Refused {
+            return TokenDecision::Refused(Error::Refused {
                 api: crate::Api::Token,
                 code: refusal.code,
                 message: refusal.message.clone(),
@@ -78,31 +79,31 @@ impl Slot {
             Some((token, renew_at))
                 if now < *renew_at && stale.is_none_or(|s| s.number < token.number) =>
             {
-                Next::Use(token.clone())
+                TokenDecision::Use(token.clone())
             }
-            _ => Next::Fetch,
+            _ => TokenDecision::Fetch,
         }
     }
 
-    /// Takes the outcome of the call that was begun at `asked_at`.
-    pub(crate) fn settle(
+    /// Stores the result of the request that began at `requested_at`.
+    pub(crate) fn store(
         &mut self,
-        outcome: Result<Grant, Error>,
-        asked_at: Instant,
-    ) -> Result<Token, Error> {
+        result: Result<TokenGrant, Error>,
+        requested_at: Instant,
+    ) -> Result<AccessToken, Error> {
         self.current = None;
-        match outcome {
+        match result {
             Ok(grant) => {
-                let life = grant.expires_in.unwrap_or(USUAL_LIFE);
+                let lifetime = grant.expires_in.unwrap_or(DEFAULT_LIFETIME);
                 self.issued += 1;
                 self.refusal = None;
-                let token = Token {
+                let token = AccessToken {
                     value: Arc::new(Secret::new(grant.value)),
                     number: self.issued,
                 };
                 self.current = Some((
                     token.clone(),
-                    asked_at + life.saturating_sub(MARGIN.min(life / 10)),
+                    requested_at + lifetime.saturating_sub(RENEWAL_MARGIN.min(lifetime / 10)),
                 ));
                 Ok(token)
             }
@@ -110,10 +111,10 @@ impl Slot {
                 if let Error::Refused { code, message, .. } = &error
                     && error.class() == FaultClass::Stop
                 {
-                    self.refusal = Some(Refusal {
+                    self.refusal = Some(SecretRefusal {
                         code: *code,
                         message: message.clone(),
-                        until: asked_at + REFUSAL_HOLDS,
+                        until: requested_at + REFUSAL_DURATION,
                     });
                 }
                 Err(error)
@@ -128,16 +129,16 @@ mod tests {
     use super::*;
     use crate::Api;
 
-    fn grant(value: &str, secs: u64) -> Grant {
-        Grant {
+    fn grant(value: &str, secs: u64) -> TokenGrant {
+        TokenGrant {
             value: value.into(),
             expires_in: Some(Duration::from_secs(secs)),
         }
     }
 
-    fn used(next: Next) -> Option<String> {
-        match next {
-            Next::Use(token) => Some(token.expose().to_owned()),
+    fn token_of(decision: TokenDecision) -> Option<String> {
+        match decision {
+            TokenDecision::Use(token) => Some(token.expose().to_owned()),
             _ => None,
         }
     }
@@ -145,32 +146,41 @@ mod tests {
     #[test]
     fn token_is_used_until_shortly_before_it_expires() {
         let start = Instant::now();
-        let mut slot = Slot::default();
-        assert!(matches!(slot.next(None, start), Next::Fetch));
-        slot.settle(Ok(grant("a", 7200)), start).unwrap();
+        let mut slot = TokenSlot::default();
+        assert!(matches!(slot.decide(None, start), TokenDecision::Fetch));
+        slot.store(Ok(grant("a", 7200)), start).unwrap();
         let at = |secs| start + Duration::from_secs(secs);
-        assert_eq!(used(slot.next(None, at(6899))).as_deref(), Some("a"));
-        assert!(matches!(slot.next(None, at(6900)), Next::Fetch));
-        slot.settle(Ok(grant("b", 10)), start).unwrap();
-        assert_eq!(used(slot.next(None, at(8))).as_deref(), Some("b"));
-        assert!(matches!(slot.next(None, at(9)), Next::Fetch));
+        assert_eq!(token_of(slot.decide(None, at(6899))).as_deref(), Some("a"));
+        assert!(matches!(slot.decide(None, at(6900)), TokenDecision::Fetch));
+        slot.store(Ok(grant("b", 10)), start).unwrap();
+        assert_eq!(token_of(slot.decide(None, at(8))).as_deref(), Some("b"));
+        assert!(matches!(slot.decide(None, at(9)), TokenDecision::Fetch));
     }
 
     #[test]
-    fn stale_token_is_renewed_once_for_all_who_hold_it() {
+    fn stale_token_is_renewed_once_for_all_holders() {
         let start = Instant::now();
-        let mut slot = Slot::default();
-        let old = slot.settle(Ok(grant("a", 7200)), start).unwrap();
-        assert!(matches!(slot.next(Some(&old), start), Next::Fetch));
-        let new = slot.settle(Ok(grant("b", 7200)), start).unwrap();
-        assert_eq!(used(slot.next(Some(&old), start)).as_deref(), Some("b"));
-        assert!(matches!(slot.next(Some(&new), start), Next::Fetch));
+        let mut slot = TokenSlot::default();
+        let old = slot.store(Ok(grant("a", 7200)), start).unwrap();
+        assert!(matches!(
+            slot.decide(Some(&old), start),
+            TokenDecision::Fetch
+        ));
+        let new = slot.store(Ok(grant("b", 7200)), start).unwrap();
+        assert_eq!(
+            token_of(slot.decide(Some(&old), start)).as_deref(),
+            Some("b")
+        );
+        assert!(matches!(
+            slot.decide(Some(&new), start),
+            TokenDecision::Fetch
+        ));
     }
 
     #[test]
-    fn refused_secret_is_held_back_and_a_passing_fault_is_not() {
+    fn refused_secret_is_held_back_after_a_permanent_fault_only() {
         let start = Instant::now();
-        let mut slot = Slot::default();
+        let mut slot = TokenSlot::default();
         let refused = |code| {
             Err(Error::Refused {
                 api: Api::Token,
@@ -179,17 +189,18 @@ mod tests {
                 retry_after: None,
             })
         };
-        assert!(slot.settle(refused(-1), start).is_err());
-        assert!(matches!(slot.next(None, start), Next::Fetch));
-        assert!(slot.settle(refused(40001), start).is_err());
-        let Next::Refused(error) = slot.next(None, start + Duration::from_secs(59)) else {
-            panic!("the secret would be tried again");
+        assert!(slot.store(refused(-1), start).is_err());
+        assert!(matches!(slot.decide(None, start), TokenDecision::Fetch));
+        assert!(slot.store(refused(40001), start).is_err());
+        let TokenDecision::Refused(error) = slot.decide(None, start + Duration::from_secs(59))
+        else {
+            panic!("the secret would be sent again");
         };
         assert_eq!(error.errcode(), Some(40001));
         assert_eq!(error.class(), FaultClass::Stop);
         assert!(matches!(
-            slot.next(None, start + REFUSAL_HOLDS),
-            Next::Fetch
+            slot.decide(None, start + REFUSAL_DURATION),
+            TokenDecision::Fetch
         ));
     }
 }

@@ -1,4 +1,4 @@
-//! The archive client against a server that fails in every documented way.
+//! Tests the archive client against a server that fails in every documented way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,40 +11,40 @@ use std::time::Duration;
 use chatledger_schemas::{Classified as _, FaultClass, Secret};
 use chatledger_wecom::{Archive, ArchiveOptions, Error};
 use serde_json::json;
-use support::{Answer, SECRET, Server, TOKEN, archive, errcode, page};
+use support::{SECRET, Server, ServerReply, TOKEN, archive, errcode, page};
 
-const PATIENT: Duration = Duration::from_secs(30);
+const LONG_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Answers the first `getchatdata` with `fault`, later ones with a page.
-async fn after(fault: fn() -> Answer) -> (Server, Error, support::Told) {
+/// Starts a server that replies to the first `getchatdata` with `fault` and to later ones with a page.
+async fn after(fault: fn() -> ServerReply) -> (Server, Error, support::CallLog) {
     let server = Server::start(move |call| match (call.api.as_str(), call.earlier) {
-        ("gettoken", _) => Answer::Json(json!({})),
+        ("gettoken", _) => ServerReply::Json(json!({})),
         (_, 0) => fault(),
         _ => page([7, 8]),
     })
     .await;
-    let (archive, told) = archive(&server.base_url, 1000, PATIENT);
+    let (archive, call_log) = archive(&server.base_url, 1000, LONG_TIMEOUT);
     let error = archive
         .page(6)
         .await
-        .expect_err("the first answer is a fault");
+        .expect_err("the first response is a fault");
     let next = archive.page(6).await.unwrap();
     let seqs: Vec<_> = next.records.iter().map(|record| record.seq).collect();
-    assert_eq!(seqs, [7, 8], "nothing is lost by {error}");
-    (server, error, told)
+    assert_eq!(seqs, [7, 8], "no record is lost after {error}");
+    (server, error, call_log)
 }
 
 #[tokio::test]
-async fn page_asks_as_documented_and_brings_records_with_their_corp() {
+async fn page_sends_the_documented_request_and_returns_records_with_their_corp() {
     let server = Server::start(|call| match call.api.as_str() {
-        "gettoken" => Answer::Json(json!({})),
+        "gettoken" => ServerReply::Json(json!({})),
         _ => page([5, 6]),
     })
     .await;
     let base_url = format!("{}/gate/", server.base_url);
-    let (archive, told) = archive(&base_url, 2, PATIENT);
+    let (archive, call_log) = archive(&base_url, 2, LONG_TIMEOUT);
     let got = archive.page(4).await.unwrap();
-    assert_eq!((got.records.len(), got.asked), (2, 2));
+    assert_eq!((got.records.len(), got.requested), (2, 2));
     assert_eq!(got.records[0].corp_id.as_str(), "ww1");
     assert_eq!(&*got.records[1].msgid, "m6");
 
@@ -54,48 +54,48 @@ async fn page_asks_as_documented_and_brings_records_with_their_corp() {
     assert_eq!(call.query["access_token"], format!("{TOKEN}-1"));
     assert_eq!(call.body, json!({"seq": 4, "limit": 2, "timeout": 29}));
     assert_eq!(
-        *told.lock().unwrap(),
+        *call_log.lock().unwrap(),
         [("gettoken", "ok"), ("message/getchatdata", "ok")]
     );
 }
 
 #[tokio::test]
-async fn empty_pages_are_pages() {
+async fn empty_pages_are_accepted() {
     for empty in [
         json!({"errcode": 0, "chatdata": []}),
         json!({"errcode": 0, "chatdata": null}),
         json!({"chatdata": []}),
     ] {
         let server = Server::start(move |_| {
-            Answer::Json(json!({"access_token": "t", "chatdata": empty["chatdata"]}))
+            ServerReply::Json(json!({"access_token": "t", "chatdata": empty["chatdata"]}))
         })
         .await;
-        let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+        let (archive, _) = archive(&server.base_url, 1000, LONG_TIMEOUT);
         assert!(archive.page(u64::MAX).await.unwrap().records.is_empty());
     }
 }
 
 #[tokio::test]
-async fn passing_faults_are_for_the_driver_to_retry() {
-    let faults: [fn() -> Answer; 8] = [
+async fn transient_faults_are_left_to_the_driver_to_retry() {
+    let faults: [fn() -> ServerReply; 8] = [
         || errcode(-1),
         || errcode(987_654),
-        || Answer::Raw(500, "oops".into()),
-        || Answer::Raw(502, "<html>".into()),
-        || Answer::Raw(200, "<html>".into()),
+        || ServerReply::Raw(500, "oops".into()),
+        || ServerReply::Raw(502, "<html>".into()),
+        || ServerReply::Raw(200, "<html>".into()),
         || {
-            Answer::Raw(
+            ServerReply::Raw(
                 200,
                 r#"{"errcode":0,"chatdata":[{"seq":7,"msgid":"m"#.into(),
             )
         },
-        || Answer::Cut(5000, r#"{"errcode":0,"chatdata":[{"seq":7"#.into()),
-        || Answer::Cut(5000, String::new()),
+        || ServerReply::Truncated(5000, r#"{"errcode":0,"chatdata":[{"seq":7"#.into()),
+        || ServerReply::Truncated(5000, String::new()),
     ];
     for fault in faults {
-        let (_server, error, told) = after(fault).await;
+        let (_server, error, call_log) = after(fault).await;
         assert_eq!(error.class(), FaultClass::Retry, "{error}");
-        assert_eq!(told.lock().unwrap()[1].1, "retry", "{error}");
+        assert_eq!(call_log.lock().unwrap()[1].1, "retry", "{error}");
         if let Error::Refused { code: 987_654, .. } = error {
             assert!(error.to_string().contains("987654"));
         }
@@ -103,13 +103,14 @@ async fn passing_faults_are_for_the_driver_to_retry() {
 }
 
 #[tokio::test]
-async fn connection_that_dies_in_the_body_or_stalls_is_a_broken_answer() {
-    let (_server, error, _) = after(|| Answer::Cut(5000, r#"{"errcode":0,"#.into())).await;
+async fn connection_that_closes_or_stalls_in_the_body_is_an_incomplete_response() {
+    let (_server, error, _) =
+        after(|| ServerReply::Truncated(5000, r#"{"errcode":0,"#.into())).await;
     assert!(matches!(error, Error::Receive { .. }), "{error:?}");
 
     let server = Server::start(|call| match call.api.as_str() {
-        "gettoken" => Answer::Json(json!({})),
-        _ => Answer::Stall(5000, r#"{"errcode":0,"#.into()),
+        "gettoken" => ServerReply::Json(json!({})),
+        _ => ServerReply::Stall(5000, r#"{"errcode":0,"#.into()),
     })
     .await;
     let (archive, _) = archive(&server.base_url, 1000, Duration::from_millis(300));
@@ -119,7 +120,7 @@ async fn connection_that_dies_in_the_body_or_stalls_is_a_broken_answer() {
 }
 
 #[tokio::test]
-async fn refused_calls_say_how_long_to_wait_or_that_somebody_must_act() {
+async fn refused_calls_return_a_pause_or_the_class_stop() {
     let (_server, error, _) = after(|| errcode(45009)).await;
     assert_eq!(error.class(), FaultClass::SlowDown);
     let wait = error.retry_after().unwrap();
@@ -129,24 +130,24 @@ async fn refused_calls_say_how_long_to_wait_or_that_somebody_must_act() {
     assert_eq!(error.class(), FaultClass::SlowDown);
     assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
 
-    let stops: [fn() -> Answer; 4] = [
+    let stops: [fn() -> ServerReply; 4] = [
         || errcode(301_042),
         || errcode(301_052),
-        || Answer::Raw(403, json!({"errcode": 60020}).to_string()),
-        || Answer::Raw(404, String::new()),
+        || ServerReply::Raw(403, json!({"errcode": 60020}).to_string()),
+        || ServerReply::Raw(404, String::new()),
     ];
     for fault in stops {
-        let (_server, error, told) = after(fault).await;
+        let (_server, error, call_log) = after(fault).await;
         assert_eq!(error.class(), FaultClass::Stop, "{error}");
-        assert_eq!(told.lock().unwrap()[1].1, "stop");
+        assert_eq!(call_log.lock().unwrap()[1].1, "stop");
     }
 }
 
 #[tokio::test]
-async fn answer_after_the_timeout_is_a_passing_fault() {
+async fn response_after_the_timeout_is_a_transient_fault() {
     let server = Server::start(|call| match (call.api.as_str(), call.earlier) {
-        ("gettoken", _) => Answer::Json(json!({})),
-        (_, 0) => Answer::Never,
+        ("gettoken", _) => ServerReply::Json(json!({})),
+        (_, 0) => ServerReply::Never,
         _ => page([1]),
     })
     .await;
@@ -158,42 +159,47 @@ async fn answer_after_the_timeout_is_a_passing_fault() {
 }
 
 #[tokio::test]
-async fn peer_that_is_not_there_is_a_passing_fault() {
-    let server = Server::start(|_| Answer::Never).await;
+async fn unreachable_peer_is_a_transient_fault() {
+    let server = Server::start(|_| ServerReply::Never).await;
     let base_url = server.base_url.clone();
     drop(server);
-    let (archive, told) = archive(&base_url, 1000, Duration::from_secs(2));
+    let (archive, call_log) = archive(&base_url, 1000, Duration::from_secs(2));
     let error = archive.page(0).await.unwrap_err();
     assert_eq!(error.class(), FaultClass::Retry);
-    assert_eq!(*told.lock().unwrap(), [("gettoken", "retry")]);
+    assert_eq!(*call_log.lock().unwrap(), [("gettoken", "retry")]);
 }
 
 #[tokio::test]
-async fn token_that_expires_in_the_middle_is_renewed_within_the_call() {
+async fn token_that_expires_between_calls_is_renewed_within_the_call() {
     for expired in [40014, 42001, 41001] {
         let server = Server::start(move |call| match call.api.as_str() {
-            "gettoken" => Answer::Json(json!({})),
+            "gettoken" => ServerReply::Json(json!({})),
             _ if call.query["access_token"].ends_with("-1") && call.earlier > 0 => errcode(expired),
             _ => page([call.body["seq"].as_u64().unwrap() + 1]),
         })
         .await;
-        let (archive, told) = archive(&server.base_url, 1000, PATIENT);
+        let (archive, call_log) = archive(&server.base_url, 1000, LONG_TIMEOUT);
         for seq in 0..3 {
             assert_eq!(archive.page(seq).await.unwrap().records[0].seq, seq + 1);
         }
-        let how: Vec<_> = told.lock().unwrap().iter().map(|(_, how)| *how).collect();
-        assert_eq!(how, ["ok", "ok", "refresh", "ok", "ok", "ok"]);
+        let results: Vec<_> = call_log
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(_, result)| *result)
+            .collect();
+        assert_eq!(results, ["ok", "ok", "refresh", "ok", "ok", "ok"]);
     }
 }
 
 #[tokio::test]
-async fn token_is_renewed_once_a_call_and_not_in_a_circle() {
+async fn token_is_renewed_only_once_for_each_call() {
     let server = Server::start(|call| match call.api.as_str() {
-        "gettoken" => Answer::Json(json!({})),
+        "gettoken" => ServerReply::Json(json!({})),
         _ => errcode(42001),
     })
     .await;
-    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    let (archive, _) = archive(&server.base_url, 1000, LONG_TIMEOUT);
     let error = archive.page(0).await.unwrap_err();
     assert!(matches!(error, Error::TokenRefused { code: 42001, .. }));
     assert_eq!(error.class(), FaultClass::Retry);
@@ -202,59 +208,59 @@ async fn token_is_renewed_once_a_call_and_not_in_a_circle() {
 }
 
 #[tokio::test]
-async fn wrong_secret_stops_and_is_not_shown_to_the_api_again() {
+async fn wrong_secret_stops_and_is_not_sent_again() {
     let server = Server::start(|_| errcode(40001)).await;
-    let (archive, told) = archive(&server.base_url, 1000, PATIENT);
+    let (archive, call_log) = archive(&server.base_url, 1000, LONG_TIMEOUT);
     for _ in 0..5 {
         let error = archive.page(0).await.unwrap_err();
         assert_eq!(error.class(), FaultClass::Stop);
         assert_eq!(error.errcode(), Some(40001));
     }
     assert_eq!(server.calls("gettoken").len(), 1);
-    assert_eq!(*told.lock().unwrap(), [("gettoken", "stop")]);
+    assert_eq!(*call_log.lock().unwrap(), [("gettoken", "stop")]);
 }
 
 #[tokio::test]
-async fn callers_at_once_share_one_token() {
+async fn concurrent_callers_share_one_token() {
     let server = Server::start(|call| match call.api.as_str() {
-        "gettoken" => Answer::Json(json!({})),
+        "gettoken" => ServerReply::Json(json!({})),
         _ if call.query["access_token"].ends_with("-1") => errcode(42001),
         _ => page([1]),
     })
     .await;
-    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    let (archive, _) = archive(&server.base_url, 1000, LONG_TIMEOUT);
     let pages = futures::future::join_all((0..4).map(|_| archive.page(0))).await;
     assert!(pages.iter().all(Result::is_ok));
     assert_eq!(server.calls("gettoken").len(), 2);
 }
 
 #[tokio::test]
-async fn answer_too_large_halves_the_page_until_it_fits() {
+async fn response_too_large_halves_the_page_until_it_fits() {
     let server = Server::start(|call| match call.api.as_str() {
-        "gettoken" => Answer::Json(json!({})),
+        "gettoken" => ServerReply::Json(json!({})),
         _ if call.body["limit"].as_u64().unwrap() > 300 => errcode(45029),
         _ => page([1]),
     })
     .await;
-    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    let (archive, _) = archive(&server.base_url, 1000, LONG_TIMEOUT);
     for _ in 0..2 {
         let error = archive.page(0).await.unwrap_err();
         assert_eq!(error.class(), FaultClass::SlowDown);
         assert_eq!(error.retry_after(), Some(Duration::ZERO));
     }
-    assert_eq!(archive.page(0).await.unwrap().asked, 250);
-    let next = archive.page(0).await.unwrap().asked;
+    assert_eq!(archive.page(0).await.unwrap().requested, 250);
+    let next = archive.page(0).await.unwrap().requested;
     assert!((251..300).contains(&next), "{next}");
 }
 
 #[tokio::test]
 async fn single_record_too_large_stops() {
     let server = Server::start(|call| match call.api.as_str() {
-        "gettoken" => Answer::Json(json!({})),
+        "gettoken" => ServerReply::Json(json!({})),
         _ => errcode(301_058),
     })
     .await;
-    let (archive, _) = archive(&server.base_url, 2, PATIENT);
+    let (archive, _) = archive(&server.base_url, 2, LONG_TIMEOUT);
     assert_eq!(
         archive.page(0).await.unwrap_err().class(),
         FaultClass::SlowDown
@@ -265,22 +271,22 @@ async fn single_record_too_large_stops() {
 }
 
 #[tokio::test]
-async fn answer_that_promises_gigabytes_is_not_read() {
-    let (_server, error, _) = after(|| Answer::Stall(9_000_000_000, "{".into())).await;
+async fn response_that_announces_gigabytes_is_not_read() {
+    let (_server, error, _) = after(|| ServerReply::Stall(9_000_000_000, "{".into())).await;
     assert!(matches!(error, Error::Oversize { .. }), "{error}");
     assert_eq!(error.class(), FaultClass::SlowDown);
 }
 
 #[tokio::test]
-async fn options_that_cannot_work_are_refused_at_once() {
+async fn invalid_options_are_rejected_immediately() {
     let make = |base_url: &str, limit| {
         Archive::new(ArchiveOptions {
             corp_id: "ww1".into(),
             base_url: base_url.into(),
             secret: Secret::new(SECRET.into()),
             limit,
-            timeout: PATIENT,
-            on_call: support::listener().0,
+            timeout: LONG_TIMEOUT,
+            on_call: support::call_log().0,
         })
         .err()
         .map(|error| error.class())
@@ -296,25 +302,25 @@ async fn options_that_cannot_work_are_refused_at_once() {
 }
 
 #[tokio::test]
-async fn no_error_shows_the_secret_or_the_token_in_any_form() {
-    let faults: [fn() -> Answer; 7] = [
+async fn no_error_contains_the_secret_or_the_token_in_any_form() {
+    let faults: [fn() -> ServerReply; 7] = [
         || {
-            Answer::Json(json!({"errcode": 301_042, "errmsg": format!(
+            ServerReply::Json(json!({"errcode": 301_042, "errmsg": format!(
                 "bad call /cgi-bin/x?access_token={TOKEN}-1&corpsecret={SECRET} \
                  s3cr3t%2Fwith%2Bodd%3Dchars from ip: 10.1.2.3")}))
         },
-        || Answer::Raw(500, format!("{TOKEN}-1 {SECRET}")),
-        || Answer::Raw(200, format!("{{\"errcode\":\"{TOKEN}-1 {SECRET}\"}}")),
-        || Answer::Raw(302, String::new()),
-        || Answer::Cut(100, format!("{TOKEN}-1 {SECRET}")),
+        || ServerReply::Raw(500, format!("{TOKEN}-1 {SECRET}")),
+        || ServerReply::Raw(200, format!("{{\"errcode\":\"{TOKEN}-1 {SECRET}\"}}")),
+        || ServerReply::Raw(302, String::new()),
+        || ServerReply::Truncated(100, format!("{TOKEN}-1 {SECRET}")),
         || errcode(42001),
-        || Answer::Never,
+        || ServerReply::Never,
     ];
     for faulty in ["gettoken", "message/getchatdata"] {
         for fault in faults {
             let server = Server::start(move |call| match call.api.as_str() {
                 api if api == faulty => fault(),
-                _ => Answer::Json(json!({})),
+                _ => ServerReply::Json(json!({})),
             })
             .await;
             let (archive, _) = archive(&server.base_url, 1000, Duration::from_millis(300));
@@ -325,21 +331,21 @@ async fn no_error_shows_the_secret_or_the_token_in_any_form() {
                 write!(shown, " {error} {error:?}").unwrap();
                 cause = error.source();
             }
-            for hidden in ["s3cr3t", "tok-Zz9", "corpsecret=s", "http://"] {
-                assert!(!shown.contains(hidden), "{hidden} in {shown}");
+            for secret in ["s3cr3t", "tok-Zz9", "corpsecret=s", "http://"] {
+                assert!(!shown.contains(secret), "{secret} in {shown}");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn field_of_a_hundred_megabytes_is_known_by_its_hash_and_hides_no_neighbour() {
+async fn record_of_a_hundred_megabytes_is_reduced_to_its_hash_and_its_neighbours_are_kept() {
     let server = Server::start(|call| {
         if call.api == "gettoken" {
-            return Answer::Json(json!({}));
+            return ServerReply::Json(json!({}));
         }
         let field = "x".repeat(100 << 20);
-        Answer::Raw(
+        ServerReply::Raw(
             200,
             format!(
                 r#"{{"errcode":0,"chatdata":[{{"seq":7,"msgid":"a"}},
@@ -349,7 +355,7 @@ async fn field_of_a_hundred_megabytes_is_known_by_its_hash_and_hides_no_neighbou
         )
     })
     .await;
-    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    let (archive, _) = archive(&server.base_url, 1000, LONG_TIMEOUT);
     let records = archive.page(6).await.unwrap().records;
     let seqs: Vec<_> = records.iter().map(|record| record.seq).collect();
     assert_eq!(seqs, [7, 8, 9]);
@@ -359,20 +365,20 @@ async fn field_of_a_hundred_megabytes_is_known_by_its_hash_and_hides_no_neighbou
 }
 
 #[tokio::test]
-async fn answer_nested_ten_thousand_levels_deep_is_malformed_or_a_record() {
+async fn response_nested_ten_thousand_levels_deep_is_malformed_or_a_record() {
     let deep = || format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let server = Server::start(move |call| match (call.api.as_str(), call.earlier) {
-        ("gettoken", _) => Answer::Json(json!({})),
-        (_, 0) => Answer::Raw(200, deep()),
-        (_, 1) => Answer::Raw(200, format!(r#"{{"errcode":{}}}"#, deep())),
-        (_, 2) => Answer::Raw(200, format!(r#"{{"errmsg":{}}}"#, deep())),
-        _ => Answer::Raw(
+        ("gettoken", _) => ServerReply::Json(json!({})),
+        (_, 0) => ServerReply::Raw(200, deep()),
+        (_, 1) => ServerReply::Raw(200, format!(r#"{{"errcode":{}}}"#, deep())),
+        (_, 2) => ServerReply::Raw(200, format!(r#"{{"errmsg":{}}}"#, deep())),
+        _ => ServerReply::Raw(
             200,
             format!(r#"{{"chatdata":[{{"seq":7,"x":{}}}]}}"#, deep()),
         ),
     })
     .await;
-    let (archive, _) = archive(&server.base_url, 1000, PATIENT);
+    let (archive, _) = archive(&server.base_url, 1000, LONG_TIMEOUT);
     for _ in 0..2 {
         let error = archive.page(6).await.unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{error:?}");

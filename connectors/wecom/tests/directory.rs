@@ -1,4 +1,4 @@
-//! The directory client against a small tenant, whole and with parts missing or failing.
+//! Tests the directory client against a small tenant, complete and with missing or failing parts.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 
 use chatledger_schemas::directory::{Room, RoomKind, Snapshot};
 use chatledger_schemas::{Classified as _, FaultClass};
-use chatledger_wecom::{Api, Error, Skipped};
+use chatledger_wecom::{Api, Error, SkippedApi};
 use serde_json::{Value, json};
-use support::{Answer, Call, Server, directory, errcode};
+use support::{ReceivedCall, Server, ServerReply, directory, errcode};
 
 const NOW: i64 = 1_800_000_000_000;
 const DAY_MS: i64 = 86_400_000;
 
-fn text<'a>(call: &'a Call, key: &str) -> &'a str {
+fn text<'a>(call: &'a ReceivedCall, key: &str) -> &'a str {
     call.body[key].as_str().unwrap_or_default()
 }
 
@@ -23,10 +23,10 @@ fn names(list: &Value) -> Vec<String> {
     serde_json::from_value(list.clone()).unwrap_or_default()
 }
 
-/// Two departments; members zhang and li, of whom zhang is archived; zhang follows wm1 and wm2,
-/// li follows wm2; customer group wrC, internal group wrI, stranger's group wrX.
-fn tenant(call: &Call) -> Answer {
-    Answer::Json(match call.api.as_str() {
+/// The tenant: two departments; members zhang (archived) and li; zhang follows wm1 and wm2, li follows
+/// wm2; customer group wrC, internal group wrI, and wrX, a group of another corp.
+fn tenant(call: &ReceivedCall) -> ServerReply {
+    ServerReply::Json(match call.api.as_str() {
         "gettoken" => json!({}),
         "department/list" => json!({"errcode": 0, "department": [
             {"id": 12, "name": "销售", "parentid": "1"}, {"id": 1, "name": "总部", "parentid": 0}]}),
@@ -58,7 +58,7 @@ fn tenant(call: &Call) -> Answer {
                     _ => {}
                 }
             }
-            // Two rows a page; the cursor is the number of rows before it.
+            // Two rows in a page; the cursor is the number of earlier rows.
             let from: usize = text(call, "cursor").parse().unwrap_or(0);
             let to = rows.len().min(from + 2);
             let next = if to < rows.len() {
@@ -104,11 +104,11 @@ async fn sync(
     server: &Server,
     wanted: &[&str],
     known: &[Room],
-) -> (Result<Snapshot, Error>, Vec<Skipped>) {
+) -> (Result<Snapshot, Error>, Vec<SkippedApi>) {
     let (client, _) = directory(&server.base_url);
     let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-    let outcome = client.sync(&wanted, known, NOW).await;
-    (outcome, client.skipped())
+    let result = client.sync(&wanted, known, NOW).await;
+    (result, client.skipped())
 }
 
 fn kinds(snapshot: &Snapshot) -> Vec<(&str, RoomKind)> {
@@ -120,7 +120,7 @@ fn kinds(snapshot: &Snapshot) -> Vec<(&str, RoomKind)> {
 }
 
 #[tokio::test]
-async fn sync_finds_everything_sorted_and_active() {
+async fn sync_returns_everything_sorted_and_active() {
     let server = Server::start(tenant).await;
     let (snapshot, skipped) = sync(&server, &["wrX", "wrI", "wrC"], &[]).await;
     let snapshot = snapshot.unwrap();
@@ -232,7 +232,7 @@ async fn sync_finds_everything_sorted_and_active() {
 }
 
 #[tokio::test]
-async fn every_optional_api_without_permission_is_skipped_and_the_rest_goes_on() {
+async fn optional_api_without_permission_is_skipped_and_the_sync_continues() {
     let optional = [
         Api::PermitUsers,
         Api::FollowUsers,
@@ -253,16 +253,16 @@ async fn every_optional_api_without_permission_is_skipped_and_the_rest_goes_on()
                 }
             })
             .await;
-            let (client, told) = directory(&server.base_url);
+            let (client, call_log) = directory(&server.base_url);
             let snapshot = client.sync(&["wrI".into()], &[], NOW).await.unwrap();
             assert_eq!(
                 client.skipped(),
-                [Skipped {
+                [SkippedApi {
                     api: denied,
                     errcode: code
                 }]
             );
-            // Once, or as often as calls were under way when the first answer came.
+            // Once, or as many times as calls were running when the first response arrived.
             let calls = server.calls(denied.as_str()).len();
             assert!((1..=4).contains(&calls), "{calls} calls of {denied}");
             assert_eq!(snapshot.members.len(), 2);
@@ -271,10 +271,10 @@ async fn every_optional_api_without_permission_is_skipped_and_the_rest_goes_on()
                 matches!(denied, Api::FollowUsers | Api::Customers)
             );
             assert_eq!(snapshot.members[1].archived, denied != Api::PermitUsers);
-            let told = told.lock().unwrap();
-            let stops: BTreeSet<_> = told
+            let call_log = call_log.lock().unwrap();
+            let stops: BTreeSet<_> = call_log
                 .iter()
-                .filter(|(_, how)| *how == "stop")
+                .filter(|(_, result)| *result == "stop")
                 .map(|(api, _)| *api)
                 .collect();
             assert_eq!(stops, BTreeSet::from([denied.as_str()]));
@@ -283,7 +283,7 @@ async fn every_optional_api_without_permission_is_skipped_and_the_rest_goes_on()
 }
 
 #[tokio::test]
-async fn departments_or_members_that_cannot_be_read_fail_the_sync() {
+async fn unreadable_departments_or_members_fail_the_sync() {
     for needed in ["department/list", "user/list"] {
         for code in [48002, 60011, 60020] {
             let server = Server::start(move |call| {
@@ -302,11 +302,11 @@ async fn departments_or_members_that_cannot_be_read_fail_the_sync() {
 }
 
 #[tokio::test]
-async fn members_are_read_department_by_department_where_the_whole_may_not_be_read() {
+async fn members_are_read_by_department_if_reading_all_is_denied() {
     let server = Server::start(|call| match call.api.as_str() {
         "user/list" if &*call.query["fetch_child"] == "1" => errcode(60011),
         "user/list" if &*call.query["department_id"] == "1" => errcode(60011),
-        "user/list" => Answer::Json(json!({"userlist": [{"userid": "zhang"}]})),
+        "user/list" => ServerReply::Json(json!({"userlist": [{"userid": "zhang"}]})),
         _ => tenant(call),
     })
     .await;
@@ -314,7 +314,7 @@ async fn members_are_read_department_by_department_where_the_whole_may_not_be_re
     assert_eq!(snapshot.unwrap().members.len(), 1);
     assert_eq!(
         skipped,
-        [Skipped {
+        [SkippedApi {
             api: Api::Members,
             errcode: 60011
         }]
@@ -322,31 +322,31 @@ async fn members_are_read_department_by_department_where_the_whole_may_not_be_re
 }
 
 #[tokio::test]
-async fn passing_faults_are_retried_call_by_call_and_change_nothing() {
+async fn transient_faults_are_retried_and_do_not_change_the_snapshot() {
     let server = Server::start(tenant).await;
-    let straight = sync(&server, &["wrI", "wrX"], &[]).await.0.unwrap();
-    // Every API's first call fails, each in another way.
+    let expected = sync(&server, &["wrI", "wrX"], &[]).await.0.unwrap();
+    // The first call of every API fails, each in a different way.
     let faulty = Server::start(|call| match (call.api.as_str(), call.earlier) {
         ("department/list" | "msgaudit/check_room_agree", 0) => errcode(-1),
         ("user/list", 0) => errcode(42001),
-        ("externalcontact/get_follow_user_list", 0) => Answer::Raw(502, String::new()),
-        ("externalcontact/batch/get_by_user", 0) => Answer::Cut(900, "{".into()),
-        ("externalcontact/groupchat/list", 0) => Answer::Raw(200, "{\"group".into()),
+        ("externalcontact/get_follow_user_list", 0) => ServerReply::Raw(502, String::new()),
+        ("externalcontact/batch/get_by_user", 0) => ServerReply::Truncated(900, "{".into()),
+        ("externalcontact/groupchat/list", 0) => ServerReply::Raw(200, "{\"group".into()),
         ("externalcontact/groupchat/get", 0) => errcode(45033),
         ("msgaudit/groupchat/get", 0) => errcode(6000),
-        ("msgaudit/check_single_agree", 0) => Answer::Cut(900, String::new()),
+        ("msgaudit/check_single_agree", 0) => ServerReply::Truncated(900, String::new()),
         _ => tenant(call),
     })
     .await;
     let (snapshot, skipped) = sync(&faulty, &["wrI", "wrX"], &[]).await;
-    assert_eq!(snapshot.unwrap(), straight);
+    assert_eq!(snapshot.unwrap(), expected);
     assert!(skipped.is_empty());
 }
 
 #[tokio::test]
-async fn fault_that_does_not_pass_fails_the_sync_and_leaves_nobody_out() {
+async fn persistent_fault_fails_the_sync_instead_of_omitting_rows() {
     let server = Server::start(|call| match call.api.as_str() {
-        "externalcontact/batch/get_by_user" => Answer::Raw(503, String::new()),
+        "externalcontact/batch/get_by_user" => ServerReply::Raw(503, String::new()),
         _ => tenant(call),
     })
     .await;
@@ -356,7 +356,7 @@ async fn fault_that_does_not_pass_fails_the_sync_and_leaves_nobody_out() {
 }
 
 #[tokio::test]
-async fn one_bad_member_in_a_batch_costs_only_itself() {
+async fn invalid_member_in_a_batch_does_not_affect_the_others() {
     for bad_at in [0, 70, 149] {
         let server = Server::start(move |call| {
             if call.api != "externalcontact/get_follow_user_list" {
@@ -366,7 +366,7 @@ async fn one_bad_member_in_a_batch_costs_only_itself() {
             users[10] = "zhang".into();
             users[120] = "li".into();
             users[bad_at] = "bad".into();
-            Answer::Json(json!({ "follow_user": users }))
+            ServerReply::Json(json!({ "follow_user": users }))
         })
         .await;
         let (snapshot, skipped) = sync(&server, &[], &[]).await;
@@ -376,7 +376,7 @@ async fn one_bad_member_in_a_batch_costs_only_itself() {
 }
 
 #[tokio::test]
-async fn rooms_are_listed_by_owner_where_there_are_too_many_owners() {
+async fn rooms_are_listed_by_owner_if_there_are_too_many_owners() {
     let server = Server::start(|call| match call.api.as_str() {
         "externalcontact/groupchat/list" if call.body["owner_filter"].is_null() => errcode(81017),
         "externalcontact/groupchat/list"
@@ -393,34 +393,34 @@ async fn rooms_are_listed_by_owner_where_there_are_too_many_owners() {
 }
 
 #[tokio::test]
-async fn unresolved_room_is_not_asked_about_again_the_same_day() {
+async fn unresolved_room_is_not_queried_again_on_the_same_day() {
     let server = Server::start(tenant).await;
     let (client, _) = directory(&server.base_url);
     let wanted = ["wrX".to_owned()];
     let first = client.sync(&wanted, &[], NOW).await.unwrap();
-    let asked = || {
+    let queries = || {
         server
             .calls("externalcontact/groupchat/get")
             .iter()
             .filter(|c| text(c, "chat_id") == "wrX")
             .count()
     };
-    assert_eq!(asked(), 1);
+    assert_eq!(queries(), 1);
     let second = client
         .sync(&wanted, &first.rooms, NOW + DAY_MS - 1)
         .await
         .unwrap();
-    assert_eq!(asked(), 1);
+    assert_eq!(queries(), 1);
     assert_eq!(second.rooms, first.rooms);
     client
         .sync(&wanted, &second.rooms, NOW + DAY_MS)
         .await
         .unwrap();
-    assert_eq!(asked(), 2);
+    assert_eq!(queries(), 2);
 }
 
 #[tokio::test]
-async fn known_internal_room_is_refreshed_by_its_own_api_alone() {
+async fn known_internal_room_is_refreshed_by_its_own_api_only() {
     let server = Server::start(tenant).await;
     let known = sync(&server, &["wrI"], &[]).await.0.unwrap().rooms;
     let before = server.calls("externalcontact/groupchat/get").len();
@@ -433,10 +433,10 @@ async fn known_internal_room_is_refreshed_by_its_own_api_alone() {
 }
 
 #[tokio::test]
-async fn list_goes_on_behind_pages_that_are_empty() {
+async fn list_continues_after_empty_pages() {
     let server = Server::start(|call| match (call.api.as_str(), call.earlier) {
         ("externalcontact/groupchat/list", n @ 0..3) => {
-            Answer::Json(json!({"group_chat_list": [], "next_cursor": n.to_string()}))
+            ServerReply::Json(json!({"group_chat_list": [], "next_cursor": n.to_string()}))
         }
         _ => tenant(call),
     })
@@ -446,9 +446,9 @@ async fn list_goes_on_behind_pages_that_are_empty() {
 }
 
 #[tokio::test]
-async fn list_that_never_ends_fails_instead_of_going_on_for_ever() {
+async fn endless_list_fails_the_sync() {
     let server = Server::start(|call| match call.api.as_str() {
-        "externalcontact/groupchat/list" => Answer::Json(json!({
+        "externalcontact/groupchat/list" => ServerReply::Json(json!({
             "group_chat_list": [{"chat_id": "wrC"}], "next_cursor": "same"})),
         _ => tenant(call),
     })
@@ -464,7 +464,7 @@ async fn list_that_never_ends_fails_instead_of_going_on_for_ever() {
 }
 
 #[tokio::test]
-async fn list_too_large_for_one_answer_is_read_in_smaller_pages() {
+async fn list_too_large_for_one_response_is_read_in_smaller_pages() {
     let server = Server::start(|call| match call.api.as_str() {
         "externalcontact/batch/get_by_user" if call.body["limit"].as_u64().unwrap() > 30 => {
             errcode(45029)
@@ -476,7 +476,7 @@ async fn list_too_large_for_one_answer_is_read_in_smaller_pages() {
 }
 
 #[test]
-fn clients_can_be_shared_and_their_futures_can_move_between_threads() {
+fn clients_are_sync_and_their_futures_are_send() {
     fn shared<T: Send + Sync>() {}
     fn movable<T: Send>(_: T) {}
     shared::<chatledger_wecom::Archive>();

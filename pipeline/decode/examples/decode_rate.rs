@@ -1,4 +1,4 @@
-//! How many messages a second one core decodes, by kind of message:
+//! Measures how many messages one core decodes in a second, by message type:
 //! `cargo run --release -p chatledger-decode --example decode_rate`.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 

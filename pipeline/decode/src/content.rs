@@ -1,32 +1,32 @@
-//! What a person would search for in a message, by message type (`wecom-api` §4.2).
+//! The searchable text of a message, by message type (`connectors/wecom/WECOM.md` §4.2).
 //!
-//! Guarantees that an unknown type, a missing body or one that cannot be read gives an empty
-//! content and no error. Media are not looked into; their ids and checksums are never content.
+//! Guarantees that an unknown type, a missing body or an unreadable body gives empty content and no
+//! error. Media files are not read. Their ids and checksums are never part of the content.
 
 use crate::forwarded;
-use crate::view::{Node, Object};
+use crate::view::{JsonObject, JsonValue};
 
-/// How deep forwarded records are followed into forwarded records.
+/// Maximum nesting of forwarded records that is followed.
 const MAX_FORWARDS: usize = 16;
 
-/// The searchable text of a message: its parts that are not empty, a line each.
-pub(crate) fn of(msgtype: &str, message: &Object<'_>) -> String {
-    let mut content = Content::default();
+/// Extracts the searchable text of a message: its non-empty parts, one on each line.
+pub(crate) fn extract(msgtype: &str, message: &JsonObject<'_>) -> String {
+    let mut content = ContentBuilder::default();
     if let Some((keys, body)) = describe(msgtype) {
         let read = message.first(keys).and_then(|node| {
             node.with_object(|object| body.write(object, MAX_FORWARDS, &mut content))
         });
-        // Votes have been seen with their fields at the top level.
-        if read.is_none() && matches!(body, Body::Vote) {
+        // Some sources show votes with their fields at the top level.
+        if read.is_none() && matches!(body, BodyFormat::Vote) {
             body.write(message, MAX_FORWARDS, &mut content);
         }
     }
     content.text
 }
 
-/// How the searchable text lies in a body.
+/// Where the searchable text of a body is.
 #[derive(Clone, Copy)]
-pub(crate) enum Body {
+pub(crate) enum BodyFormat {
     /// In these fields, in this order.
     Fields(&'static [&'static str]),
     ChatRecord,
@@ -38,10 +38,10 @@ pub(crate) enum Body {
     VoiceCall,
 }
 
-/// The keys under which the body of a type may stand, the documented one first, and what it is
-/// like. `None` for types without searchable text and for unknown ones.
-fn describe(msgtype: &str) -> Option<(&'static [&'static str], Body)> {
-    use Body::{Calendar, ChatRecord, Collect, Fields, Mixed, News, VoiceCall, Vote};
+/// Returns the keys that can hold the body of a type, the documented one first, and the format of
+/// the body. Returns `None` for unknown types and for types without searchable text.
+fn describe(msgtype: &str) -> Option<(&'static [&'static str], BodyFormat)> {
+    use BodyFormat::{Calendar, ChatRecord, Collect, Fields, Mixed, News, VoiceCall, Vote};
     Some(match msgtype {
         "text" => (&["text"], Fields(&["content"])),
         "markdown" => (&["info", "markdown"], Fields(&["content"])),
@@ -75,14 +75,14 @@ fn describe(msgtype: &str) -> Option<(&'static [&'static str], Body)> {
     })
 }
 
-/// The body of a type when it stands alone, as in a mixed message.
-pub(crate) fn body_of(msgtype: &str) -> Option<Body> {
+/// Returns the body format of an item of a mixed message.
+pub(crate) fn item_format(msgtype: &str) -> Option<BodyFormat> {
     describe(msgtype).map(|(_, body)| body)
 }
 
-impl Body {
-    /// Adds the text of `body`, following at most `forwards` records forwarded within it.
-    pub(crate) fn write(self, body: &Object<'_>, forwards: usize, out: &mut Content) {
+impl BodyFormat {
+    /// Adds the text of `body` and of at most `forwards` levels of records forwarded inside it.
+    pub(crate) fn write(self, body: &JsonObject<'_>, forwards: usize, out: &mut ContentBuilder) {
         match self {
             Self::Fields(names) => out.fields(body, names),
             Self::ChatRecord => {
@@ -101,7 +101,7 @@ impl Body {
             Self::News => {
                 let before = out.text.len();
                 out.fields_of_each(body, "item", &["title", "description"]);
-                // Without items: the flat form, obsolete since 2025-05-08.
+                // The flat form without items is obsolete since 2025-05-08.
                 if out.text.len() == before {
                     out.fields(body, &["title", "description"]);
                 }
@@ -116,13 +116,13 @@ impl Body {
     }
 }
 
-/// Text under construction: parts joined with line feeds.
+/// Collects parts of text, joined with line feeds.
 #[derive(Default)]
-pub(crate) struct Content {
+pub(crate) struct ContentBuilder {
     text: String,
 }
 
-impl Content {
+impl ContentBuilder {
     /// Adds a part, unless it is empty.
     pub(crate) fn push(&mut self, part: &str) {
         if part.is_empty() {
@@ -135,18 +135,18 @@ impl Content {
     }
 
     /// Adds the texts of these fields.
-    pub(crate) fn fields(&mut self, object: &Object<'_>, names: &[&str]) {
+    pub(crate) fn fields(&mut self, object: &JsonObject<'_>, names: &[&str]) {
         for name in names {
-            if let Some(text) = object.get(name).and_then(Node::text) {
+            if let Some(text) = object.get(name).and_then(JsonValue::text) {
                 self.push(&text);
             }
         }
     }
 
-    /// Adds the strings in an array of strings; a lone string is an array of one.
-    fn list(&mut self, object: &Object<'_>, name: &str) {
+    /// Adds the strings of an array. A single string counts as an array of one.
+    fn list(&mut self, object: &JsonObject<'_>, name: &str) {
         let Some(node) = object.get(name) else { return };
-        let mut add = |node: Node<'_>| {
+        let mut add = |node: JsonValue<'_>| {
             if let Some(text) = node.text() {
                 self.push(&text);
             }
@@ -156,7 +156,7 @@ impl Content {
     }
 
     /// Adds the texts of these fields of each object in an array.
-    fn fields_of_each(&mut self, object: &Object<'_>, array: &str, names: &[&str]) {
+    fn fields_of_each(&mut self, object: &JsonObject<'_>, array: &str, names: &[&str]) {
         if let Some(array) = object.get(array) {
             array.each(|element| {
                 element.with_object(|element| self.fields(element, names));

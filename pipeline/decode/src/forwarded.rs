@@ -1,36 +1,36 @@
-//! Messages within messages: the items of a forwarded chat record and of a mixed message.
+//! The items of a forwarded chat record and of a mixed message.
 //!
-//! An item's `content` is JSON written in a string; gateways are known to unwrap it into an object,
-//! and both are read. Guarantees that records forwarded within records are followed to a bounded
-//! depth only. Who said an item is not here: WeCom does not tell (`wecom-api` §4.2).
+//! The `content` of an item is JSON in a string. Gateways are known to unwrap it into an object; both
+//! are read. Guarantees that nested forwarded records are followed to a bounded depth only. The
+//! sender of an item is not available: WeCom does not deliver it (`connectors/wecom/WECOM.md` §4.2).
 
 use std::borrow::Cow;
 
-use crate::content::{self, Content};
-use crate::view::{Node, Object};
+use crate::content::{self, ContentBuilder};
+use crate::view::{JsonObject, JsonValue};
 
-/// Adds the texts of a chat record's items.
-pub(crate) fn records(record: &Object<'_>, forwards: usize, out: &mut Content) {
+/// Adds the texts of the items of a chat record.
+pub(crate) fn records(record: &JsonObject<'_>, forwards: usize, out: &mut ContentBuilder) {
     each_item(record, |kind, body| {
-        let kind = RecordKind::of(kind);
+        let kind = ForwardedItemType::of(kind);
         let read = body.with_object(|body| match kind {
-            RecordKind::Text => out.fields(body, &["content"]),
-            RecordKind::Link => out.fields(body, &["title", "description"]),
-            RecordKind::File => out.fields(body, &["filename"]),
-            RecordKind::Location => out.fields(body, &["title", "address"]),
-            RecordKind::Mixed => deeper(body, forwards, out),
-            RecordKind::Other => {
+            ForwardedItemType::Text => out.fields(body, &["content"]),
+            ForwardedItemType::Link => out.fields(body, &["title", "description"]),
+            ForwardedItemType::File => out.fields(body, &["filename"]),
+            ForwardedItemType::Location => out.fields(body, &["title", "address"]),
+            ForwardedItemType::Mixed => nested_records(body, forwards, out),
+            ForwardedItemType::Other => {
                 for name in ["content", "title", "description", "filename"] {
-                    if let Some(text) = body.get(name).and_then(Node::string) {
+                    if let Some(text) = body.get(name).and_then(JsonValue::string) {
                         out.push(&text);
                     }
                 }
-                deeper(body, forwards, out);
+                nested_records(body, forwards, out);
             }
         });
-        // Some clients put the bare text there instead of JSON.
+        // Some clients write the plain text instead of JSON.
         if read.is_none()
-            && kind == RecordKind::Text
+            && kind == ForwardedItemType::Text
             && let Some(text) = body.text()
         {
             out.push(&text);
@@ -38,22 +38,22 @@ pub(crate) fn records(record: &Object<'_>, forwards: usize, out: &mut Content) {
     });
 }
 
-fn deeper(record: &Object<'_>, forwards: usize, out: &mut Content) {
+fn nested_records(record: &JsonObject<'_>, forwards: usize, out: &mut ContentBuilder) {
     if let Some(forwards) = forwards.checked_sub(1) {
         records(record, forwards, out);
     }
 }
 
-/// Adds the texts of a mixed message's items, each read as a message of its type.
-pub(crate) fn mixed(mixed: &Object<'_>, forwards: usize, out: &mut Content) {
+/// Adds the texts of the items of a mixed message, each read as a message of its type.
+pub(crate) fn mixed(mixed: &JsonObject<'_>, forwards: usize, out: &mut ContentBuilder) {
     let Some(forwards) = forwards.checked_sub(1) else {
         return;
     };
     each_item(mixed, |kind, body| {
-        let Some(shape) = content::body_of(kind) else {
+        let Some(format) = content::item_format(kind) else {
             return;
         };
-        let read = body.with_object(|body| shape.write(body, forwards, out));
+        let read = body.with_object(|body| format.write(body, forwards, out));
         if read.is_none()
             && kind == "text"
             && let Some(text) = body.text()
@@ -63,14 +63,14 @@ pub(crate) fn mixed(mixed: &Object<'_>, forwards: usize, out: &mut Content) {
     });
 }
 
-/// Hands over type and content of each item that has a content.
-fn each_item(object: &Object<'_>, mut read: impl FnMut(&str, Node<'_>)) {
+/// Passes type and content of each item that has a content to `read`.
+fn each_item(object: &JsonObject<'_>, mut read: impl FnMut(&str, JsonValue<'_>)) {
     let Some(items) = object.get("item") else {
         return;
     };
     items.each(|item| {
         item.with_object(|item| {
-            let kind = item.get("type").and_then(Node::text);
+            let kind = item.get("type").and_then(JsonValue::text);
             if let Some(content) = item.get("content") {
                 read(&kind.unwrap_or(Cow::Borrowed("")), content);
             }
@@ -78,19 +78,19 @@ fn each_item(object: &Object<'_>, mut read: impl FnMut(&str, Node<'_>)) {
     });
 }
 
-/// What an item of a chat record is; `ChatRecordText` and `text` are the same.
+/// The type of an item of a chat record. `ChatRecordText` and `text` are the same type.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum RecordKind {
+enum ForwardedItemType {
     Text,
     Link,
     File,
     Location,
     Mixed,
-    /// Pictures, records forwarded within the record, and whatever comes.
+    /// Images, nested forwarded records, and unknown types.
     Other,
 }
 
-impl RecordKind {
+impl ForwardedItemType {
     fn of(kind: &str) -> Self {
         const PREFIX: &str = "ChatRecord";
         let name = match kind.get(..PREFIX.len()) {

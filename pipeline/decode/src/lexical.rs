@@ -1,20 +1,20 @@
-//! What can be said of JSON text from its strings and brackets alone.
+//! Scans of JSON text that look only at strings and brackets.
 //!
-//! Guarantees one pass over the text and no recursion, whatever the text is. Whether it is JSON at
-//! all is not decided here.
+//! Guarantees at most two passes over any text and no recursion. Does not check that the text is
+//! JSON.
 
-/// The deepest nesting of arrays and objects that is read: what `serde_json` and most readers of
-/// the payload after us accept.
+/// Maximum nesting of arrays and objects: the limit of `serde_json` and of most other readers of the
+/// payload.
 pub(crate) const MAX_DEPTH: usize = 127;
 
-/// Whether arrays and objects are nested deeper than [`MAX_DEPTH`].
+/// Returns whether arrays and objects are nested deeper than [`MAX_DEPTH`].
 pub(crate) fn is_too_deep(json: &str) -> bool {
-    // Brackets in strings are counted too here: a cheap upper bound that settles nearly all messages.
+    // A cheap upper bound, which also counts brackets in strings, is enough for nearly all messages.
     let brackets = json.bytes().filter(|b| matches!(b, b'[' | b'{')).count();
     if brackets <= MAX_DEPTH {
         return false;
     }
-    let mut strings = Strings::default();
+    let mut strings = StringScanner::default();
     let mut depth = 0_usize;
     for byte in json.bytes() {
         if strings.step(byte) {
@@ -34,12 +34,12 @@ pub(crate) fn is_too_deep(json: &str) -> bool {
     false
 }
 
-/// The text without the control bytes that keep it from being JSON: those below 0x20, except
-/// whitespace between tokens. `None` if there are none.
+/// Removes the control bytes that JSON forbids: those below 0x20, except whitespace between tokens.
+/// Returns `None` if there are none.
 ///
-/// WeCom lets them through inside strings (`wecom-api` §3.4).
+/// WeCom delivers them inside strings (`connectors/wecom/WECOM.md` §3.3).
 pub(crate) fn without_control_bytes(json: &str) -> Option<String> {
-    let mut strings = Strings::default();
+    let mut strings = StringScanner::default();
     let mut clean = String::new();
     let mut copied = 0;
     for (at, byte) in json.bytes().enumerate() {
@@ -56,22 +56,22 @@ pub(crate) fn without_control_bytes(json: &str) -> Option<String> {
     Some(clean)
 }
 
-/// Tells, byte by byte, what lies inside a string.
+/// Tracks, byte by byte, which part of the text is inside a string.
 #[derive(Default)]
-struct Strings {
+struct StringScanner {
     inside: bool,
     escaped: bool,
 }
 
-impl Strings {
-    /// Takes the next byte; true if it belongs to a string, quotes included.
+impl StringScanner {
+    /// Processes the next byte. Returns whether it belongs to a string, quotes included.
     fn step(&mut self, byte: u8) -> bool {
         if !self.inside {
             self.inside = byte == b'"';
             return self.inside;
         }
         if self.escaped {
-            // A stray control byte between a backslash and what it escapes will be removed.
+            // A control byte between a backslash and the escaped character is going to be removed.
             self.escaped = byte < 0x20;
         } else if byte == b'\\' {
             self.escaped = true;
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_bytes_go_from_strings_and_legal_whitespace_between_tokens_stays() {
+    fn control_bytes_are_removed_from_strings_and_whitespace_between_tokens_is_kept() {
         let clean = |json| without_control_bytes(json);
         assert_eq!(clean("{\n\t\"a\": 1\r\n}"), None);
         assert_eq!(
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_counts_brackets_outside_strings_only() {
+    fn depth_counts_only_brackets_outside_strings() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(!is_too_deep(&nested(MAX_DEPTH)));
         assert!(is_too_deep(&nested(MAX_DEPTH + 1)));

@@ -1,8 +1,8 @@
-//! JSON values borrowed from the text they stand in, read leniently.
+//! JSON values borrowed from their text and read leniently.
 //!
-//! Only what is asked for is parsed: an [`Object`] holds its fields as raw text, and each [`Node`]
-//! is read when its turn comes, as what is wanted there. No recursion: opening a value never opens
-//! what lies in it. Values of another type than wanted are absent, not errors.
+//! Parsing is lazy: a [`JsonObject`] holds its fields as raw text, and a [`JsonValue`] is parsed only
+//! when it is read, as the type that the reader expects. There is no recursion: parsing a value does
+//! not parse the values inside it. A value of an unexpected type counts as absent, not as an error.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,25 +12,28 @@ use serde_json::value::RawValue;
 
 use crate::lexical;
 
-/// Why a text is no object.
+/// Reports why a text is not a JSON object.
 #[derive(Debug)]
-pub(crate) enum Unreadable {
-    /// It is not JSON. The error tells a position in the text as given, and nothing of its content.
+pub(crate) enum ObjectError {
+    /// The text is not JSON. The error holds a position in the original text and none of its content.
     Syntax(serde_json::Error),
-    /// It is JSON of another type.
-    NotAnObject(Kind),
+    /// The text is JSON of another type.
+    NotAnObject(JsonType),
 }
 
-/// Parses `json` as an object and hands it to `read`; if it is not JSON, tries once more without
-/// stray control bytes.
-pub(crate) fn open<R>(json: &str, read: impl FnOnce(&Object<'_>) -> R) -> Result<R, Unreadable> {
-    match Object::parse(json) {
+/// Parses `json` as an object and passes it to `read`. If `json` is not valid JSON, tries once more
+/// without stray control bytes.
+pub(crate) fn parse_object<R>(
+    json: &str,
+    read: impl FnOnce(&JsonObject<'_>) -> R,
+) -> Result<R, ObjectError> {
+    match JsonObject::parse(json) {
         Ok(object) => Ok(read(&object)),
-        Err(Unreadable::Syntax(error)) => match lexical::without_control_bytes(json) {
-            None => Err(Unreadable::Syntax(error)),
-            Some(clean) => match Object::parse(&clean) {
+        Err(ObjectError::Syntax(error)) => match lexical::without_control_bytes(json) {
+            None => Err(ObjectError::Syntax(error)),
+            Some(clean) => match JsonObject::parse(&clean) {
                 Ok(object) => Ok(read(&object)),
-                Err(Unreadable::Syntax(_)) => Err(Unreadable::Syntax(error)),
+                Err(ObjectError::Syntax(_)) => Err(ObjectError::Syntax(error)),
                 Err(other) => Err(other),
             },
         },
@@ -38,29 +41,29 @@ pub(crate) fn open<R>(json: &str, read: impl FnOnce(&Object<'_>) -> R) -> Result
     }
 }
 
-/// The fields of an object, in the order they are written.
-pub(crate) struct Object<'a> {
+/// The fields of an object, in the order of the text.
+pub(crate) struct JsonObject<'a> {
     fields: Vec<(Cow<'a, [u8]>, &'a RawValue)>,
 }
 
-impl<'a> Object<'a> {
-    fn parse(json: &'a str) -> Result<Self, Unreadable> {
+impl<'a> JsonObject<'a> {
+    fn parse(json: &'a str) -> Result<Self, ObjectError> {
         serde_json::from_str(json).map_err(|error| {
-            // The visitor below refuses nothing but the type of the whole, at its first byte.
+            // The visitor below raises a data error only if the value is not an object.
             if error.is_data() {
                 match serde_json::from_str::<IgnoredAny>(json) {
-                    Ok(_) => Unreadable::NotAnObject(Kind::of(json.trim_start())),
-                    Err(error) => Unreadable::Syntax(error),
+                    Ok(_) => ObjectError::NotAnObject(JsonType::of(json.trim_start())),
+                    Err(error) => ObjectError::Syntax(error),
                 }
             } else {
-                Unreadable::Syntax(error)
+                ObjectError::Syntax(error)
             }
         })
     }
 
-    /// The field of this name; failing that, one whose name differs in case only (`card.Userid`).
-    /// Of several the last counts, as for most readers. A `null` is no field.
-    pub(crate) fn get(&self, name: &str) -> Option<Node<'a>> {
+    /// Returns the field with this name, else one whose name differs in case only (`card.Userid`). If
+    /// there are several, returns the last, as most JSON readers do. A `null` counts as absent.
+    pub(crate) fn get(&self, name: &str) -> Option<JsonValue<'a>> {
         let name = name.as_bytes();
         let find = |same: fn(&[u8], &[u8]) -> bool| {
             let mut fields = self.fields.iter().rev();
@@ -68,124 +71,125 @@ impl<'a> Object<'a> {
         };
         find(|a, b| a == b)
             .or_else(|| find(<[u8]>::eq_ignore_ascii_case))
-            .map(|(_, value)| Node(value))
+            .map(|(_, value)| JsonValue(value))
     }
 
-    /// The first of these fields that is there.
-    pub(crate) fn first(&self, names: &[&str]) -> Option<Node<'a>> {
+    /// Returns the first of these fields that is present.
+    pub(crate) fn first(&self, names: &[&str]) -> Option<JsonValue<'a>> {
         names.iter().find_map(|name| self.get(name))
     }
 }
 
-impl<'de> Deserialize<'de> for Object<'de> {
+impl<'de> Deserialize<'de> for JsonObject<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
         impl<'de> Visitor<'de> for Fields {
-            type Value = Object<'de>;
+            type Value = JsonObject<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonObject<'de>, A::Error> {
                 let mut fields = Vec::with_capacity(10);
-                while let Some((Bytes(key), value)) = map.next_entry()? {
+                while let Some((StringBytes(key), value)) = map.next_entry()? {
                     fields.push((key, value));
                 }
-                Ok(Object { fields })
+                Ok(JsonObject { fields })
             }
         }
         deserializer.deserialize_map(Fields)
     }
 }
 
-/// One value.
+/// One JSON value, not yet parsed.
 #[derive(Clone, Copy)]
-pub(crate) struct Node<'a>(&'a RawValue);
+pub(crate) struct JsonValue<'a>(&'a RawValue);
 
-impl<'a> Node<'a> {
-    pub(crate) fn kind(self) -> Kind {
-        Kind::of(self.0.get())
+impl<'a> JsonValue<'a> {
+    pub(crate) fn json_type(self) -> JsonType {
+        JsonType::of(self.0.get())
     }
 
-    /// A string, or a number as it is written.
+    /// Returns a string, or a number as written.
     pub(crate) fn text(self) -> Option<Cow<'a, str>> {
-        match self.kind() {
-            Kind::Number => Some(Cow::Borrowed(self.0.get())),
+        match self.json_type() {
+            JsonType::Number => Some(Cow::Borrowed(self.0.get())),
             _ => self.string(),
         }
     }
 
-    /// A string. Halves of surrogate pairs, which a text cut in the middle of an emoji has, become
+    /// Returns a string. Unpaired surrogates, which occur in text truncated inside an emoji, become
     /// U+FFFD.
     pub(crate) fn string(self) -> Option<Cow<'a, str>> {
         let inner = self.0.get().strip_prefix('"')?.strip_suffix('"')?;
         if !inner.contains('\\') {
             return Some(Cow::Borrowed(inner));
         }
-        let Bytes(bytes) = serde_json::from_str(self.0.get()).ok()?;
+        let StringBytes(bytes) = serde_json::from_str(self.0.get()).ok()?;
         Some(Cow::Owned(
             String::from_utf8(bytes.into_owned())
                 .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
         ))
     }
 
-    /// Hands over the object that this is, or that is written in this string; `None` if it is
-    /// neither.
-    pub(crate) fn with_object<R>(self, read: impl FnOnce(&Object<'_>) -> R) -> Option<R> {
-        match self.kind() {
-            Kind::Object => open(self.0.get(), read).ok(),
-            Kind::String => open(&self.string()?, read).ok(),
+    /// Passes this object, or the object serialised in this string, to `read`. Returns `None` if the
+    /// value is neither.
+    pub(crate) fn with_object<R>(self, read: impl FnOnce(&JsonObject<'_>) -> R) -> Option<R> {
+        match self.json_type() {
+            JsonType::Object => parse_object(self.0.get(), read).ok(),
+            JsonType::String => parse_object(&self.string()?, read).ok(),
             _ => None,
         }
     }
 
-    /// Hands over the elements of an array; anything else has none.
-    pub(crate) fn each(self, visit: impl FnMut(Node<'a>)) {
+    /// Passes each element of an array to `visit`. Any other type has no elements.
+    pub(crate) fn each(self, visit: impl FnMut(JsonValue<'a>)) {
         struct Elements<F>(F);
-        impl<'de, F: FnMut(Node<'de>)> Visitor<'de> for Elements<F> {
+        impl<'de, F: FnMut(JsonValue<'de>)> Visitor<'de> for Elements<F> {
             type Value = ();
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an array")
             }
             fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
                 while let Some(element) = seq.next_element()? {
-                    (self.0)(Node(element));
+                    (self.0)(JsonValue(element));
                 }
                 Ok(())
             }
         }
-        if self.kind() == Kind::Array {
+        if self.json_type() == JsonType::Array {
             let mut array = serde_json::Deserializer::from_str(self.0.get());
-            // The text was found to be a value when it was skipped, so this cannot fail.
+            // Cannot fail: the text was validated when the enclosing value was parsed.
             let _ = array.deserialize_seq(Elements(visit));
         }
     }
 }
 
-/// The unescaped bytes of a string. `serde_json` checks surrogate pairs for text only.
-struct Bytes<'a>(Cow<'a, [u8]>);
+/// The unescaped bytes of a string. `serde_json` rejects unpaired surrogates for `str` but not for
+/// bytes.
+struct StringBytes<'a>(Cow<'a, [u8]>);
 
-impl<'de> Deserialize<'de> for Bytes<'de> {
+impl<'de> Deserialize<'de> for StringBytes<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Borrowing;
-        impl<'de> Visitor<'de> for Borrowing {
-            type Value = Bytes<'de>;
+        struct StringVisitor;
+        impl<'de> Visitor<'de> for StringVisitor {
+            type Value = StringBytes<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
-            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Bytes<'de>, E> {
-                Ok(Bytes(Cow::Borrowed(bytes)))
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<StringBytes<'de>, E> {
+                Ok(StringBytes(Cow::Borrowed(bytes)))
             }
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes<'de>, E> {
-                Ok(Bytes(Cow::Owned(bytes.to_vec())))
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<StringBytes<'de>, E> {
+                Ok(StringBytes(Cow::Owned(bytes.to_vec())))
             }
         }
-        deserializer.deserialize_bytes(Borrowing)
+        deserializer.deserialize_bytes(StringVisitor)
     }
 }
 
-/// The types of JSON.
+/// A JSON type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum JsonType {
     Null,
     Bool,
     Number,
@@ -194,8 +198,8 @@ pub(crate) enum Kind {
     Object,
 }
 
-impl Kind {
-    /// The type of a value by its first byte.
+impl JsonType {
+    /// Returns the type of a value from its first byte.
     fn of(json: &str) -> Self {
         match json.as_bytes().first() {
             Some(b'{') => Self::Object,
@@ -208,7 +212,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for JsonType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Null => "null",
@@ -226,13 +230,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// What a field named `a` reads as.
+    /// Reads the field `a` as text.
     fn text(json: &str) -> Option<String> {
-        open(json, |object| Some(object.get("a")?.text()?.into_owned())).unwrap()
+        parse_object(json, |object| Some(object.get("a")?.text()?.into_owned())).unwrap()
     }
 
     #[test]
-    fn text_reads_strings_and_numbers_and_nothing_else() {
+    fn text_reads_only_strings_and_numbers() {
         for (json, expected) in [
             (r#"{"a":"张三"}"#, Some("张三")),
             (r#"{"a":"\u5f20\t\"\/"}"#, Some("张\t\"/")),
@@ -258,11 +262,11 @@ mod tests {
     }
 
     #[test]
-    fn open_tells_what_is_not_json_from_what_is_no_object() {
-        let problem = |json| match open(json, |_| ()) {
+    fn parse_object_distinguishes_invalid_json_from_other_types() {
+        let problem = |json| match parse_object(json, |_| ()) {
             Ok(()) => "fine".to_owned(),
-            Err(Unreadable::Syntax(_)) => "syntax".to_owned(),
-            Err(Unreadable::NotAnObject(kind)) => kind.to_string(),
+            Err(ObjectError::Syntax(_)) => "syntax".to_owned(),
+            Err(ObjectError::NotAnObject(json_type)) => json_type.to_string(),
         };
         for (json, expected) in [
             (" {} ", "fine"),
@@ -283,8 +287,9 @@ mod tests {
     }
 
     #[test]
-    fn syntax_errors_tell_the_position_in_the_text_as_given() {
-        let Err(Unreadable::Syntax(error)) = open("{\"a\":\"\u{2}\",\"b\":1", |_| ()) else {
+    fn syntax_errors_give_the_position_in_the_original_text() {
+        let Err(ObjectError::Syntax(error)) = parse_object("{\"a\":\"\u{2}\",\"b\":1", |_| ())
+        else {
             unreachable!()
         };
         assert_eq!((error.line(), error.column()), (1, 6));

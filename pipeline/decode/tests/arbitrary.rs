@@ -1,4 +1,4 @@
-//! Whatever is opened, decoding returns: a message whose payload is what came, or a reason.
+//! Property tests: for any input, decoding returns a message with an unchanged payload, or a reason.
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use chatledger_schemas::{CorpId, Reason};
 use proptest::prelude::*;
 use serde_json::Value;
 
-/// Names and texts that mean something to the decoder, and some that do not.
+/// Names and texts that the decoder knows, and arbitrary ones.
 fn name() -> impl Strategy<Value = String> {
     const KNOWN: &[&str] = &[
         "msgid",
@@ -111,7 +111,7 @@ fn object(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
 }
 
 fn read(plaintext: Vec<u8>) -> Result<chatledger_schemas::Message, Reason> {
-    decode(&CorpId::from("w"), 1, "m", 1, plaintext).map_err(|rejected| rejected.reason)
+    decode(&CorpId::from("w"), 1, "m", 1, plaintext).map_err(|error| error.reason)
 }
 
 proptest! {
@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn any_json_is_decoded_with_its_payload_or_is_no_message(json in prop_oneof![value(), object(value())]) {
+    fn any_json_is_decoded_with_its_payload_or_rejected_as_no_message(json in prop_oneof![value(), object(value())]) {
         let text = json.to_string();
         match read(text.clone().into_bytes()) {
             Ok(message) => {
@@ -139,12 +139,12 @@ proptest! {
     }
 
     #[test]
-    fn a_message_of_any_type_with_anything_in_its_body_is_kept(
+    fn message_of_any_type_with_any_body_is_kept(
         kind in name(),
         body in value(),
         from in name(),
     ) {
-        // A body that cannot be read costs the content, never the message.
+        // An unreadable body gives empty content; the message is kept.
         let keys = ["text", "info", "chatrecord", "mixed", "vote", "calendar", "collect", "news"];
         let mut message = serde_json::json!({"from": from, "msgtype": kind});
         for key in keys.into_iter().chain([kind.as_str()]) {
@@ -160,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn a_message_cut_or_garbled_anywhere_is_decoded_or_rejected(
+    fn message_truncated_or_corrupted_anywhere_is_decoded_or_rejected(
         json in object(value()),
         cut in any::<proptest::sample::Index>(),
         byte in any::<u8>(),
@@ -174,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn text_is_read_as_any_json_writer_wrote_it(content in any::<String>(), from in "[a-z]{1,8}") {
+    fn text_is_read_regardless_of_how_json_is_written(content in any::<String>(), from in "[a-z]{1,8}") {
         let json = serde_json::json!({"from": from, "msgtype": "text", "text": {"content": content}});
         prop_assert_eq!(&read(json.to_string().into_bytes()).unwrap().content, &content);
         prop_assert_eq!(&read(serde_json::to_vec_pretty(&json).unwrap()).unwrap().content, &content);

@@ -1,16 +1,16 @@
-//! What comes other than documented: read where it can be placed, rejected with its reason where
-//! not, and never a word of the message in an error.
+//! Input that deviates from the documentation: decoded if its conversation is known, otherwise rejected
+//! with a reason. No error contains any part of the message.
 #![allow(clippy::unwrap_used)]
 
-use chatledger_decode::{Rejected, decode};
+use chatledger_decode::{DecodeError, decode};
 use chatledger_schemas::{CorpId, Message, PartyKind, Reason};
 
-fn read(plaintext: impl Into<Vec<u8>>) -> Result<Message, Rejected> {
+fn read(plaintext: impl Into<Vec<u8>>) -> Result<Message, DecodeError> {
     decode(&CorpId::from("wwcorp"), 9, "m9", 3, plaintext.into())
 }
 
 #[test]
-fn the_envelope_places_the_record_and_the_payload_stays_as_received() {
+fn envelope_msgid_is_used_and_payload_is_unchanged() {
     let json = "{ \"msgid\":\"other\",\"from\":\"a\",\"msgtype\":\"text\",\n\"text\":{\"content\":\"\\u4f60\"} } ";
     let got = read(json).unwrap();
     assert_eq!(
@@ -30,7 +30,7 @@ fn the_envelope_places_the_record_and_the_payload_stays_as_received() {
 }
 
 #[test]
-fn conversations_are_placed_by_the_message_alone() {
+fn conversation_is_determined_by_the_message_alone() {
     for (msgid, fields, conversation, kind) in [
         (
             "m",
@@ -104,7 +104,7 @@ fn conversations_are_placed_by_the_message_alone() {
 }
 
 #[test]
-fn receivers_come_in_order_each_once_whatever_holds_them() {
+fn receivers_of_any_json_type_are_deduplicated_in_order() {
     for (tolist, expected) in [
         (r#"["b","a","b","c","a"]"#, &["b", "a", "c"][..]),
         (r#"["b",null,"",17]"#, &["b", "17"]),
@@ -121,7 +121,7 @@ fn receivers_come_in_order_each_once_whatever_holds_them() {
 }
 
 #[test]
-fn msgtime_is_read_from_whatever_holds_it_and_clamped_to_what_tables_hold() {
+fn msgtime_of_any_json_type_is_read_and_clamped_to_the_range_of_the_tables() {
     for (msgtime, expected) in [
         ("1760000000123", 1_760_000_000_123),
         ("\" 1760000000123 \"", 1_760_000_000_123),
@@ -145,7 +145,7 @@ fn msgtime_is_read_from_whatever_holds_it_and_clamped_to_what_tables_hold() {
 }
 
 #[test]
-fn a_body_that_cannot_be_read_costs_the_content_only() {
+fn unreadable_body_gives_empty_content_and_keeps_the_message() {
     for (rest, content) in [
         (r#""text":null"#, ""),
         (r#""text":["x"]"#, ""),
@@ -168,7 +168,7 @@ fn a_body_that_cannot_be_read_costs_the_content_only() {
 }
 
 #[test]
-fn missing_or_unusable_labels_leave_the_message_placed() {
+fn missing_or_unusable_labels_do_not_affect_the_conversation() {
     let got = read(r#"{"from":"x","tolist":["y"],"action":[],"msgtype":{"a":1}}"#).unwrap();
     assert_eq!((got.action.as_str(), got.msgtype.as_str()), ("", ""));
     assert_eq!(got.conversation_id, "x|y");
@@ -184,7 +184,7 @@ fn missing_or_unusable_labels_leave_the_message_placed() {
 }
 
 #[test]
-fn control_bytes_are_passed_over_and_stay_in_the_payload() {
+fn control_bytes_are_ignored_and_kept_in_the_payload() {
     let json = "\u{0}{\"from\":\"x\",\"msgtype\":\"text\",\n\"text\":{\"content\":\"好\u{1}的\u{b}\\n\u{1f}!\"}}\u{0}";
     let got = read(json).unwrap();
     assert_eq!(
@@ -200,7 +200,7 @@ fn control_bytes_are_passed_over_and_stay_in_the_payload() {
 }
 
 #[test]
-fn rejections_name_their_reason_and_none_of_the_content() {
+fn errors_give_the_reason_and_none_of_the_content() {
     let deep = |depth: usize| {
         let (open, close) = ("[".repeat(depth), "]".repeat(depth));
         format!(r#"{{"from":"x","msgtype":"text","a":{open}"机密"{close}}}"#).into_bytes()
@@ -272,12 +272,12 @@ fn rejections_name_their_reason_and_none_of_the_content() {
         (
             "{}".into(),
             Reason::BadMessage,
-            "none of the fields from, user and msgtype is there",
+            "none of the fields from, user and msgtype is present",
         ),
         (
             "{\"机密\":1,\"from\":null,\"tolist\":[\"a\"]}".into(),
             Reason::BadMessage,
-            "none of the fields from, user and msgtype is there",
+            "none of the fields from, user and msgtype is present",
         ),
         (
             "{\"from\":[\"机密\"],\"msgtype\":\"text\"}".into(),
@@ -305,20 +305,20 @@ fn rejections_name_their_reason_and_none_of_the_content() {
             "the field user is a boolean, expected a string",
         ),
     ] {
-        let rejected = read(plaintext.clone()).unwrap_err();
+        let decode_error = read(plaintext.clone()).unwrap_err();
         let shown = String::from_utf8_lossy(&plaintext[..plaintext.len().min(60)]).into_owned();
         assert_eq!(
-            (rejected.reason, rejected.error.as_str()),
+            (decode_error.reason, decode_error.error.as_str()),
             (reason, error),
             "{shown}"
         );
-        assert_eq!(rejected.to_string(), error);
+        assert_eq!(decode_error.to_string(), error);
     }
     assert!(read(deep(126)).is_ok());
 }
 
 #[test]
-fn records_in_records_are_followed_to_a_bound() {
+fn nested_records_are_followed_to_the_maximum_depth() {
     let nested = |levels: usize| {
         let mut content = r#"{"content":"底"}"#.to_owned();
         for level in 0..levels {
@@ -335,7 +335,7 @@ fn records_in_records_are_followed_to_a_bound() {
 }
 
 #[test]
-fn huge_fields_are_carried_whole() {
+fn huge_fields_are_kept_in_full() {
     let text = "长".repeat(3_000_000);
     let ids: Vec<String> = (0..50_000)
         .map(|n| format!("\"u{}\"", n % 40_000))

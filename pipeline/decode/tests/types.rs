@@ -1,11 +1,11 @@
-//! One sample of every message type of `wecom-api` §4.2, and what is searchable in it.
+//! Decodes a sample of every message type of `connectors/wecom/WECOM.md` §4.2 and checks its content.
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use chatledger_decode::decode;
 use chatledger_schemas::{CorpId, Message};
 use serde_json::{Value, json};
 
-/// A message of this type: the common fields, and the fields of `rest`.
+/// Returns a message of this type with the common fields and the fields of `rest`.
 fn message(msgtype: &str, rest: Value) -> Value {
     let mut message = json!({
         "msgid": "inner", "action": "send", "from": "liwei",
@@ -16,15 +16,15 @@ fn message(msgtype: &str, rest: Value) -> Value {
     message
 }
 
-fn opened(message: &Value) -> Message {
+fn decoded(message: &Value) -> Message {
     let corp = CorpId::from("wwcorp");
     decode(&corp, 7, "m1", 2, message.to_string().into_bytes()).unwrap()
 }
 
-/// The type is kept, the content is these lines, and the payload is what came.
+/// Checks that the type is kept, the content is `lines`, and the payload is unchanged.
 fn check(msgtype: &str, rest: Value, lines: &[&str]) {
     let sent = message(msgtype, rest);
-    let got = opened(&sent);
+    let got = decoded(&sent);
     assert_eq!(got.content, lines.join("\n"), "{msgtype}");
     assert_eq!(got.msgtype, msgtype);
     assert_eq!(got.payload, sent.to_string());
@@ -32,7 +32,7 @@ fn check(msgtype: &str, rest: Value, lines: &[&str]) {
 }
 
 #[test]
-fn types_of_text_give_their_text() {
+fn text_types_give_their_text() {
     check(
         "text",
         json!({"text": {"content": "您好，\n保单已寄出[微笑]"}}),
@@ -81,7 +81,7 @@ fn types_of_text_give_their_text() {
 }
 
 #[test]
-fn types_that_point_somewhere_give_titles_and_names() {
+fn reference_types_give_titles_and_names() {
     check(
         "card",
         json!({"card": {"corpname": "华东保险", "userid": "zhangmin"}}),
@@ -147,7 +147,7 @@ fn types_that_point_somewhere_give_titles_and_names() {
 }
 
 #[test]
-fn types_of_working_together_give_what_people_wrote() {
+fn collaboration_types_give_the_text_people_wrote() {
     let vote = json!({"votetitle": "团建去哪", "voteitem": ["黄山", "千岛湖"], "votetype": 101, "voteid": "v1"});
     check(
         "vote",
@@ -186,7 +186,7 @@ fn types_of_working_together_give_what_people_wrote() {
 }
 
 #[test]
-fn types_without_searchable_text_have_none() {
+fn types_without_searchable_text_give_empty_content() {
     let media = json!({"sdkfileid": "c2Rr", "md5sum": "0123", "filesize": 5, "play_length": 3, "content": "x", "title": "y"});
     for msgtype in ["image", "voice", "video", "emotion"] {
         check(msgtype, json!({msgtype: media}), &[]);
@@ -219,7 +219,7 @@ fn types_without_searchable_text_have_none() {
 }
 
 #[test]
-fn chat_records_give_title_and_every_item() {
+fn chat_record_gives_title_and_every_item() {
     let item = |kind: &str, content: Value| json!({"type": kind, "content": content.to_string(), "msgtime": 1_760_000_000, "from_chatroom": false});
     let mixed = json!({"item": [
         item("text", json!({"content": "混合里的文字"})),
@@ -266,7 +266,7 @@ fn chat_records_give_title_and_every_item() {
 }
 
 #[test]
-fn mixed_messages_give_each_item_by_its_type() {
+fn mixed_message_gives_each_item_by_its_type() {
     let item = |kind: &str, content: Value| json!({"type": kind, "content": content.to_string()});
     check(
         "mixed",
@@ -276,7 +276,7 @@ fn mixed_messages_give_each_item_by_its_type() {
             item("link", json!({"title": "链接", "description": "说明"})),
             {"type": "file", "content": {"filename": "附件.docx"}},
             item("location", json!({"title": "门店", "address": "路"})),
-            item("nobody knows", json!({"content": "不认识"})),
+            item("unknown", json!({"content": "不认识"})),
             {"type": "text", "content": "裸文本"},
         ]}}),
         &[
@@ -292,9 +292,9 @@ fn mixed_messages_give_each_item_by_its_type() {
 }
 
 #[test]
-fn a_switch_log_is_a_conversation_of_its_user() {
+fn switch_log_belongs_to_the_conversation_of_its_user() {
     let log = json!({"msgid": "inner", "action": "switch", "time": 1_760_000_000_001_i64, "user": "liwei"});
-    let got = opened(&log);
+    let got = decoded(&log);
     assert_eq!(
         (got.msgtype.as_str(), got.action.as_str()),
         ("switch", "switch")

@@ -1,15 +1,18 @@
-//! Snapshots of who is who: departments, members, customers, rooms of both kinds, consents.
+//! Takes directory snapshots: departments, members, customers, internal and customer rooms, consents.
 //!
-//! Guarantees: the rows are those the APIs gave during one sync, sorted by key; departments and
-//! members are there or the sync fails; whatever else the secret may not read is left out, named
-//! by [`DirectoryClient::skipped`], and the rest goes on; one odd item never fails a sync, a
-//! passing fault that outlasts its retries always does, so that nobody is taken for gone because a
-//! call failed. At most [`CONCURRENT_CALLS`] calls are under way. Deliberately not here: merging
-//! with earlier snapshots, the clock.
+//! Guarantees:
+//! - The rows are those that the APIs returned during one sync, sorted by key.
+//! - The sync fails without departments and members. Other data that the secret may not read is
+//!   omitted and reported by [`DirectoryClient::skipped`].
+//! - A single invalid item never fails a sync. A transient error that outlasts its retries always
+//!   does, so that no row counts as deleted because a call failed.
+//! - At most [`CONCURRENT_CALLS`] calls run at once.
+//!
+//! Not here: merging with earlier snapshots, the clock.
 
-mod draft;
 mod rooms;
-mod run;
+mod session;
+mod snapshot_builder;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -21,57 +24,58 @@ use chatledger_schemas::{CorpId, Secret};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::{Map, Value, json};
 
-use self::draft::Draft;
-use self::rooms::{Missing, Why};
-use self::run::{Answer, Run};
-use crate::call::{Ask, Caller};
+use self::rooms::{LookupFailure, QueryReason};
+use self::session::{ApiAnswer, SyncSession};
+use self::snapshot_builder::SnapshotBuilder;
+use crate::call::{ApiClient, ApiRequest};
 use crate::{Api, Error, OnCall, errcode};
 
-/// Calls under way at once.
+/// Maximum concurrent calls.
 const CONCURRENT_CALLS: usize = 4;
-/// Most members a question about customers or owners may name.
-const USERS_A_CALL: usize = 100;
-/// Most pairs a question about consents may name.
-const PAIRS_A_CALL: usize = 100;
-const CUSTOMERS_A_PAGE: u32 = 100;
-const ROOMS_A_PAGE: u32 = 1000;
+/// Maximum members in a request for customers or rooms.
+const USERS_PER_CALL: usize = 100;
+/// Maximum pairs in a request for consents.
+const PAIRS_PER_CALL: usize = 100;
+const CUSTOMERS_PER_PAGE: u32 = 100;
+const ROOMS_PER_PAGE: u32 = 1000;
 
-/// How to reach one corp's directory.
+/// Options of [`DirectoryClient::new`].
 pub struct DirectoryOptions {
     /// The corp.
     pub corp_id: CorpId,
-    /// Base address; `/cgi-bin/…` is put behind it.
+    /// Base URL; `/cgi-bin/…` is appended to it.
     pub base_url: String,
     /// Secret of the application that may read contacts and customers.
     pub secret: Secret,
-    /// Longest time one exchange may take, from the connection to the last byte.
+    /// Timeout of one HTTP exchange, from connecting to the last byte.
     pub timeout: Duration,
-    /// Told of every call.
+    /// Called after every API call.
     pub on_call: OnCall,
 }
 
-/// One corp's directory. Make one for each corp and keep it: it holds the token and the budgets.
+/// Client for one corp's directory. Create one for each corp and keep it: it holds the access token,
+/// the rate limits and the times of the last room queries.
 pub struct DirectoryClient {
-    caller: Caller,
+    client: ApiClient,
     corp_id: CorpId,
-    asked: Mutex<rooms::Asked>,
+    last_queried: Mutex<rooms::LastQueried>,
     skipped: Mutex<BTreeMap<Api, i64>>,
 }
 
-/// An API of which the last sync had to leave out something, for lack of permission.
+/// An API whose data is missing or incomplete in the last snapshot because permission was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Skipped {
+pub struct SkippedApi {
     /// The API.
     pub api: Api,
-    /// Its errcode; 0 if it was an HTTP status.
+    /// The errcode; 0 if the API returned an HTTP status.
     pub errcode: i64,
 }
 
 impl DirectoryClient {
-    /// Makes the client; calls nothing.
+    /// Creates the client without calling an API.
     pub fn new(options: DirectoryOptions) -> Result<Self, Error> {
         Ok(Self {
-            caller: Caller::new(
+            client: ApiClient::new(
                 options.corp_id.clone(),
                 &options.base_url,
                 options.secret,
@@ -79,173 +83,198 @@ impl DirectoryClient {
                 options.on_call,
             )?,
             corp_id: options.corp_id,
-            asked: Mutex::default(),
+            last_queried: Mutex::default(),
             skipped: Mutex::default(),
         })
     }
 
-    /// What the last sync left out. Rows of these APIs that are missing from its snapshot may
-    /// still exist.
-    pub fn skipped(&self) -> Vec<Skipped> {
+    /// Returns the APIs that denied something in the last sync. Rows of these APIs may exist although
+    /// the snapshot does not have them.
+    pub fn skipped(&self) -> Vec<SkippedApi> {
         let skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         skipped
             .iter()
-            .map(|(&api, &errcode)| Skipped { api, errcode })
+            .map(|(&api, &errcode)| SkippedApi { api, errcode })
             .collect()
     }
 
-    /// Takes a snapshot. `wanted_rooms` are room ids seen in messages, `known_rooms` the rooms of
-    /// the snapshot before, `now_ms` the time it is taken at.
+    /// Takes a snapshot. `wanted_rooms` are room ids that messages name, `known_rooms` the rooms of the
+    /// previous snapshot, and `now_ms` is the current time in milliseconds since the epoch.
     pub async fn sync(
         &self,
         wanted_rooms: &[String],
         known_rooms: &[Room],
         now_ms: i64,
     ) -> Result<Snapshot, Error> {
-        let run = Run::new(&self.caller);
-        let mut draft = Draft::default();
-        departments_and_members(&run, &mut draft).await?;
+        let session = SyncSession::new(&self.client);
+        let mut builder = SnapshotBuilder::default();
+        departments_and_members(&session, &mut builder).await?;
 
-        let ask = Ask::Post(json!({}));
-        let permitted: Answer<wire::PermitUsers> = run.optional(Api::PermitUsers, ask).await?;
-        draft.archived(&permitted.is().map(|answer| answer.ids).unwrap_or_default());
+        let request = ApiRequest::Post(json!({}));
+        let permitted: ApiAnswer<wire::PermitUsers> =
+            session.request_optional(Api::PermitUsers, request).await?;
+        builder.archived(
+            &permitted
+                .value()
+                .map(|answer| answer.ids)
+                .unwrap_or_default(),
+        );
 
-        let ask = Ask::Get(Vec::new());
-        let followers: Answer<wire::FollowUsers> = run.optional(Api::FollowUsers, ask).await?;
+        let request = ApiRequest::Get(Vec::new());
+        let followers: ApiAnswer<wire::FollowUsers> =
+            session.request_optional(Api::FollowUsers, request).await?;
         let followers = followers
-            .is()
+            .value()
             .map(|answer| answer.follow_user)
             .unwrap_or_default();
-        customers(&run, &mut draft, &followers).await?;
+        customers(&session, &mut builder, &followers).await?;
         self.rooms(
-            &run,
-            &mut draft,
+            &session,
+            &mut builder,
             &followers,
             (wanted_rooms, known_rooms),
             now_ms,
         )
         .await?;
-        consents(&run, &mut draft).await?;
+        consents(&session, &mut builder).await?;
 
-        self.report(run.left_out());
-        Ok(draft.finish(self.corp_id.clone(), now_ms))
+        self.report(session.incomplete_apis());
+        Ok(builder.finish(self.corp_id.clone(), now_ms))
     }
 
-    /// Keeps what was left out, and says what was not left out before.
-    fn report(&self, left_out: BTreeMap<Api, i64>) {
+    /// Stores the APIs that denied something and logs a warning for each new one.
+    fn report(&self, incomplete_apis: BTreeMap<Api, i64>) {
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
-        for (api, errcode) in &left_out {
+        for (api, errcode) in &incomplete_apis {
             if skipped.get(api) != Some(errcode) {
                 tracing::warn!(
                     %api, errcode,
-                    "no permission for a directory API; what it would give is left out"
+                    "no permission for a directory API; its data is omitted from the snapshot"
                 );
             }
         }
-        *skipped = left_out;
+        *skipped = incomplete_apis;
     }
 
     async fn rooms(
         &self,
-        run: &Run<'_>,
-        draft: &mut Draft,
+        session: &SyncSession<'_>,
+        builder: &mut SnapshotBuilder,
         followers: &[String],
         (wanted, known): (&[String], &[Room]),
         now_ms: i64,
     ) -> Result<(), Error> {
-        let listed = listed_rooms(run, followers).await?;
+        let listed = listed_rooms(session, followers).await?;
         let plan = {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            rooms::plan(listed, wanted, known, &mut asked, now_ms)
+            let mut last_queried = self
+                .last_queried
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            rooms::plan(listed, wanted, known, &mut last_queried, now_ms)
         };
         for room in plan.keep {
-            draft.room(room);
+            builder.room(room);
         }
-        let answers: Vec<(String, Why, Found)> = stream::iter(plan.ask)
-            .map(|(id, why)| async move {
-                let found = resolve(run, &id, why).await?;
-                Ok::<_, Error>((id, why, found))
+        let answers: Vec<(String, QueryReason, RoomLookup)> = stream::iter(plan.query)
+            .map(|(id, reason)| async move {
+                let lookup = resolve(session, &id, reason).await?;
+                Ok::<_, Error>((id, reason, lookup))
             })
             .buffered(CONCURRENT_CALLS)
             .try_collect()
             .await?;
-        let before: BTreeMap<&str, &Room> = known
+        let previous: BTreeMap<&str, &Room> = known
             .iter()
             .map(|room| (room.room_id.as_str(), room))
             .collect();
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        for (id, why, found) in answers {
-            match found {
-                Found::Customer(room) => draft.customer_room(&id, room),
-                Found::Internal(room) => draft.internal_room(&id, room),
-                Found::Not(missing) => {
-                    let before = before.get(id.as_str()).copied();
-                    if let Some(row) = rooms::missed(&id, why, missing, before, &mut asked, now_ms)
-                    {
-                        draft.room(row);
+        let mut last_queried = self
+            .last_queried
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (id, reason, lookup) in answers {
+            match lookup {
+                RoomLookup::Customer(room) => builder.customer_room(&id, room),
+                RoomLookup::Internal(room) => builder.internal_room(&id, room),
+                RoomLookup::Failed(failure) => {
+                    let previous = previous.get(id.as_str()).copied();
+                    if let Some(row) = rooms::row_after_failure(
+                        &id,
+                        reason,
+                        failure,
+                        previous,
+                        &mut last_queried,
+                        now_ms,
+                    ) {
+                        builder.room(row);
                     }
                     continue;
                 }
             }
-            asked.remove(&id);
+            last_queried.remove(&id);
         }
         Ok(())
     }
 }
 
-async fn departments_and_members(run: &Run<'_>, draft: &mut Draft) -> Result<(), Error> {
-    let ask = Ask::Get(Vec::new());
-    let departments: wire::Departments = run.ask(Api::Departments, ask).await?;
-    draft.departments(departments.department);
-    let shared: &Draft = draft;
-    let answers: Vec<Vec<wire::Member>> = stream::iter(shared.roots())
-        .map(|root| members_below(run, shared, root))
+async fn departments_and_members(
+    session: &SyncSession<'_>,
+    builder: &mut SnapshotBuilder,
+) -> Result<(), Error> {
+    let request = ApiRequest::Get(Vec::new());
+    let departments: wire::Departments = session.request(Api::Departments, request).await?;
+    builder.departments(departments.department);
+    let built: &SnapshotBuilder = builder;
+    let answers: Vec<Vec<wire::Member>> = stream::iter(built.roots())
+        .map(|root| members_below(session, built, root))
         .buffered(CONCURRENT_CALLS)
         .try_collect()
         .await?;
     for rows in answers {
-        draft.members(rows);
+        builder.members(rows);
     }
     Ok(())
 }
 
-/// The members of a department and all below it. If they may not be asked for at once, those of
-/// each department that may be read, and there must be one.
+/// Requests the members of a department and its descendants. If one request for all is denied,
+/// requests each department and fails if all of them are denied.
 async fn members_below(
-    run: &Run<'_>,
-    draft: &Draft,
+    session: &SyncSession<'_>,
+    builder: &SnapshotBuilder,
     root: u32,
 ) -> Result<Vec<wire::Member>, Error> {
-    let ask = |department: u32, fetch_child: &str| {
-        Ask::Get(vec![
+    let request = |department: u32, fetch_child: &str| {
+        ApiRequest::Get(vec![
             ("department_id", department.to_string()),
             ("fetch_child", fetch_child.to_owned()),
         ])
     };
-    let refusal = match run.ask::<wire::Members>(Api::Members, ask(root, "1")).await {
+    let denial = match session
+        .request::<wire::Members>(Api::Members, request(root, "1"))
+        .await
+    {
         Ok(answer) => return Ok(answer.userlist),
         Err(error) if is_denied(&error) => error,
         Err(error) => return Err(error),
     };
     let mut members = Vec::new();
-    let mut one_answered = false;
-    for department in draft.subtree(root) {
-        match run
-            .ask::<wire::Members>(Api::Members, ask(department, "0"))
+    let mut any_succeeded = false;
+    for department in builder.subtree(root) {
+        match session
+            .request::<wire::Members>(Api::Members, request(department, "0"))
             .await
         {
             Ok(answer) => {
-                one_answered = true;
+                any_succeeded = true;
                 members.extend(answer.userlist);
             }
-            Err(error) if is_denied(&error) => run.leave_out(Api::Members, &error),
+            Err(error) if is_denied(&error) => session.mark_incomplete(Api::Members, &error),
             Err(error) => return Err(error),
         }
     }
-    if one_answered {
+    if any_succeeded {
         Ok(members)
     } else {
-        Err(refusal)
+        Err(denial)
     }
 }
 
@@ -253,42 +282,50 @@ fn is_denied(error: &Error) -> bool {
     error.is_about_item() || error.errcode() == Some(errcode::NO_PRIVILEGE)
 }
 
-async fn customers(run: &Run<'_>, draft: &mut Draft, followers: &[String]) -> Result<(), Error> {
-    let batches = followers.chunks(USERS_A_CALL).map(<[String]>::to_vec);
-    let answers: Vec<Vec<wire::Followed>> = stream::iter(batches)
+async fn customers(
+    session: &SyncSession<'_>,
+    builder: &mut SnapshotBuilder,
+    followers: &[String],
+) -> Result<(), Error> {
+    let batches = followers.chunks(USERS_PER_CALL).map(<[String]>::to_vec);
+    let answers: Vec<Vec<wire::CustomerWithFollow>> = stream::iter(batches)
         .map(|batch| {
-            run.in_halves(batch, |users| {
-                let question = Map::from_iter([("userid_list".into(), json!(users))]);
-                run.pages::<wire::Customers>(Api::Customers, question, CUSTOMERS_A_PAGE)
+            session.bisect(batch, |users| {
+                let parameters = Map::from_iter([("userid_list".into(), json!(users))]);
+                session.pages::<wire::Customers>(Api::Customers, parameters, CUSTOMERS_PER_PAGE)
             })
         })
         .buffered(CONCURRENT_CALLS)
         .try_collect()
         .await?;
     for rows in answers {
-        draft.customers(rows);
+        builder.customers(rows);
     }
     Ok(())
 }
 
-/// Ids of the customer groups: all at once or, where there are too many owners, by owner.
-async fn listed_rooms(run: &Run<'_>, followers: &[String]) -> Result<Vec<String>, Error> {
+/// Requests the ids of the customer groups: all at once or, if there are too many owners, by owner.
+async fn listed_rooms(
+    session: &SyncSession<'_>,
+    followers: &[String],
+) -> Result<Vec<String>, Error> {
     let list = |owners: Option<Vec<String>>| {
-        let mut question: Map<String, Value> = Map::new();
-        question.insert("status_filter".into(), json!(0));
+        let mut parameters: Map<String, Value> = Map::new();
+        parameters.insert("status_filter".into(), json!(0));
         if let Some(owners) = owners {
-            question.insert("owner_filter".into(), json!({ "userid_list": owners }));
+            parameters.insert("owner_filter".into(), json!({ "userid_list": owners }));
         }
-        run.pages::<wire::CustomerRooms>(Api::CustomerRooms, question, ROOMS_A_PAGE)
+        session.pages::<wire::CustomerRooms>(Api::CustomerRooms, parameters, ROOMS_PER_PAGE)
     };
     let mut rooms = match list(None).await? {
-        Answer::Is(rooms) => rooms,
-        Answer::Closed => Vec::new(),
-        Answer::NoSuchItem | Answer::Denied => {
+        ApiAnswer::Value(rooms) => rooms,
+        ApiAnswer::ApiDenied => Vec::new(),
+        ApiAnswer::NoSuchItem | ApiAnswer::ItemDenied => {
             let mut rooms = Vec::new();
-            for batch in followers.chunks(USERS_A_CALL) {
+            for batch in followers.chunks(USERS_PER_CALL) {
                 rooms.extend(
-                    run.in_halves(batch.to_vec(), |owners| list(Some(owners)))
+                    session
+                        .bisect(batch.to_vec(), |owners| list(Some(owners)))
                         .await?,
                 );
             }
@@ -298,64 +335,61 @@ async fn listed_rooms(run: &Run<'_>, followers: &[String]) -> Result<Vec<String>
     Ok(rooms.drain(..).map(|room| room.chat_id).collect())
 }
 
-enum Found {
+/// The result of querying a room.
+enum RoomLookup {
     Customer(wire::CustomerRoom),
     Internal(wire::InternalRoom),
-    Not(Missing),
+    Failed(LookupFailure),
 }
 
-/// Asks the API that most likely knows the room, then the other one.
-async fn resolve(run: &Run<'_>, id: &str, why: Why) -> Result<Found, Error> {
-    let mut missing = Missing::Nobody;
-    let internal_first = why == Why::WasInternal;
+/// Queries the API that is more likely to know the room, then the other one.
+async fn resolve(
+    session: &SyncSession<'_>,
+    id: &str,
+    reason: QueryReason,
+) -> Result<RoomLookup, Error> {
+    let mut failure = LookupFailure::NotFound;
+    let internal_first = reason == QueryReason::KnownInternal;
     for internal in [internal_first, !internal_first] {
-        let found = if internal {
-            let ask = Ask::Post(json!({ "roomid": id }));
-            let answer = run.optional(Api::InternalRoom, ask).await?;
-            map(answer, Found::Internal)
+        let lookup = if internal {
+            let request = ApiRequest::Post(json!({ "roomid": id }));
+            let answer = session.request_optional(Api::InternalRoom, request).await?;
+            answer.map(RoomLookup::Internal)
         } else {
-            let ask = Ask::Post(json!({ "chat_id": id, "need_name": 1 }));
-            let answer = run.optional(Api::CustomerRoom, ask).await?;
-            map(answer, |room: wire::CustomerRoomAnswer| {
-                Found::Customer(room.group_chat)
-            })
+            let request = ApiRequest::Post(json!({ "chat_id": id, "need_name": 1 }));
+            let answer = session.request_optional(Api::CustomerRoom, request).await?;
+            answer.map(|room: wire::CustomerRoomResponse| RoomLookup::Customer(room.group_chat))
         };
-        match found {
-            Answer::Is(found) => return Ok(found),
-            Answer::NoSuchItem => {}
-            Answer::Denied => missing = missing.max(Missing::Denied),
-            Answer::Closed => missing = missing.max(Missing::Unanswered),
+        match lookup {
+            ApiAnswer::Value(lookup) => return Ok(lookup),
+            ApiAnswer::NoSuchItem => {}
+            ApiAnswer::ItemDenied => failure = failure.max(LookupFailure::RoomDenied),
+            ApiAnswer::ApiDenied => failure = failure.max(LookupFailure::ApiDenied),
         }
     }
-    Ok(Found::Not(missing))
+    Ok(RoomLookup::Failed(failure))
 }
 
-fn map<T, U>(answer: Answer<T>, change: impl FnOnce(T) -> U) -> Answer<U> {
-    match answer {
-        Answer::Is(value) => Answer::Is(change(value)),
-        Answer::NoSuchItem => Answer::NoSuchItem,
-        Answer::Denied => Answer::Denied,
-        Answer::Closed => Answer::Closed,
-    }
-}
-
-async fn consents(run: &Run<'_>, draft: &mut Draft) -> Result<(), Error> {
-    let pairs = draft.follow_pairs();
-    let batches = pairs.chunks(PAIRS_A_CALL).map(<[(String, String)]>::to_vec);
+async fn consents(session: &SyncSession<'_>, builder: &mut SnapshotBuilder) -> Result<(), Error> {
+    let pairs = builder.follow_pairs();
+    let batches = pairs
+        .chunks(PAIRS_PER_CALL)
+        .map(<[(String, String)]>::to_vec);
     let single: Vec<Vec<wire::Consent>> = stream::iter(batches)
-        .map(|batch| run.in_halves(batch, |pairs| single_consents(run, pairs)))
+        .map(|batch| session.bisect(batch, |pairs| single_consents(session, pairs)))
         .buffered(CONCURRENT_CALLS)
         .try_collect()
         .await?;
     for rows in single {
-        draft.consents(None, rows);
+        builder.consents(None, rows);
     }
-    let in_rooms: Vec<(String, Vec<wire::Consent>)> = stream::iter(draft.customer_room_ids())
+    let in_rooms: Vec<(String, Vec<wire::Consent>)> = stream::iter(builder.customer_room_ids())
         .map(|room| async move {
-            let ask = Ask::Post(json!({ "roomid": room }));
-            let answer: Answer<wire::Consents> = run.optional(Api::RoomConsent, ask).await?;
+            let request = ApiRequest::Post(json!({ "roomid": room }));
+            let answer: ApiAnswer<wire::Consents> =
+                session.request_optional(Api::RoomConsent, request).await?;
             let rows = answer
-                .is()
+                .value()
                 .map(|answer| answer.agreeinfo)
                 .unwrap_or_default();
             Ok::<_, Error>((room, rows))
@@ -364,20 +398,22 @@ async fn consents(run: &Run<'_>, draft: &mut Draft) -> Result<(), Error> {
         .try_collect()
         .await?;
     for (room, rows) in in_rooms {
-        draft.consents(Some(&room), rows);
+        builder.consents(Some(&room), rows);
     }
     Ok(())
 }
 
 async fn single_consents(
-    run: &Run<'_>,
+    session: &SyncSession<'_>,
     pairs: Vec<(String, String)>,
-) -> Result<Answer<Vec<wire::Consent>>, Error> {
+) -> Result<ApiAnswer<Vec<wire::Consent>>, Error> {
     let info: Vec<Value> = pairs
         .iter()
         .map(|(member, customer)| json!({ "userid": member, "exteranalopenid": customer }))
         .collect();
-    let ask = Ask::Post(json!({ "info": info }));
-    let answer = run.optional(Api::SingleConsent, ask).await?;
-    Ok(map(answer, |consents: wire::Consents| consents.agreeinfo))
+    let request = ApiRequest::Post(json!({ "info": info }));
+    let answer = session
+        .request_optional(Api::SingleConsent, request)
+        .await?;
+    Ok(answer.map(|consents: wire::Consents| consents.agreeinfo))
 }

@@ -1,7 +1,7 @@
-//! Which rooms to ask about, and what to make of the answers. Pure.
+//! Decides which rooms to query and how to treat failed queries. Pure.
 //!
-//! Guarantees: a room that nobody can resolve is asked about at most once a day, and the asking is
-//! spread over the day after a restart; a room once known never becomes unresolved.
+//! Guarantees: a room that no API can resolve is queried at most once a day, and after a restart these
+//! queries are spread over a day; a room once known never becomes unresolved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,115 +10,116 @@ use chatledger_schemas::directory::{Room, RoomKind};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Why a room is asked about.
+/// The reason to query a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum QueryReason {
     /// The API lists it as a customer group.
     Listed,
-    /// It was a customer group before.
-    WasCustomer,
-    /// It was a group of members before.
-    WasInternal,
-    /// A message named it.
-    Wanted,
+    /// The previous snapshot has it as a customer group.
+    KnownCustomer,
+    /// The previous snapshot has it as an internal group.
+    KnownInternal,
+    /// A message names it.
+    NamedByMessage,
 }
 
-/// What this sync does about rooms.
+/// What a sync does with each room.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    /// Rooms to ask about, ascending by id.
-    pub(super) ask: Vec<(String, Why)>,
-    /// Rooms that stay as they are without asking.
+pub(super) struct RoomPlan {
+    /// Rooms to query, ascending by id.
+    pub(super) query: Vec<(String, QueryReason)>,
+    /// Rooms that are kept without a query.
     pub(super) keep: Vec<Room>,
 }
 
-/// What became of asking.
+/// The reason why no API returned a room. A greater value takes precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Missing {
-    /// Both APIs say that they do not know it.
-    Nobody,
-    /// One of them does not tell us about this room.
-    Denied,
-    /// One of them may not be asked at all.
-    Unanswered,
+pub(super) enum LookupFailure {
+    /// Both APIs report that they do not know it.
+    NotFound,
+    /// At least one API denies access to this room.
+    RoomDenied,
+    /// At least one API may not be called at all.
+    ApiDenied,
 }
 
-/// When each unresolvable room was last asked about, milliseconds since the epoch.
-pub(super) type Asked = BTreeMap<String, i64>;
+/// Time of the last query of each unresolved room, in milliseconds since the epoch.
+pub(super) type LastQueried = BTreeMap<String, i64>;
 
-/// Decides, from the ids the API lists, the ids named by messages and what was known before.
+/// Plans the queries from the ids listed by the API, the ids named by messages and the rooms of the
+/// previous snapshot.
 pub(super) fn plan(
     listed: impl IntoIterator<Item = String>,
     wanted: &[String],
     known: &[Room],
-    asked: &mut Asked,
+    last_queried: &mut LastQueried,
     now_ms: i64,
-) -> Plan {
+) -> RoomPlan {
     let known: BTreeMap<&str, &Room> = known
         .iter()
         .map(|room| (room.room_id.as_str(), room))
         .collect();
-    let mut ask: BTreeMap<String, Why> = BTreeMap::new();
+    let mut query: BTreeMap<String, QueryReason> = BTreeMap::new();
     let mut keep = Vec::new();
-    let mut open: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
+    let mut unknown: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
     for room in known.values() {
         match room.kind {
             RoomKind::Customer if room.active => {
-                ask.insert(room.room_id.clone(), Why::WasCustomer);
+                query.insert(room.room_id.clone(), QueryReason::KnownCustomer);
             }
             RoomKind::Internal if room.active => {
-                ask.insert(room.room_id.clone(), Why::WasInternal);
+                query.insert(room.room_id.clone(), QueryReason::KnownInternal);
             }
-            // Gone: asked about again only if a message names it.
+            // An inactive room is queried again only if a message names it.
             RoomKind::Customer | RoomKind::Internal => {}
             RoomKind::Wanted | RoomKind::Unresolved => {
-                open.insert(&room.room_id);
+                unknown.insert(&room.room_id);
             }
         }
     }
     for id in listed {
-        ask.insert(id, Why::Listed);
+        query.insert(id, QueryReason::Listed);
     }
-    for id in open {
-        if id.is_empty() || ask.contains_key(id) {
+    for id in unknown {
+        if id.is_empty() || query.contains_key(id) {
             continue;
         }
-        let before = known.get(id).copied();
-        if before.is_some_and(|room| room.kind == RoomKind::Unresolved) {
-            let last = *asked
+        let previous = known.get(id).copied();
+        if previous.is_some_and(|room| room.kind == RoomKind::Unresolved) {
+            let queried_at = *last_queried
                 .entry(id.to_owned())
-                .or_insert_with(|| now_ms - part_of_day(id));
-            if now_ms - last < DAY_MS {
-                keep.extend(before.cloned().map(|room| Room {
+                .or_insert_with(|| now_ms - offset_in_day(id));
+            if now_ms - queried_at < DAY_MS {
+                keep.extend(previous.cloned().map(|room| Room {
                     active: true,
                     ..room
                 }));
                 continue;
             }
         }
-        ask.insert(id.to_owned(), Why::Wanted);
+        query.insert(id.to_owned(), QueryReason::NamedByMessage);
     }
-    ask.remove("");
-    Plan {
-        ask: ask.into_iter().collect(),
+    query.remove("");
+    RoomPlan {
+        query: query.into_iter().collect(),
         keep,
     }
 }
 
-/// Some moment of the day, the same for the same room.
-fn part_of_day(id: &str) -> i64 {
+/// Returns an offset within a day in milliseconds, constant for each room.
+fn offset_in_day(id: &str) -> i64 {
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);
     i64::try_from(hasher.finish() % DAY_MS.unsigned_abs()).unwrap_or_default()
 }
 
-/// The row of a room that was asked about in vain, if it is to have one: without, it counts as gone.
-pub(super) fn missed(
+/// Returns the row of a room that no API returned. Without a row the room counts as deleted.
+pub(super) fn row_after_failure(
     id: &str,
-    why: Why,
-    missing: Missing,
-    before: Option<&Room>,
-    asked: &mut Asked,
+    reason: QueryReason,
+    failure: LookupFailure,
+    previous: Option<&Room>,
+    last_queried: &mut LastQueried,
     now_ms: i64,
 ) -> Option<Room> {
     let row = |kind| Room {
@@ -130,29 +131,34 @@ pub(super) fn missed(
         notice: String::new(),
         active: true,
     };
-    match (missing, why) {
-        (Missing::Nobody | Missing::Denied, Why::Wanted) => {
-            if before.is_some_and(|b| matches!(b.kind, RoomKind::Customer | RoomKind::Internal)) {
+    match (failure, reason) {
+        (LookupFailure::NotFound | LookupFailure::RoomDenied, QueryReason::NamedByMessage) => {
+            if previous
+                .is_some_and(|room| matches!(room.kind, RoomKind::Customer | RoomKind::Internal))
+            {
                 return None;
             }
-            asked.insert(id.to_owned(), now_ms);
+            last_queried.insert(id.to_owned(), now_ms);
             Some(row(RoomKind::Unresolved))
         }
-        (Missing::Nobody, _) => None,
-        (Missing::Unanswered, Why::Wanted) => {
-            Some(before.cloned().unwrap_or_else(|| row(RoomKind::Wanted)))
+        (LookupFailure::NotFound, _) => None,
+        (LookupFailure::ApiDenied, QueryReason::NamedByMessage) => {
+            Some(previous.cloned().unwrap_or_else(|| row(RoomKind::Wanted)))
         }
-        (Missing::Denied | Missing::Unanswered, Why::Listed) => Some(before.map_or_else(
-            || row(RoomKind::Customer),
-            |room| Room {
-                kind: RoomKind::Customer,
-                active: true,
-                ..room.clone()
-            },
-        )),
-        (Missing::Denied | Missing::Unanswered, Why::WasCustomer | Why::WasInternal) => {
-            before.cloned()
+        (LookupFailure::RoomDenied | LookupFailure::ApiDenied, QueryReason::Listed) => {
+            Some(previous.map_or_else(
+                || row(RoomKind::Customer),
+                |room| Room {
+                    kind: RoomKind::Customer,
+                    active: true,
+                    ..room.clone()
+                },
+            ))
         }
+        (
+            LookupFailure::RoomDenied | LookupFailure::ApiDenied,
+            QueryReason::KnownCustomer | QueryReason::KnownInternal,
+        ) => previous.cloned(),
     }
 }
 
@@ -175,15 +181,15 @@ mod tests {
         }
     }
 
-    fn asks(plan: &Plan) -> Vec<(&str, Why)> {
-        plan.ask
+    fn queries(plan: &RoomPlan) -> Vec<(&str, QueryReason)> {
+        plan.query
             .iter()
-            .map(|(id, why)| (id.as_str(), *why))
+            .map(|(id, reason)| (id.as_str(), *reason))
             .collect()
     }
 
     #[test]
-    fn plan_asks_for_listed_known_and_wanted_rooms_each_once() {
+    fn plan_queries_listed_known_and_wanted_rooms_once_each() {
         let known = [
             room("c", RoomKind::Customer, true),
             room("gone", RoomKind::Customer, false),
@@ -197,69 +203,97 @@ mod tests {
             ["l".to_owned(), String::new()],
             &wanted,
             &known,
-            &mut Asked::new(),
+            &mut LastQueried::new(),
             NOW,
         );
         assert_eq!(
-            asks(&plan),
+            queries(&plan),
             [
-                ("back", Why::Wanted),
-                ("c", Why::WasCustomer),
-                ("i", Why::WasInternal),
-                ("l", Why::Listed),
-                ("n", Why::Wanted),
-                ("w", Why::Wanted),
+                ("back", QueryReason::NamedByMessage),
+                ("c", QueryReason::KnownCustomer),
+                ("i", QueryReason::KnownInternal),
+                ("l", QueryReason::Listed),
+                ("n", QueryReason::NamedByMessage),
+                ("w", QueryReason::NamedByMessage),
             ]
         );
         assert!(plan.keep.is_empty());
     }
 
     #[test]
-    fn unresolved_room_is_asked_about_once_a_day_also_across_restarts() {
-        let mut asked = Asked::new();
-        let row = missed("u", Why::Wanted, Missing::Nobody, None, &mut asked, NOW).unwrap();
+    fn unresolved_room_is_queried_once_a_day_also_across_restarts() {
+        let mut last_queried = LastQueried::new();
+        let row = row_after_failure(
+            "u",
+            QueryReason::NamedByMessage,
+            LookupFailure::NotFound,
+            None,
+            &mut last_queried,
+            NOW,
+        )
+        .unwrap();
         assert_eq!(row.kind, RoomKind::Unresolved);
         let known = [row];
-        let at = |asked: &mut Asked, now| plan([], &["u".into()], &known, asked, now);
-        let same_day = at(&mut asked, NOW + DAY_MS - 1);
-        assert!(same_day.ask.is_empty());
+        let at = |last_queried: &mut LastQueried, now| {
+            plan([], &["u".into()], &known, last_queried, now)
+        };
+        let same_day = at(&mut last_queried, NOW + DAY_MS - 1);
+        assert!(same_day.query.is_empty());
         assert_eq!(same_day.keep, known);
-        assert_eq!(asks(&at(&mut asked, NOW + DAY_MS)), [("u", Why::Wanted)]);
+        assert_eq!(
+            queries(&at(&mut last_queried, NOW + DAY_MS)),
+            [("u", QueryReason::NamedByMessage)]
+        );
 
-        let mut forgotten = Asked::new();
-        assert!(at(&mut forgotten, NOW).ask.is_empty());
-        let asked_within_a_day = (0..=24 * 60)
-            .filter(|minute| !at(&mut forgotten, NOW + minute * 60_000).ask.is_empty())
+        let mut forgotten = LastQueried::new();
+        assert!(at(&mut forgotten, NOW).query.is_empty());
+        let queries_within_a_day = (0..=24 * 60)
+            .filter(|minute| !at(&mut forgotten, NOW + minute * 60_000).query.is_empty())
             .count();
-        assert!(asked_within_a_day > 0);
+        assert!(queries_within_a_day > 0);
     }
 
     #[test]
-    fn known_room_that_cannot_be_found_is_gone_and_not_unresolved() {
-        let mut asked = Asked::new();
-        let before = room("x", RoomKind::Internal, false);
-        for (why, missing, expected) in [
-            (Why::WasInternal, Missing::Nobody, None),
-            (Why::Wanted, Missing::Nobody, None),
-            (Why::Listed, Missing::Nobody, None),
-            (Why::Wanted, Missing::Denied, None),
-            (Why::WasInternal, Missing::Denied, Some(before.clone())),
-            (Why::WasInternal, Missing::Unanswered, Some(before.clone())),
+    fn known_room_that_is_not_found_is_deleted_and_not_unresolved() {
+        let mut last_queried = LastQueried::new();
+        let previous = room("x", RoomKind::Internal, false);
+        for (reason, failure, expected) in [
+            (QueryReason::KnownInternal, LookupFailure::NotFound, None),
+            (QueryReason::NamedByMessage, LookupFailure::NotFound, None),
+            (QueryReason::Listed, LookupFailure::NotFound, None),
+            (QueryReason::NamedByMessage, LookupFailure::RoomDenied, None),
+            (
+                QueryReason::KnownInternal,
+                LookupFailure::RoomDenied,
+                Some(previous.clone()),
+            ),
+            (
+                QueryReason::KnownInternal,
+                LookupFailure::ApiDenied,
+                Some(previous.clone()),
+            ),
         ] {
-            let row = missed("x", why, missing, Some(&before), &mut asked, NOW);
-            assert_eq!(row, expected, "{why:?} {missing:?}");
+            let row = row_after_failure(
+                "x",
+                reason,
+                failure,
+                Some(&previous),
+                &mut last_queried,
+                NOW,
+            );
+            assert_eq!(row, expected, "{reason:?} {failure:?}");
         }
-        assert!(asked.is_empty());
+        assert!(last_queried.is_empty());
     }
 
     #[test]
-    fn room_nobody_may_answer_for_stays_wanted() {
-        let row = missed(
+    fn room_without_permission_to_query_stays_wanted() {
+        let row = row_after_failure(
             "x",
-            Why::Wanted,
-            Missing::Unanswered,
+            QueryReason::NamedByMessage,
+            LookupFailure::ApiDenied,
             None,
-            &mut Asked::new(),
+            &mut LastQueried::new(),
             NOW,
         );
         assert_eq!(row.unwrap().kind, RoomKind::Wanted);

@@ -1,6 +1,6 @@
-//! A WeCom that answers from a script: a real HTTP server on a free port, one a test.
+//! A scripted WeCom: a real HTTP server on a free port, one for each test.
 
-#![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,57 +20,61 @@ use tokio::task::JoinHandle;
 pub(crate) const SECRET: &str = "s3cr3t/with+odd=chars";
 pub(crate) const TOKEN: &str = "tok-Zz9";
 
-/// One call as the server saw it.
+/// One call that the server received.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct ReceivedCall {
     /// Path after `/cgi-bin/`.
     pub(crate) api: String,
     pub(crate) query: BTreeMap<String, String>,
     pub(crate) body: Value,
-    /// How many calls of this API came before.
+    /// Number of earlier calls of this API.
     pub(crate) earlier: usize,
 }
 
-pub(crate) enum Answer {
+pub(crate) enum ServerReply {
     Json(Value),
     Raw(u16, String),
-    /// The head of an answer of this many bytes and what there is of it; then the connection dies.
-    Cut(usize, String),
-    /// The same, but then nothing more comes.
+    /// Announces this many bytes, sends the given part, then closes the connection.
+    Truncated(usize, String),
+    /// Announces this many bytes, sends the given part, then stalls.
     Stall(usize, String),
-    /// No answer while the client waits.
+    /// Never replies.
     Never,
 }
 
-pub(crate) fn errcode(code: i64) -> Answer {
-    Answer::Json(json!({"errcode": code, "errmsg": format!("says {code}"), "chatdata": []}))
+pub(crate) fn errcode(code: i64) -> ServerReply {
+    ServerReply::Json(
+        json!({"errcode": code, "errmsg": format!("errmsg of {code}"), "chatdata": []}),
+    )
 }
 
-type Script = dyn Fn(&Call) -> Answer + Send + Sync;
+type ReplyScript = dyn Fn(&ReceivedCall) -> ServerReply + Send + Sync;
 
 pub(crate) struct Server {
     pub(crate) base_url: String,
-    state: Arc<Shared>,
+    state: Arc<ServerState>,
     task: JoinHandle<()>,
 }
 
-struct Shared {
-    script: Box<Script>,
-    calls: Mutex<Vec<Call>>,
+struct ServerState {
+    script: Box<ReplyScript>,
+    calls: Mutex<Vec<ReceivedCall>>,
 }
 
 impl Server {
-    /// Answers by `script`; `gettoken` is answered with `TOKEN-<n>` unless the script gives more
-    /// than `{}`.
-    pub(crate) async fn start(script: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
-        let state = Arc::new(Shared {
+    /// Starts a server that replies as `script` says. For `gettoken`, a reply of `{}` is replaced by a
+    /// token `TOKEN-<n>`.
+    pub(crate) async fn start(
+        script: impl Fn(&ReceivedCall) -> ServerReply + Send + Sync + 'static,
+    ) -> Self {
+        let state = Arc::new(ServerState {
             script: Box::new(script),
             calls: Mutex::default(),
         });
         let app = Router::new().fallback(answer).with_state(state.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base_url = format!("http://{}", listener.local_addr().unwrap());
-        let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        let call_log = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}", call_log.local_addr().unwrap());
+        let task = tokio::spawn(async move { axum::serve(call_log, app).await.unwrap() });
         Self {
             base_url,
             state,
@@ -78,7 +82,7 @@ impl Server {
         }
     }
 
-    pub(crate) fn calls(&self, api: &str) -> Vec<Call> {
+    pub(crate) fn calls(&self, api: &str) -> Vec<ReceivedCall> {
         let calls = self.state.calls.lock().unwrap();
         calls
             .iter()
@@ -95,7 +99,7 @@ impl Drop for Server {
 }
 
 async fn answer(
-    State(state): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     uri: Uri,
     Query(query): Query<BTreeMap<String, String>>,
     body: Bytes,
@@ -103,7 +107,7 @@ async fn answer(
     let api = uri.path().rsplit_once("/cgi-bin/").unwrap().1.to_owned();
     let call = {
         let mut calls = state.calls.lock().unwrap();
-        let call = Call {
+        let call = ReceivedCall {
             earlier: calls.iter().filter(|call| call.api == api).count(),
             api,
             query,
@@ -114,49 +118,49 @@ async fn answer(
     };
     let response = Response::builder();
     match (state.script)(&call) {
-        Answer::Json(json) if call.api == "gettoken" && json == json!({}) => {
+        ServerReply::Json(json) if call.api == "gettoken" && json == json!({}) => {
             let token = format!("{TOKEN}-{}", call.earlier + 1);
             let json = json!({"errcode": 0, "access_token": token, "expires_in": 7200});
             response.body(Body::from(json.to_string())).unwrap()
         }
-        Answer::Json(json) => response.body(Body::from(json.to_string())).unwrap(),
-        Answer::Raw(status, text) => response.status(status).body(Body::from(text)).unwrap(),
-        Answer::Cut(length, part) => {
+        ServerReply::Json(json) => response.body(Body::from(json.to_string())).unwrap(),
+        ServerReply::Raw(status, text) => response.status(status).body(Body::from(text)).unwrap(),
+        ServerReply::Truncated(length, part) => {
             let end = stream::once(async {
-                // The first part goes out when the second is not there yet.
+                // Yields, so that the first part is sent before the error.
                 tokio::task::yield_now().await;
-                Err("the connection dies here")
+                Err("the connection is closed here")
             });
             response
                 .header("content-length", length)
                 .body(Body::from_stream(stream::iter([Ok(part)]).chain(end)))
                 .unwrap()
         }
-        Answer::Stall(length, part) => {
+        ServerReply::Stall(length, part) => {
             let parts = stream::iter([Ok::<_, &str>(part)]).chain(stream::pending());
             response
                 .header("content-length", length)
                 .body(Body::from_stream(parts))
                 .unwrap()
         }
-        Answer::Never => std::future::pending().await,
+        ServerReply::Never => std::future::pending().await,
     }
 }
 
-/// What the listener was told, in order.
-pub(crate) type Told = Arc<Mutex<Vec<(&'static str, &'static str)>>>;
+/// The arguments of every `on_call`, in order.
+pub(crate) type CallLog = Arc<Mutex<Vec<(&'static str, &'static str)>>>;
 
-pub(crate) fn listener() -> (OnCall, Told) {
-    let told = Told::default();
+pub(crate) fn call_log() -> (OnCall, CallLog) {
+    let call_log = CallLog::default();
     let on_call = {
-        let told = told.clone();
-        Arc::new(move |api, how| told.lock().unwrap().push((api, how)))
+        let call_log = call_log.clone();
+        Arc::new(move |api, result| call_log.lock().unwrap().push((api, result)))
     };
-    (on_call, told)
+    (on_call, call_log)
 }
 
-pub(crate) fn archive(base_url: &str, limit: u32, timeout: Duration) -> (Archive, Told) {
-    let (on_call, told) = listener();
+pub(crate) fn archive(base_url: &str, limit: u32, timeout: Duration) -> (Archive, CallLog) {
+    let (on_call, call_log) = call_log();
     let archive = Archive::new(ArchiveOptions {
         corp_id: "ww1".into(),
         base_url: base_url.to_owned(),
@@ -166,11 +170,11 @@ pub(crate) fn archive(base_url: &str, limit: u32, timeout: Duration) -> (Archive
         on_call,
     })
     .unwrap();
-    (archive, told)
+    (archive, call_log)
 }
 
-pub(crate) fn directory(base_url: &str) -> (DirectoryClient, Told) {
-    let (on_call, told) = listener();
+pub(crate) fn directory(base_url: &str) -> (DirectoryClient, CallLog) {
+    let (on_call, call_log) = call_log();
     let client = DirectoryClient::new(DirectoryOptions {
         corp_id: "ww1".into(),
         base_url: base_url.to_owned(),
@@ -179,11 +183,11 @@ pub(crate) fn directory(base_url: &str) -> (DirectoryClient, Told) {
         on_call,
     })
     .unwrap();
-    (client, told)
+    (client, call_log)
 }
 
-/// A page with one record for each seq.
-pub(crate) fn page(seqs: impl IntoIterator<Item = u64>) -> Answer {
+/// Returns a page with one record for each seq.
+pub(crate) fn page(seqs: impl IntoIterator<Item = u64>) -> ServerReply {
     let chatdata: Vec<Value> = seqs
         .into_iter()
         .map(|seq| {
@@ -191,5 +195,5 @@ pub(crate) fn page(seqs: impl IntoIterator<Item = u64>) -> Answer {
                    "encrypt_random_key": "AA==", "encrypt_chat_msg": "BB=="})
         })
         .collect();
-    Answer::Json(json!({"errcode": 0, "errmsg": "ok", "chatdata": chatdata}))
+    ServerReply::Json(json!({"errcode": 0, "errmsg": "ok", "chatdata": chatdata}))
 }

@@ -1,30 +1,30 @@
-//! Who sent a message to whom, when, and in which conversation: the fields common to all messages
-//! (`wecom-api` §4.1) and what follows from them (§4.4).
+//! The fields common to all messages (`connectors/wecom/WECOM.md` §4.1) and what is derived from them
+//! (§4.4): sender, receivers, time, conversation.
 //!
-//! Guarantees that a conversation id is a function of the message alone. A field that decides
-//! where a message belongs and cannot be read is an error, because a message in a wrong
-//! conversation is worse than one that is parked; any other field falls back to a default.
+//! Guarantees that a conversation id is a function of the message alone. An unreadable field that
+//! determines the conversation is an error, because a message in the wrong conversation is worse
+//! than a dead letter. Any other unreadable field gets a default value.
 
 use std::borrow::Cow;
 
 use chatledger_schemas::ConversationKind;
 use hashbrown::HashSet;
 
-use crate::view::{Kind, Node, Object};
+use crate::view::{JsonObject, JsonType, JsonValue};
 
-/// 1900-01-01T00:00:00.000Z and 2299-12-31T23:59:59.999Z: what a `DateTime64(3)` of ClickHouse
-/// holds. Milliseconds since the epoch.
+/// The range of ClickHouse's `DateTime64(3)`, 1900-01-01T00:00:00.000Z to
+/// 2299-12-31T23:59:59.999Z, in milliseconds since the epoch.
 const MSGTIME_RANGE: (i64, i64) = (-2_208_988_800_000, 10_413_791_999_999);
 
-/// Up to this many receivers, looking through all of them is cheaper than a hash set.
-const FEW_RECEIVERS: usize = 16;
+/// For up to this many receivers, a linear search is cheaper than a hash set.
+const LINEAR_SEARCH_MAX: usize = 16;
 
-/// Where a message belongs.
-pub(crate) struct Place {
+/// The fields common to all messages.
+pub(crate) struct MessageHeader {
     pub(crate) msgid: String,
     /// As received; empty if missing.
     pub(crate) action: String,
-    /// As received; `switch` for a switch-company log; empty if missing.
+    /// As received; `switch` for a switch log; empty if missing.
     pub(crate) msgtype: String,
     /// Milliseconds since the epoch, clamped to [`MSGTIME_RANGE`]; 0 if missing or not a number.
     pub(crate) msgtime: i64,
@@ -35,25 +35,25 @@ pub(crate) struct Place {
     pub(crate) conversation_kind: ConversationKind,
 }
 
-/// Why a message cannot be placed.
+/// Reports why the header of a message cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unplaced {
-    #[error("none of the fields from, user and msgtype is there")]
-    Unsigned,
+pub(crate) enum HeaderError {
+    #[error("none of the fields from, user and msgtype is present")]
+    NoKnownField,
     #[error("the field {field} is {found}, expected {expected}")]
     UnusableField {
         field: &'static str,
-        found: Kind,
+        found: JsonType,
         expected: &'static str,
     },
 }
 
-impl Place {
-    /// Reads the place of `message`; `msgid` is the envelope's, the message's own counts only if
-    /// that is empty.
-    pub(crate) fn of(message: &Object<'_>, msgid: &str) -> Result<Self, Unplaced> {
+impl MessageHeader {
+    /// Reads the header of `message`. `msgid` is the one in the envelope; the one in the message is
+    /// used only if it is empty.
+    pub(crate) fn read(message: &JsonObject<'_>, msgid: &str) -> Result<Self, HeaderError> {
         let text = |name| {
-            let text = message.get(name).and_then(Node::text);
+            let text = message.get(name).and_then(JsonValue::text);
             text.map_or_else(String::new, Cow::into_owned)
         };
         let msgid = if msgid.is_empty() {
@@ -70,10 +70,10 @@ impl Place {
             String::new()
         };
         if from_id.is_empty() && user.is_empty() && msgtype.is_empty() {
-            return Err(Unplaced::Unsigned);
+            return Err(HeaderError::NoKnownField);
         }
 
-        // The log of a member who switched to another company: {msgid, action, time, user}.
+        // A switch log, {msgid, action, time, user}: the member changed to another corp.
         if from_id.is_empty() && msgtype.is_empty() {
             "switch".clone_into(&mut msgtype);
             return Ok(Self {
@@ -97,8 +97,8 @@ impl Place {
         }
         let to_ids = receivers(message)?;
         let room_id = id(message, "roomid")?;
-        let external = is_outside(&from_id)
-            || to_ids.iter().any(|id| is_outside(id))
+        let external = is_external_id(&from_id)
+            || to_ids.iter().any(|id| is_external_id(id))
             || msgid.ends_with("_external");
         let conversation_kind = match (room_id.is_empty(), external) {
             (true, false) => ConversationKind::SingleInternal,
@@ -107,7 +107,7 @@ impl Place {
             (false, true) => ConversationKind::GroupExternal,
         };
         let conversation_id = if room_id.is_empty() {
-            single_chat(&from_id, to_ids.first().map_or("", String::as_str))
+            single_chat_id(&from_id, to_ids.first().map_or("", String::as_str))
         } else {
             room_id.clone()
         };
@@ -125,51 +125,52 @@ impl Place {
     }
 }
 
-/// An id; empty if the field is missing.
-fn id(message: &Object<'_>, field: &'static str) -> Result<String, Unplaced> {
+/// Reads an id; empty if the field is missing.
+fn id(message: &JsonObject<'_>, field: &'static str) -> Result<String, HeaderError> {
     let Some(node) = message.get(field) else {
         return Ok(String::new());
     };
     node.text()
         .map(Cow::into_owned)
-        .ok_or_else(|| Unplaced::UnusableField {
+        .ok_or_else(|| HeaderError::UnusableField {
             field,
-            found: node.kind(),
+            found: node.json_type(),
             expected: "a string",
         })
 }
 
-/// `tolist` in its order, each id once; a lone string is a list of one.
-fn receivers(message: &Object<'_>) -> Result<Vec<String>, Unplaced> {
+/// Reads `tolist` without duplicates, in its order. A single string counts as a list of one.
+fn receivers(message: &JsonObject<'_>) -> Result<Vec<String>, HeaderError> {
     let Some(node) = message.get("tolist") else {
         return Ok(Vec::new());
     };
-    let unusable = |found, expected| Unplaced::UnusableField {
+    let unusable_field = |found, expected| HeaderError::UnusableField {
         field: "tolist",
         found,
         expected,
     };
     let mut ids = Vec::new();
     let mut problem = None;
-    let mut take = |node: Node<'_>| match node.text() {
+    let mut take = |node: JsonValue<'_>| match node.text() {
         Some(id) if id.is_empty() => {}
         Some(id) => ids.push(id.into_owned()),
-        None if node.kind() == Kind::Null => {}
-        None => problem = Some(unusable(node.kind(), "an array of strings")),
+        None if node.json_type() == JsonType::Null => {}
+        None => problem = Some(unusable_field(node.json_type(), "an array of strings")),
     };
-    match node.kind() {
-        Kind::Array => node.each(&mut take),
-        Kind::String | Kind::Number => take(node),
-        found => return Err(unusable(found, "an array")),
+    match node.json_type() {
+        JsonType::Array => node.each(&mut take),
+        JsonType::String | JsonType::Number => take(node),
+        found => return Err(unusable_field(found, "an array")),
     }
     match problem {
         Some(problem) => Err(problem),
-        None => Ok(each_once(ids)),
+        None => Ok(deduplicate(ids)),
     }
 }
 
-fn each_once(mut ids: Vec<String>) -> Vec<String> {
-    if ids.len() <= FEW_RECEIVERS {
+/// Removes all but the first occurrence of each id, keeping the order.
+fn deduplicate(mut ids: Vec<String>) -> Vec<String> {
+    if ids.len() <= LINEAR_SEARCH_MAX {
         let mut kept = 0;
         for at in 0..ids.len() {
             if !ids[..kept].contains(&ids[at]) {
@@ -188,8 +189,8 @@ fn each_once(mut ids: Vec<String>) -> Vec<String> {
     ids
 }
 
-/// The two ids sorted by their bytes and joined with `|`; a missing one leaves the other alone.
-fn single_chat(from: &str, to: &str) -> String {
+/// Joins the two ids with `|`, sorted by their bytes. If one is empty, returns the other.
+fn single_chat_id(from: &str, to: &str) -> String {
     match (from, to) {
         ("", one) | (one, "") => one.to_owned(),
         (a, b) if a <= b => format!("{a}|{b}"),
@@ -197,20 +198,20 @@ fn single_chat(from: &str, to: &str) -> String {
     }
 }
 
-/// Whether an id is that of somebody outside: `wm…` a WeChat user, `wo…` a WeCom user
-/// (`wecom-api` §5.1).
-fn is_outside(id: &str) -> bool {
+/// Returns whether an id is that of an external contact: `wm…` uses WeChat, `wo…` uses WeCom
+/// (`connectors/wecom/WECOM.md` §5.1).
+fn is_external_id(id: &str) -> bool {
     id.starts_with("wm") || id.starts_with("wo")
 }
 
-/// Milliseconds since the epoch, from a number or a string holding one.
-fn msgtime(node: Option<Node<'_>>) -> i64 {
-    let Some(text) = node.and_then(Node::text) else {
+/// Reads milliseconds since the epoch from a number or from a string that holds one.
+fn msgtime(node: Option<JsonValue<'_>>) -> i64 {
+    let Some(text) = node.and_then(JsonValue::text) else {
         return 0;
     };
     let text = text.trim();
     let millis = text.parse::<i64>().unwrap_or_else(|_| {
-        // With a fraction, an exponent or more digits; `as` saturates, and makes 0 of NaN.
+        // A fraction, an exponent or too many digits. `as` saturates and turns NaN into 0.
         text.parse::<f64>().map_or(0, |number| number as i64)
     });
     millis.clamp(MSGTIME_RANGE.0, MSGTIME_RANGE.1)
@@ -221,8 +222,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_once_keeps_the_first_of_each_in_order() {
-        for length in [0_usize, 1, 7, FEW_RECEIVERS, FEW_RECEIVERS + 1, 500] {
+    fn deduplicate_keeps_first_occurrences_in_order() {
+        for length in [0_usize, 1, 7, LINEAR_SEARCH_MAX, LINEAR_SEARCH_MAX + 1, 500] {
             let ids: Vec<String> = (0..length).map(|n| (n * n % 11).to_string()).collect();
             let mut expected: Vec<String> = Vec::new();
             for id in &ids {
@@ -230,17 +231,17 @@ mod tests {
                     expected.push(id.clone());
                 }
             }
-            assert_eq!(each_once(ids), expected, "{length}");
+            assert_eq!(deduplicate(ids), expected, "{length}");
         }
     }
 
     #[test]
-    fn single_chat_is_the_same_from_both_sides() {
-        assert_eq!(single_chat("b", "a"), "a|b");
-        assert_eq!(single_chat("a", "b"), "a|b");
-        assert_eq!(single_chat("Z", "a"), "Z|a");
-        assert_eq!(single_chat("a", ""), "a");
-        assert_eq!(single_chat("", "b"), "b");
-        assert_eq!(single_chat("", ""), "");
+    fn single_chat_id_does_not_depend_on_direction() {
+        assert_eq!(single_chat_id("b", "a"), "a|b");
+        assert_eq!(single_chat_id("a", "b"), "a|b");
+        assert_eq!(single_chat_id("Z", "a"), "Z|a");
+        assert_eq!(single_chat_id("a", ""), "a");
+        assert_eq!(single_chat_id("", "b"), "b");
+        assert_eq!(single_chat_id("", ""), "");
     }
 }

@@ -1,7 +1,8 @@
-//! Reads JSON values of the wrong type where WeCom or a gateway is known to send them.
+//! Deserialises JSON values of the wrong type, which WeCom and gateways are known to send.
 //!
-//! Numbers as text, text as numbers, `null` for nothing (`wecom-api` §4.3). What cannot be
-//! understood becomes the empty value: one odd field must not cost a whole directory.
+//! Accepts numbers as text, text as numbers, and `null` for an empty value
+//! (`connectors/wecom/WECOM.md` §4.3). Any other value becomes the default, so that one invalid field
+//! does not fail a whole directory sync.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -23,21 +24,21 @@ fn to_text(value: Value) -> Option<String> {
     }
 }
 
-/// An `errcode`: a number, a text holding one, or `null` for 0; anything else is an error, because
-/// nothing may pass for success that does not say so.
+/// Reads an `errcode`: a number, text that holds one, or `null` for 0. Anything else is an error,
+/// because an unreadable errcode must not count as success.
 pub(crate) fn errcode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Null => Ok(0),
-        value => to_integer(&value).ok_or_else(|| D::Error::custom("errcode is no number")),
+        value => to_integer(&value).ok_or_else(|| D::Error::custom("errcode is not a number")),
     }
 }
 
-/// Text, or a number as text; else empty.
+/// Reads text, or a number as text. Anything else is empty.
 pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(to_text(Value::deserialize(deserializer)?).unwrap_or_default())
 }
 
-/// An integer, or text holding one; else (also when it does not fit) the default.
+/// Reads an integer, or text that holds one. Anything else, or a value out of range, is the default.
 pub(crate) fn integer<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -48,7 +49,7 @@ where
         .unwrap_or_default())
 }
 
-/// An array of texts, leaving out what is none; else empty.
+/// Reads an array of texts without elements of other types. Anything else is empty.
 pub(crate) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::Array(values) => values.into_iter().filter_map(to_text).collect(),
@@ -56,7 +57,7 @@ pub(crate) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
     })
 }
 
-/// An array of ids, leaving out what is none; else empty.
+/// Reads an array of ids without elements of other types. Anything else is empty.
 pub(crate) fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::Array(values) => values
@@ -68,7 +69,7 @@ pub(crate) fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>
     })
 }
 
-/// An array, or `null` for an empty one.
+/// Reads an array; `null` is empty.
 pub(crate) fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[derive(Deserialize)]
-    struct Row {
+    struct SampleRow {
         #[serde(default, deserialize_with = "text")]
         name: String,
         #[serde(default, deserialize_with = "integer")]
@@ -93,12 +94,12 @@ mod tests {
         #[serde(default, deserialize_with = "texts")]
         tags: Vec<String>,
         #[serde(default, deserialize_with = "list")]
-        rows: Vec<Row>,
+        rows: Vec<SampleRow>,
     }
 
     #[test]
-    fn odd_types_become_the_value_meant_or_nothing() {
-        let row: Row = serde_json::from_str(
+    fn wrong_types_are_converted_or_become_the_default() {
+        let row: SampleRow = serde_json::from_str(
             r#"{"name":7,"id":"12","departments":[1,"2",-3,null],"tags":["a",5,{}],
                 "rows":[{"name":null,"id":-1,"departments":null,"tags":"x","rows":null}]}"#,
         )

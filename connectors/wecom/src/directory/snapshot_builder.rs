@@ -1,7 +1,7 @@
-//! Builds a snapshot from the APIs' answers. Pure.
+//! Builds a snapshot from the APIs' responses. Pure.
 //!
-//! Guarantees: rows are unique and sorted by their key; a row without an id is left out. All rows
-//! are active: what has gone since the last sync is found by comparing snapshots, elsewhere.
+//! Guarantees: rows are unique and sorted by key; a row without an id is omitted. All rows are
+//! active: rows deleted since the last sync are detected elsewhere, by comparing snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use chatledger_schemas::directory::{
 use super::wire;
 
 #[derive(Default)]
-pub(super) struct Draft {
+pub(super) struct SnapshotBuilder {
     departments: BTreeMap<u32, Department>,
     members: BTreeMap<String, Member>,
     customers: BTreeMap<String, Customer>,
@@ -23,7 +23,7 @@ pub(super) struct Draft {
     consents: BTreeMap<(String, String, String), Consent>,
 }
 
-impl Draft {
+impl SnapshotBuilder {
     pub(super) fn departments(&mut self, rows: Vec<wire::Department>) {
         for row in rows.into_iter().filter(|row| row.id != 0) {
             self.departments.insert(
@@ -38,8 +38,8 @@ impl Draft {
         }
     }
 
-    /// The tops of the tree as far as the secret sees it: departments whose parent is not in the
-    /// list. If parents go round in a circle, every department is one.
+    /// Returns the roots of the visible department tree: departments whose parent is not in the list.
+    /// If the parents form a cycle, returns every department.
     pub(super) fn roots(&self) -> Vec<u32> {
         let tops: Vec<u32> = self
             .departments
@@ -47,15 +47,15 @@ impl Draft {
             .filter(|row| !self.departments.contains_key(&row.parent_id))
             .map(|row| row.department_id)
             .collect();
-        let reached: usize = tops.iter().map(|top| self.subtree(*top).len()).sum();
-        if reached == self.departments.len() {
+        let reachable: usize = tops.iter().map(|top| self.subtree(*top).len()).sum();
+        if reachable == self.departments.len() {
             tops
         } else {
             self.departments.keys().copied().collect()
         }
     }
 
-    /// A department and all below it, ascending.
+    /// Returns a department and all its descendants, ascending.
     pub(super) fn subtree(&self, root: u32) -> BTreeSet<u32> {
         let mut below: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for row in self.departments.values() {
@@ -64,14 +64,14 @@ impl Draft {
                 .or_default()
                 .push(row.department_id);
         }
-        let mut found = BTreeSet::new();
-        let mut open = vec![root];
-        while let Some(id) = open.pop() {
-            if found.insert(id) {
-                open.extend(below.get(&id).into_iter().flatten());
+        let mut visited = BTreeSet::new();
+        let mut pending = vec![root];
+        while let Some(id) = pending.pop() {
+            if visited.insert(id) {
+                pending.extend(below.get(&id).into_iter().flatten());
             }
         }
-        found
+        visited
     }
 
     pub(super) fn members(&mut self, rows: Vec<wire::Member>) {
@@ -101,8 +101,8 @@ impl Draft {
         }
     }
 
-    pub(super) fn customers(&mut self, rows: Vec<wire::Followed>) {
-        for wire::Followed {
+    pub(super) fn customers(&mut self, rows: Vec<wire::CustomerWithFollow>) {
+        for wire::CustomerWithFollow {
             external_contact: contact,
             follow_info: follow,
         } in rows
@@ -140,7 +140,7 @@ impl Draft {
         }
     }
 
-    /// Every (member, customer) of a follow relation.
+    /// Returns the (member, customer) pair of every follow relation.
     pub(super) fn follow_pairs(&self) -> Vec<(String, String)> {
         self.follows.keys().cloned().collect()
     }
@@ -196,12 +196,12 @@ impl Draft {
         );
     }
 
-    /// Takes a room as it is.
+    /// Adds a room unchanged.
     pub(super) fn room(&mut self, room: Room) {
         self.rooms.insert(room.room_id.clone(), room);
     }
 
-    /// Ids of the customer groups found.
+    /// Returns the ids of the customer groups added so far.
     pub(super) fn customer_room_ids(&self) -> Vec<String> {
         self.rooms
             .values()
@@ -210,7 +210,7 @@ impl Draft {
             .collect()
     }
 
-    /// Consents of single chats, or of `room_id`.
+    /// Adds the consents of single chats, or of `room_id`.
     pub(super) fn consents(&mut self, room_id: Option<&str>, rows: Vec<wire::Consent>) {
         for row in rows {
             let (member_id, room_id) = match room_id {
@@ -238,8 +238,8 @@ impl Draft {
         }
     }
 
-    /// The snapshot taken at `now_ms`. Parties of internal rooms, whose API gives no names, get
-    /// those of the directory.
+    /// Returns the snapshot taken at `now_ms`. The API for internal rooms returns no names, so their
+    /// members get the names of the directory.
     pub(super) fn finish(mut self, corp_id: CorpId, now_ms: i64) -> Snapshot {
         for row in self.room_members.values_mut() {
             if row.name.is_empty()
@@ -269,9 +269,9 @@ mod tests {
 
     use super::*;
 
-    fn tree(rows: &[(u32, u32)]) -> Draft {
-        let mut draft = Draft::default();
-        draft.departments(
+    fn tree(rows: &[(u32, u32)]) -> SnapshotBuilder {
+        let mut builder = SnapshotBuilder::default();
+        builder.departments(
             rows.iter()
                 .map(|(id, parentid)| wire::Department {
                     id: *id,
@@ -280,14 +280,14 @@ mod tests {
                 })
                 .collect(),
         );
-        draft
+        builder
     }
 
     #[test]
-    fn roots_are_the_tops_of_what_is_visible_even_in_a_circle() {
-        let draft = tree(&[(1, 0), (2, 1), (3, 2)]);
-        assert_eq!(draft.roots(), [1]);
-        assert_eq!(draft.subtree(2), BTreeSet::from([2, 3]));
+    fn roots_are_the_topmost_visible_departments_even_in_a_cycle() {
+        let builder = tree(&[(1, 0), (2, 1), (3, 2)]);
+        assert_eq!(builder.roots(), [1]);
+        assert_eq!(builder.subtree(2), BTreeSet::from([2, 3]));
         assert_eq!(tree(&[(7, 3), (8, 7), (9, 4)]).roots(), [7, 9]);
         assert_eq!(tree(&[(1, 2), (2, 1)]).roots(), [1, 2]);
         assert_eq!(tree(&[(1, 0), (2, 3), (3, 2)]).roots(), [1, 2, 3]);
@@ -295,8 +295,8 @@ mod tests {
     }
 
     #[test]
-    fn snapshot_is_the_same_whatever_the_order_of_the_answers() {
-        let followed = |member: &str, customer: &str| -> wire::Followed {
+    fn snapshot_does_not_depend_on_the_order_of_the_responses() {
+        let followed = |member: &str, customer: &str| -> wire::CustomerWithFollow {
             serde_json::from_value(json!({
                 "external_contact": {"external_userid": customer, "name": "王", "type": "1"},
                 "follow_info": {"userid": member, "createtime": 5, "tag_id": ["et1"]},
@@ -308,9 +308,9 @@ mod tests {
             if reverse {
                 pairs.reverse();
             }
-            let mut draft = Draft::default();
-            draft.customers(pairs.iter().map(|(m, c)| followed(m, c)).collect());
-            draft.finish("ww1".into(), 9)
+            let mut builder = SnapshotBuilder::default();
+            builder.customers(pairs.iter().map(|(m, c)| followed(m, c)).collect());
+            builder.finish("ww1".into(), 9)
         };
         let snapshot = build(false);
         assert_eq!(snapshot, build(true));
@@ -326,16 +326,16 @@ mod tests {
     }
 
     #[test]
-    fn parties_of_an_internal_room_get_the_directorys_names() {
-        let mut draft = Draft::default();
-        draft.members(serde_json::from_value(json!([{"userid": "a", "name": "张三"}])).unwrap());
-        draft.internal_room(
+    fn members_of_an_internal_room_get_the_names_of_the_directory() {
+        let mut builder = SnapshotBuilder::default();
+        builder.members(serde_json::from_value(json!([{"userid": "a", "name": "张三"}])).unwrap());
+        builder.internal_room(
             "wr1",
             serde_json::from_value(json!({"roomname": "x", "members": [
                 {"memberid": "a", "jointime": 3}, {"memberid": "gone"}, {"memberid": ""}]}))
             .unwrap(),
         );
-        let snapshot = draft.finish("ww1".into(), 0);
+        let snapshot = builder.finish("ww1".into(), 0);
         let names: Vec<_> = snapshot
             .room_members
             .iter()
