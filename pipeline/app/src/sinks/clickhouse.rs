@@ -276,7 +276,7 @@ impl Probe for Server {
     }
 
     fn readable(&self) -> BoxFuture<'_, Result<(), ProbeError>> {
-        async move { self.0.migrated().await.map_err(probe_error) }.boxed()
+        async move { self.0.check_schema().await.map_err(probe_error) }.boxed()
     }
 
     fn prepare(&self) -> BoxFuture<'_, Result<Option<SchemaVersions>, ProbeError>> {

@@ -28,7 +28,7 @@ where
     retry_limited(START_ATTEMPTS, log, ask).await
 }
 
-fn not_reached(what: &str, where_to: &str, error: &dyn std::error::Error) -> Failure {
+fn not_reached(what: &str, where_to: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     let error = chain(error);
     Failure::unreachable(format!(
         "cannot use {what} at {where_to}: {error} (gave up after at most {START_ATTEMPTS} attempts)"

@@ -405,7 +405,7 @@ fn table(result: &Reconciliation, audited: &Audited, all_blocks: bool) -> Table 
         let held = |sink: &&str| {
             let mut places = totals.places.iter();
             let held = places.find(|held| {
-                held.place.content == Content::Messages && held.place.sink == **sink
+                held.place.content == Content::Messages && held.place.sink == *sink
             });
             held.map_or(0, |held| held.sum.rows)
         };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chatledger_engine::direct::control_inbox::{ControlInbox, State as Stands};
+use chatledger_engine::direct::control_inbox::{ControlInbox, RequestStatus as Stands};
 use chatledger_engine::direct::dead_letter_store;
 use chatledger_engine::direct::replayer::ReplayError;
 use chatledger_engine::direct::{StateError, StateLock};
@@ -45,7 +45,7 @@ impl State {
         let mut all = DeadLetterIndex::default();
         for corp in &self.corps {
             let folder = self.folder.join(corp.as_str());
-            let letters = parked::read(&folder, &retained).map_err(|error| refused(&error))?;
+            let letters = dead_letter_store::read(&folder, &retained).map_err(|error| refused(&error))?;
             all.append(letters);
         }
         Ok(all)
