@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// The configuration of `chatledger`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -26,8 +27,9 @@ pub struct Config {
     /// Rules that messages are matched against.
     #[serde(default)]
     pub rules: RulesSection,
-    /// Where messages are written.
-    pub sink: SinkSections,
+    /// Where messages are written: a table for each sink, at least one. The program's sinks define
+    /// their own keys.
+    pub sink: BTreeMap<String, Value>,
     /// Endpoints for monitoring.
     #[serde(default)]
     pub metrics: MetricsSection,
@@ -235,83 +237,6 @@ pub struct RulesSection {
     /// Folder of rule files (`*.toml`). Changes take effect while the program runs. Without a folder
     /// there are no rules.
     pub dir: Option<String>,
-}
-
-/// `[sink]`: at least one of the two.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SinkSections {
-    /// ClickHouse tables.
-    pub clickhouse: Option<ClickHouseSection>,
-    /// Parquet files.
-    pub parquet: Option<ParquetSection>,
-}
-
-/// `[sink.clickhouse]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ClickHouseSection {
-    /// Address of the HTTP interface, without user, password or settings.
-    #[schemars(regex(pattern = r"^https?://.+"))]
-    pub url: String,
-    /// Database; created if it does not exist.
-    #[serde(default = "chatledger")]
-    #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"))]
-    pub database: String,
-    /// User name, if the server requires one.
-    pub user: Option<String>,
-    /// File with the user's password.
-    pub password_file: Option<String>,
-    /// PEM file with the CA certificates that the server's certificate is verified against, instead
-    /// of the system's.
-    pub ca_file: Option<String>,
-    /// Number of rows after which a batch is written.
-    #[serde(default = "fifty_thousand")]
-    #[schemars(range(min = 1, max = 100_000))]
-    pub batch_rows: u32,
-    /// Time after which a batch is written even if it is not full.
-    #[serde(default = "one_second")]
-    #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
-    pub batch_interval: String,
-    /// Time limit of one request.
-    #[serde(default = "one_minute")]
-    #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
-    pub timeout: String,
-}
-
-fn chatledger() -> String {
-    "chatledger".into()
-}
-fn fifty_thousand() -> u32 {
-    50_000
-}
-fn one_second() -> String {
-    "1s".into()
-}
-
-/// `[sink.parquet]`
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ParquetSection {
-    /// `file:PATH`, or `s3://BUCKET/PREFIX` with region, endpoint and credentials in the `AWS_*`
-    /// environment variables.
-    #[schemars(regex(pattern = r"^(file:|s3://).+"))]
-    pub url: String,
-    /// Number of rows after which the open files are closed.
-    #[serde(default = "two_hundred_thousand")]
-    #[schemars(range(min = 1, max = 10_000_000))]
-    pub roll_rows: u32,
-    /// Time after which the open files are closed even if they are not full.
-    #[serde(default = "one_minute")]
-    #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
-    pub roll_interval: String,
-}
-
-fn two_hundred_thousand() -> u32 {
-    200_000
-}
-fn one_minute() -> String {
-    "1m".into()
 }
 
 /// `[metrics]`

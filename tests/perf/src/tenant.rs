@@ -75,9 +75,9 @@ impl Tenant {
     pub fn batch_rows(&self) -> usize {
         self.config
             .sink
-            .clickhouse
-            .as_ref()
-            .map_or(50_000, |sink| sink.batch_rows as usize)
+            .get("clickhouse")
+            .and_then(|sink| sink["batch_rows"].as_u64())
+            .map_or(50_000, |rows| rows as usize)
     }
 
     /// The private keys.

@@ -23,8 +23,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => check::check(args).await,
         Command::Migrate { config } => {
             let settings = config::load(&config).map_err(Failure::config)?;
-            let sinks = crate::sinks::configured(&settings)?;
-            let migrated = wiring::migrate(&sinks).await?;
+            let migrated = wiring::migrate(&settings.sinks).await?;
             if migrated.is_empty() {
                 say("no configured sink has a schema")?;
             }

@@ -17,9 +17,8 @@ use std::path::{Path, PathBuf};
 
 use chatledger_schemas::config::Config;
 
-pub use validate::{Corp, Kafka, PrivateKeys, Settings};
+pub use validate::{Corp, Kafka, PrivateKeys, Settings, Validator, redacted};
 
-use self::validate::Validator;
 use crate::bounded_file;
 
 /// Largest configuration file, in bytes.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chatledger_crypto::{KeyRing, SealRing};
-use chatledger_parquet::Target;
+use chatledger_engine::sink::Sink;
 use chatledger_schemas::config as raw;
 use chatledger_schemas::config::Transport;
 use chatledger_schemas::{CorpId, Secret};
@@ -19,9 +19,10 @@ use chrono_tz::Tz;
 use tracing::warn;
 
 use super::secret_file::{self, SecretFileError};
-use super::shape::{InvalidKeys, redacted};
+use super::shape::InvalidKeys;
+pub use super::shape::redacted;
 use super::{Problem, kafka};
-use crate::exit::chain;
+use crate::sinks;
 
 /// A valid configuration.
 pub struct Settings {
@@ -35,10 +36,8 @@ pub struct Settings {
     pub corps: Vec<Corp>,
     /// Folder of rule files.
     pub rules_dir: Option<PathBuf>,
-    /// The ClickHouse sink.
-    pub clickhouse: Option<ClickHouse>,
-    /// The Parquet sink.
-    pub parquet: Option<Parquet>,
+    /// The sinks, at least one.
+    pub sinks: Vec<Sink>,
     /// Address of the metrics endpoints.
     pub metrics_listen: SocketAddr,
 }
@@ -109,28 +108,6 @@ pub struct DirectorySource {
     pub refresh_interval: Duration,
 }
 
-/// `[sink.clickhouse]`
-pub struct ClickHouse {
-    /// Address, database, user.
-    pub options: chatledger_clickhouse::Options,
-    /// Rows of a batch at most.
-    pub batch_rows: usize,
-    /// Time after which a batch is written even if it is not full.
-    pub batch_interval: Duration,
-}
-
-/// `[sink.parquet]`
-pub struct Parquet {
-    /// The address as configured, for messages.
-    pub url: String,
-    /// The target.
-    pub target: Target,
-    /// Rows of a file at most.
-    pub roll_rows: usize,
-    /// Time after which a file is closed even if it is not full.
-    pub roll_interval: Duration,
-}
-
 /// The private keys that a configuration names, and the folders of their files.
 pub struct PrivateKeys {
     /// One ring for each corp.
@@ -140,7 +117,7 @@ pub struct PrivateKeys {
 }
 
 /// Collects the problems of one configuration.
-pub(super) struct Validator<'a> {
+pub struct Validator<'a> {
     file: &'a Path,
     folder: &'a Path,
     invalid: &'a InvalidKeys,
@@ -174,6 +151,16 @@ impl<'a> Validator<'a> {
         self.problems
     }
 
+    /// The folder of the configuration file; paths are relative to it.
+    pub fn folder(&self) -> &Path {
+        self.folder
+    }
+
+    /// Returns whether the key, a table that contains it, or a key inside it was reported already.
+    pub fn touches(&self, at: &str) -> bool {
+        self.invalid.touches(at)
+    }
+
     /// Adds a problem, unless the key was reported already.
     pub fn problem(&mut self, at: impl Into<String>, what: impl Into<String>) {
         let at = at.into();
@@ -203,13 +190,14 @@ impl<'a> Validator<'a> {
             }
             corps.push(self.corp(&at, corp));
         }
-        let clickhouse = config.sink.clickhouse.map(|sink| self.clickhouse(sink));
-        let parquet = config.sink.parquet.map(|sink| self.parquet(sink));
-        if clickhouse.is_none() && parquet.is_none() && !self.invalid.touches("sink") {
-            let what = "no sink is configured; accepted: [sink.clickhouse], [sink.parquet] or both";
-            self.problem("sink", what);
-        }
         let kafka = kafka::settings(self, config.kafka);
+        let corps: Option<Vec<Corp>> = corps.into_iter().collect();
+        let sinks = sinks::configured(
+            self,
+            config.sink,
+            corps.as_deref().unwrap_or_default(),
+            &kafka.prefix,
+        );
         let rules_dir = config.rules.dir.map(|dir| self.folder.join(dir));
         if let Some(dir) = &rules_dir
             && !dir.is_dir()
@@ -237,16 +225,9 @@ impl<'a> Validator<'a> {
                 state_dir: self.folder.join(config.driver.state_dir),
             },
             kafka,
-            corps: corps.into_iter().collect::<Option<_>>()?,
+            corps: corps?,
             rules_dir,
-            clickhouse: match clickhouse {
-                Some(sink) => Some(sink?),
-                None => None,
-            },
-            parquet: match parquet {
-                Some(sink) => Some(sink?),
-                None => None,
-            },
+            sinks: sinks?,
             metrics_listen: listen.ok()?,
         })
     }
@@ -368,63 +349,8 @@ impl<'a> Validator<'a> {
         new
     }
 
-    fn clickhouse(&mut self, sink: raw::ClickHouseSection) -> Option<ClickHouse> {
-        self.address("sink.clickhouse.url", &sink.url);
-        let parameters = reqwest::Url::parse(&sink.url).is_ok_and(|url| {
-            let user = !url.username().is_empty() || url.password().is_some();
-            user || url.query().is_some() || url.fragment().is_some()
-        });
-        if parameters {
-            let found = redacted(sink.url.split(['?', '#']).next().unwrap_or_default());
-            let what = "the address without user, password and settings (use user, password_file)";
-            self.problem(
-                "sink.clickhouse.url",
-                format!("found more than \"{found}\"; accepted: {what}"),
-            );
-        }
-        let interval = self.duration("sink.clickhouse.batch_interval", &sink.batch_interval);
-        let timeout = self.duration("sink.clickhouse.timeout", &sink.timeout);
-        let password = sink
-            .password_file
-            .map(|file| self.secret("sink.clickhouse.password_file", &file));
-        let roots = sink
-            .ca_file
-            .map(|file| self.roots("sink.clickhouse.ca_file", &file));
-        Some(ClickHouse {
-            options: chatledger_clickhouse::Options {
-                url: sink.url,
-                database: sink.database,
-                user: sink.user,
-                password: match password {
-                    Some(password) => Some(password?),
-                    None => None,
-                },
-                roots: match roots {
-                    Some(roots) => Some(roots?),
-                    None => None,
-                },
-                timeout: timeout?,
-            },
-            batch_rows: sink.batch_rows as usize,
-            batch_interval: interval?,
-        })
-    }
-
-    fn parquet(&mut self, sink: raw::ParquetSection) -> Option<Parquet> {
-        let interval = self.duration("sink.parquet.roll_interval", &sink.roll_interval);
-        let target = Target::open(&sink.url, self.folder)
-            .map_err(|error| self.problem("sink.parquet.url", chain(&error)))
-            .ok();
-        Some(Parquet {
-            url: sink.url,
-            target: target?,
-            roll_rows: sink.roll_rows as usize,
-            roll_interval: interval?,
-        })
-    }
-
     /// Checks that an address can be parsed and has a host.
-    fn address(&mut self, at: &str, text: &str) {
+    pub fn address(&mut self, at: &str, text: &str) {
         let complete = reqwest::Url::parse(text)
             .is_ok_and(|url| url.host_str().is_some_and(|host| !host.is_empty()));
         if !complete {
@@ -466,18 +392,8 @@ impl<'a> Validator<'a> {
             .ok()
     }
 
-    fn roots(&mut self, at: &str, file: &str) -> Option<chatledger_clickhouse::Roots> {
-        let roots = std::fs::read(self.folder.join(file))
-            .map_err(|error| format!("cannot be read: {error}"))
-            .and_then(|pem| {
-                chatledger_clickhouse::Roots::from_pem(&pem).map_err(|error| chain(&error))
-            });
-        roots
-            .map_err(|what| self.problem(at, format!("{file}: {what}")))
-            .ok()
-    }
-
-    fn duration(&mut self, at: &str, text: &str) -> Option<Duration> {
+    /// Parses a duration.
+    pub fn duration(&mut self, at: &str, text: &str) -> Option<Duration> {
         let parsed = humantime::parse_duration(text)
             .ok()
             .filter(|duration| !duration.is_zero());

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use chatledger_clickhouse::tables::{
     DeadLetterEvents, DeadLetters, Messages, SettledDeadLetters, Violations,
 };
-use chatledger_clickhouse::{AuditedRows, BatchTable, ClickHouse, Error, ReconciliationRow};
+use chatledger_clickhouse::{
+    AuditedRows, BatchTable, ClickHouse, Error, Options, ReconciliationRow, Roots,
+};
 use chatledger_engine::audit::report::Reconciliation;
 use chatledger_engine::audit::{AuditReader, BLOCK, Content, Selection, SinkSums, Sum};
 use chatledger_engine::batch::{Batch, BatchRange};
@@ -27,25 +29,73 @@ use chatledger_schemas::ledger::{Digest128, RecordKey, RowDigest};
 use chatledger_schemas::{Classified, CorpId, FaultClass};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use tracing::warn;
 
-use super::{Kind, LANE_BYTES, checkpoint_name, steps};
-use crate::config::Settings;
-use crate::exit::{Failure, chain};
+use super::{LANE_BYTES, SinkConfig, SinkKind, checkpoint_name, schema_of, steps};
+use crate::config::{Validator, redacted};
+use crate::exit::chain;
 
 const NAME: &str = "clickhouse";
 
 /// This kind of sink.
-pub(super) const KIND: Kind = Kind {
+pub(super) const KIND: SinkKind = SinkKind {
     name: NAME,
+    schema: schema_of::<ClickHouseSection>,
+    make,
     fail_points: || {
         let mut points = steps(NAME, chatledger_clickhouse::FAIL_POINTS, Step::both);
         let checkpoints = chatledger_clickhouse::CHECKPOINT_FAIL_POINTS;
         points.extend(steps(NAME, checkpoints, Step::kafka));
         points
     },
-    make,
 };
+
+/// `[sink.clickhouse]`: ClickHouse tables.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ClickHouseSection {
+    /// Address of the HTTP interface, without user, password or settings.
+    #[schemars(regex(pattern = r"^https?://.+"))]
+    url: String,
+    /// Database; created if it does not exist.
+    #[serde(default = "default_database")]
+    #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"))]
+    database: String,
+    /// User name, if the server requires one.
+    user: Option<String>,
+    /// File with the user's password.
+    password_file: Option<String>,
+    /// PEM file with the CA certificates that the server's certificate is verified against, instead
+    /// of the system's.
+    ca_file: Option<String>,
+    /// Number of rows after which a batch is written.
+    #[serde(default = "default_batch_rows")]
+    #[schemars(range(min = 1, max = 100_000))]
+    batch_rows: u32,
+    /// Time after which a batch is written even if it is not full.
+    #[serde(default = "default_batch_interval")]
+    #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
+    batch_interval: String,
+    /// Time limit of one request.
+    #[serde(default = "default_timeout")]
+    #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
+    timeout: String,
+}
+
+fn default_database() -> String {
+    "chatledger".into()
+}
+fn default_batch_rows() -> u32 {
+    50_000
+}
+fn default_batch_interval() -> String {
+    "1s".into()
+}
+fn default_timeout() -> String {
+    "1m".into()
+}
 
 /// How many times missing rows are looked for, with growing pauses between, before they are taken
 /// for lost: two to four seconds together.
@@ -53,33 +103,83 @@ const LOOKS: u32 = 6;
 /// Positions whose rows are read at once.
 const ROWS_AT_ONCE: usize = 20_000;
 
-fn make(settings: &Settings) -> Result<Option<Sink>, Failure> {
-    let Some(setting) = &settings.clickhouse else {
-        return Ok(None);
-    };
-    let client = ClickHouse::new(setting.options.clone())
-        .map_err(|error| Failure::config(format!("sink.clickhouse: {}", chain(&error))))?;
-    let client = Arc::new(client);
+fn make(config: &mut SinkConfig<'_, '_>) -> Option<Sink> {
+    let section: ClickHouseSection = config.table("sink.clickhouse")?;
+    let interval = config
+        .validator
+        .duration("sink.clickhouse.batch_interval", &section.batch_interval);
+    let limits = interval.map(|interval| Limits {
+        rows: section.batch_rows as usize,
+        bytes: LANE_BYTES,
+        interval,
+    });
+    let options = options(config.validator, section);
+    let (options, limits) = (options?, limits?);
+    let address = options.url.clone();
+    let client = ClickHouse::new(options)
+        .map_err(|error| config.validator.problem("sink.clickhouse", chain(&error)));
+    let client = Arc::new(client.ok()?);
     let writer = Arc::clone(&client);
-    Ok(Some(Sink {
+    Some(Sink {
         name: NAME,
         title: "ClickHouse",
-        address: setting.options.url.clone(),
+        address,
         streams: &Stream::ALL,
-        limits: Limits {
-            rows: setting.batch_rows,
-            bytes: LANE_BYTES,
-            interval: setting.batch_interval,
-        },
+        limits,
         make_writer: Arc::new(move || Box::new(TableWriter::new(Arc::clone(&writer)))),
         checkpoints: Arc::new(TableCheckpoints {
             client: Arc::clone(&client),
-            prefix: settings.kafka.prefix.clone(),
+            prefix: config.prefix.to_owned(),
         }),
         probe: Arc::new(Server(Arc::clone(&client))),
         audit: Some(Arc::new(TableAudit(Arc::clone(&client)))),
         directory: Some(Arc::new(DirectoryTables(client))),
-    }))
+    })
+}
+
+/// Validates how the server is reached.
+fn options(validator: &mut Validator<'_>, section: ClickHouseSection) -> Option<Options> {
+    validator.address("sink.clickhouse.url", &section.url);
+    let more_than_an_address = reqwest::Url::parse(&section.url).is_ok_and(|url| {
+        let user = !url.username().is_empty() || url.password().is_some();
+        user || url.query().is_some() || url.fragment().is_some()
+    });
+    if more_than_an_address {
+        let found = redacted(section.url.split(['?', '#']).next().unwrap_or_default());
+        let what = "the address without user, password and settings (use user, password_file)";
+        validator.problem(
+            "sink.clickhouse.url",
+            format!("found more than \"{found}\"; accepted: {what}"),
+        );
+    }
+    let timeout = validator.duration("sink.clickhouse.timeout", &section.timeout);
+    let password = section
+        .password_file
+        .map(|file| validator.secret("sink.clickhouse.password_file", &file));
+    let roots = section.ca_file.map(|file| roots(validator, &file));
+    Some(Options {
+        url: section.url,
+        database: section.database,
+        user: section.user,
+        password: match password {
+            Some(password) => Some(password?),
+            None => None,
+        },
+        roots: match roots {
+            Some(roots) => Some(roots?),
+            None => None,
+        },
+        timeout: timeout?,
+    })
+}
+
+fn roots(validator: &mut Validator<'_>, file: &str) -> Option<Roots> {
+    let roots = std::fs::read(validator.folder().join(file))
+        .map_err(|error| format!("cannot be read: {error}"))
+        .and_then(|pem| Roots::from_pem(&pem).map_err(|error| chain(&error)));
+    roots
+        .map_err(|what| validator.problem("sink.clickhouse.ca_file", format!("{file}: {what}")))
+        .ok()
 }
 
 /// The server does not show all rows of a batch whose token it knows.

@@ -21,53 +21,86 @@ use chatledger_schemas::ledger::{Anchor, RecordKey, RowDigest};
 use chatledger_schemas::{Classified, CorpId, FaultClass};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use tracing::warn;
 
-use super::{Kind, LANE_BYTES, checkpoint_name, steps};
-use crate::config::Settings;
-use crate::exit::{Failure, chain};
+use super::{LANE_BYTES, SinkConfig, SinkKind, checkpoint_name, schema_of, steps};
+use crate::exit::chain;
 use crate::progress;
 
 const NAME: &str = "parquet";
 
 /// This kind of sink.
-pub(super) const KIND: Kind = Kind {
+pub(super) const KIND: SinkKind = SinkKind {
     name: NAME,
-    fail_points: || steps(NAME, chatledger_parquet::FAIL_POINTS, Step::both),
+    schema: schema_of::<ParquetSection>,
     make,
+    fail_points: || steps(NAME, chatledger_parquet::FAIL_POINTS, Step::both),
 };
+
+/// `[sink.parquet]`: Parquet files.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ParquetSection {
+    /// `file:PATH`, or `s3://BUCKET/PREFIX` with region, endpoint and credentials in the `AWS_*`
+    /// environment variables.
+    #[schemars(regex(pattern = r"^(file:|s3://).+"))]
+    url: String,
+    /// Number of rows after which the open files are closed.
+    #[serde(default = "default_roll_rows")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    roll_rows: u32,
+    /// Time after which the open files are closed even if they are not full.
+    #[serde(default = "default_roll_interval")]
+    #[schemars(regex(pattern = r"^[0-9]+(ms|s|m|h|d)$"))]
+    roll_interval: String,
+}
+
+fn default_roll_rows() -> u32 {
+    200_000
+}
+fn default_roll_interval() -> String {
+    "1m".into()
+}
 
 /// Files read at once in an audit.
 const FILES_AT_ONCE: usize = 2;
 
-#[expect(clippy::unnecessary_wraps, reason = "the signature of every kind")]
-fn make(settings: &Settings) -> Result<Option<Sink>, Failure> {
-    let Some(setting) = &settings.parquet else {
-        return Ok(None);
-    };
-    let corps = settings.corps.iter();
+fn make(config: &mut SinkConfig<'_, '_>) -> Option<Sink> {
+    let section: ParquetSection = config.table("sink.parquet")?;
+    let interval = config
+        .validator
+        .duration("sink.parquet.roll_interval", &section.roll_interval);
+    let target = Target::open(&section.url, config.validator.folder());
+    let target = target.map_err(|error| {
+        config
+            .validator
+            .problem("sink.parquet.url", chain(&error));
+    });
+    let (target, interval) = (target.ok()?, interval?);
+    let corps = config.corps.iter();
     let zones = Zones::new(corps.map(|corp| (corp.id.clone(), corp.zone)).collect());
-    let target = setting.target.clone();
     let writer = target.clone();
-    Ok(Some(Sink {
+    Some(Sink {
         name: NAME,
         title: "Parquet",
-        address: setting.url.clone(),
+        address: section.url,
         streams: &[Stream::Messages, Stream::Violations],
         limits: Limits {
-            rows: setting.roll_rows,
+            rows: section.roll_rows as usize,
             bytes: LANE_BYTES,
-            interval: setting.roll_interval,
+            interval,
         },
         make_writer: Arc::new(move || Box::new(FileWriter::new(writer.clone(), zones.clone()))),
         checkpoints: Arc::new(FileCheckpoints {
             target: target.clone(),
-            prefix: settings.kafka.prefix.clone(),
+            prefix: config.prefix.to_owned(),
         }),
         probe: Arc::new(Folder(target.clone())),
         audit: Some(Arc::new(FileAudit(target))),
         directory: None,
-    }))
+    })
 }
 
 /// The writing end of a lane.

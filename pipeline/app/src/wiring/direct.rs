@@ -57,7 +57,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
             wanted,
             rules: Arc::clone(&parts.rules),
             state_dir,
-            sinks: parts.sinks.clone(),
+            sinks: parts.settings.sinks.clone(),
         });
     }
     await_directories(firsts, &options.stop).await;

@@ -175,7 +175,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
     }
     if runs(StageName::Sink) {
         for stream in Stream::ALL {
-            for sink in parts.sinks.iter().filter(|sink| sink.takes(stream)) {
+            for sink in settings.sinks.iter().filter(|sink| sink.takes(stream)) {
                 let topic = Topic::of(stream);
                 let stage = SinkStage {
                     sink: sink.clone(),

@@ -18,7 +18,6 @@ use chatledger_engine::metrics::Metrics;
 use chatledger_engine::ports::DirectorySink;
 use chatledger_engine::pull::Puller;
 use chatledger_engine::shared::{Current, Progress, Totals};
-use chatledger_engine::sink::Sink;
 use chatledger_rules::RuleSet;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::config::Mode;
@@ -37,7 +36,6 @@ use crate::exit::{Failure, chain};
 use crate::key_files::{self, Rings};
 use crate::observe::{self, Observed};
 use crate::rules_dir;
-use crate::sinks;
 use crate::wecom::{WecomArchive, WecomDirectory};
 
 /// Longest exchange with the directory APIs.
@@ -75,7 +73,6 @@ struct Parts {
     progress: Arc<BTreeMap<CorpId, Arc<Progress>>>,
     rules: Arc<Current<RuleSet>>,
     keys: Rings,
-    sinks: Vec<Sink>,
 }
 
 /// Runs the pipeline until it is stopped or drained. `started` is told when it is up.
@@ -119,8 +116,7 @@ pub async fn run(
         other => Failure::other(other),
     })?;
     let needs = Needs::of(settings.driver.mode, &options.stages);
-    let sinks = sinks::configured(&settings)?;
-    reach(&settings, &sinks, needs).await?;
+    reach(&settings, needs).await?;
     let totals = Arc::new(Totals::default());
     let keys = rings(&settings);
     let parts = Parts {
@@ -130,7 +126,6 @@ pub async fn run(
         progress: Arc::new(progress),
         rules: Arc::new(Current::new(rules)),
         keys,
-        sinks,
     };
     observed.ready.store(true, Ordering::Relaxed);
     started(Running {
@@ -219,7 +214,7 @@ impl Parts {
 
     /// The sinks that take directory rows.
     fn directory_sinks(&self) -> Vec<Arc<dyn DirectorySink>> {
-        let sinks = self.sinks.iter();
+        let sinks = self.settings.sinks.iter();
         sinks.filter_map(|sink| sink.directory.clone()).collect()
     }
 }

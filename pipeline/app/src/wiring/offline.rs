@@ -17,7 +17,7 @@ use super::{Parts, rings};
 use crate::config::Settings;
 use crate::exit::{Failure, chain};
 use crate::kafka_log::Names;
-use crate::{rules_dir, sinks};
+use crate::rules_dir;
 
 /// The replays of every corp with the direct driver, while no pipeline runs: the state folder's
 /// lock must be held. Sinks are reached first.
@@ -29,15 +29,13 @@ pub async fn replayers(
     stop: &CancellationToken,
 ) -> Result<Vec<Replayer>, Failure> {
     let rules = rules_dir::configured(settings.rules_dir.as_deref())?;
-    let sinks = sinks::configured(&settings)?;
-    reach(&settings, &sinks, Needs::sinks()).await?;
+    reach(&settings, Needs::sinks()).await?;
     let parts = Parts {
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")).map_err(Failure::other)?),
         totals: Arc::new(Totals::default()),
         progress: Arc::default(),
         rules: Arc::new(Current::new(rules)),
         keys: rings(&settings),
-        sinks,
         settings,
     };
     let mut replayers = Vec::new();
@@ -50,7 +48,7 @@ pub async fn replayers(
             directory: Arc::new(Current::new(Directory::new(snapshot))),
             rules: Arc::clone(&parts.rules),
             state_dir,
-            sinks: parts.sinks.clone(),
+            sinks: parts.settings.sinks.clone(),
             metrics: Arc::clone(&parts.metrics),
             stop: stop.clone(),
         };
@@ -65,6 +63,6 @@ pub async fn replayers(
 /// # Errors
 /// The brokers cannot be reached.
 pub async fn dead_letter_log(settings: &Settings) -> Result<DeadLetterLog, Failure> {
-    reach(settings, &[], Needs::nothing()).await?;
+    reach(settings, Needs::nothing()).await?;
     Ok(Names::new(&settings.kafka, String::new()).dead_letters())
 }

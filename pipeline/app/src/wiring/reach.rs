@@ -81,11 +81,7 @@ impl Needs {
 }
 
 /// Reaches everything that is needed and prepares the sinks for writing.
-pub(super) async fn reach(
-    settings: &Settings,
-    sinks: &[Sink],
-    needs: Needs,
-) -> Result<(), Failure> {
+pub(super) async fn reach(settings: &Settings, needs: Needs) -> Result<(), Failure> {
     if settings.driver.mode == Mode::Kafka {
         let kafka = &settings.kafka;
         let names = Names::new(kafka, String::new());
@@ -103,7 +99,7 @@ pub(super) async fn reach(
             .await
             .map_err(|error| not_reached("the archive", &corp.base_url, &error))?;
     }
-    for sink in sinks.iter().filter(|sink| needs.needs(sink)) {
+    for sink in settings.sinks.iter().filter(|sink| needs.needs(sink)) {
         prepare(sink).await?;
     }
     Ok(())

@@ -17,7 +17,7 @@ use self::children::Children;
 use super::run::stop_on_signal;
 use super::say;
 use crate::cli::DemoArgs;
-use crate::config::{self, Settings};
+use crate::config;
 use crate::exit::Failure;
 use crate::progress;
 use crate::wiring::{self, RunOptions};
@@ -88,8 +88,10 @@ async fn show(
         return Ok(());
     }
 
-    let settings = load()?;
-    let report = summary::read(&tables(&settings)?, took, totals)
+    let tables = clickhouse::Client::default()
+        .with_url(&clickhouse)
+        .with_database("chatledger");
+    let report = summary::read(&tables, took, totals)
         .await
         .map_err(Failure::other)?;
     let parquet = company.join("parquet");
@@ -207,12 +209,4 @@ async fn stay(
     .await;
     writer.await.map_err(Failure::other)?;
     result.map(drop)
-}
-
-/// A client for the demo's own queries.
-fn tables(settings: &Settings) -> Result<clickhouse::Client, Failure> {
-    let options = settings.clickhouse.as_ref().map(|sink| sink.options.clone());
-    let options = options.ok_or_else(|| Failure::config("there is no [sink.clickhouse]"))?;
-    let client = chatledger_clickhouse::ClickHouse::new(options).map_err(Failure::other)?;
-    Ok(client.client().clone())
 }

@@ -12,6 +12,7 @@ use chatledger_schemas::config::Config;
 use serde_json::Value;
 
 use super::Problem;
+use crate::sinks;
 use describe::Deviations;
 pub use describe::redacted;
 
@@ -61,7 +62,7 @@ pub fn read(text: &str) -> ShapeReport {
     };
     let file = toml::Value::Table(table);
     let value = as_json(&file);
-    let schema = schemars::schema_for!(Config).to_value();
+    let schema = sinks::config_schema();
     let validator = match jsonschema::validator_for(&schema) {
         Ok(validator) => validator,
         Err(error) => return unreadable(error.to_string()),
