@@ -1,7 +1,7 @@
-//! The JSON Schemas in `schemas/json/` are generated from the types. Cure for a failure:
+//! The JSON Schemas in `schemas/json/` are generated from the types. To regenerate them:
 //! `UPDATE_SCHEMAS=1 cargo test --release -p chatledger-schemas --test json_schemas_are_fresh`
 
-#![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
+#![allow(clippy::expect_used, reason = "a failed expectation is a failed test")]
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use chatledger_schemas::{DeadLetterRecord, Message, SealedValue, Violation};
 use schemars::{JsonSchema, schema_for};
 
 fn check<T: JsonSchema>(name: &str) {
-    let mut fresh = serde_json::to_string_pretty(&schema_for!(T)).expect("a schema is JSON");
+    let mut fresh = serde_json::to_string_pretty(&schema_for!(T)).expect("serialise the schema");
     fresh.push('\n');
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("json")

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 
 use chatledger_schemas::migrations::{
-    self, LATEST, LEDGER_DDL, LEDGER_TABLE, Migration, Statement,
+    self, LATEST, MIGRATIONS_DDL, MIGRATIONS_TABLE, Migration, Statement,
 };
 use clickhouse::sql::Identifier;
 
@@ -92,7 +92,7 @@ impl ClickHouse {
             .server
             .query("SELECT count() FROM system.tables WHERE database = ? AND name = ?")
             .bind(&self.database)
-            .bind(LEDGER_TABLE)
+            .bind(MIGRATIONS_TABLE)
             .fetch_one::<u64>();
         if self.within(there).await.map_err(failed)? == 0 {
             return Ok(0);
@@ -100,7 +100,7 @@ impl ClickHouse {
         let version = self
             .client
             .query("SELECT max(version) FROM ?")
-            .bind(Identifier(LEDGER_TABLE))
+            .bind(Identifier(MIGRATIONS_TABLE))
             .fetch_one::<u32>();
         self.within(version).await.map_err(failed)
     }
@@ -115,7 +115,7 @@ impl ClickHouse {
     }
 
     async fn apply(&self, migration: &Migration) -> Result<(), Fault> {
-        self.within(self.client.query_raw(LEDGER_DDL).execute())
+        self.within(self.client.query_raw(MIGRATIONS_DDL).execute())
             .await?;
         for statement in migration.statements() {
             if !self.wanted(&statement).await? {
@@ -134,7 +134,7 @@ impl ClickHouse {
         let note = self
             .client
             .query("INSERT INTO ? (version, name) SETTINGS async_insert = 0 VALUES (?, ?)")
-            .bind(Identifier(LEDGER_TABLE))
+            .bind(Identifier(MIGRATIONS_TABLE))
             .bind(migration.version)
             .bind(migration.name)
             .execute();

@@ -55,7 +55,7 @@ async fn final_shows_open_letters_with_their_newest_attempt_and_settled_ones_sta
     let insert = async |token: &str, letters: &[DeadLetter], events: &[DeadLetterEvent]| {
         let done = clickhouse.insert_dead_letters(token, letters).await;
         done.unwrap();
-        let settled = events.iter().filter(|event| event.event.closes());
+        let settled = events.iter().filter(|event| event.event.settles());
         let settled: Vec<_> = settled.collect();
         let own = format!("{token}-settled");
         let done = clickhouse.insert_settled_letters(&own, settled.iter().copied());
@@ -99,7 +99,7 @@ async fn before_step_4(name: &str) -> (ClickHouse, Vec<Statement>) {
     server.client().query(&create).execute().await.unwrap();
     let clickhouse = shared().clickhouse(name);
     let run = async |sql: &str| clickhouse.client().query_raw(sql).execute().await.unwrap();
-    run(chatledger_schemas::migrations::LEDGER_DDL).await;
+    run(chatledger_schemas::migrations::MIGRATIONS_DDL).await;
     for migration in &ALL[..3] {
         for statement in migration.statements() {
             run(&statement.sql).await;

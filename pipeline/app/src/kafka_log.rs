@@ -10,7 +10,7 @@ use chatledger_engine::kafka::{
 };
 use chatledger_kafka::{From, Member, Membership, Out, TopicSpec, Writes};
 use chatledger_schemas::TOPIC_SCHEMA;
-use chatledger_schemas::ledger::Link;
+use chatledger_schemas::ledger::ChainLink;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -220,7 +220,7 @@ impl Group for Log {
                         .header("seq")
                         .and_then(|seq| seq.parse().ok())
                         .unwrap_or_default(),
-                    link: record.header("link").and_then(Link::from_hex),
+                    link: record.header("link").and_then(ChainLink::from_hex),
                     retry: record
                         .header("retry")
                         .and_then(|retry| serde_json::from_str(retry).ok()),

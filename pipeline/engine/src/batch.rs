@@ -1,6 +1,6 @@
 //! What the stages made of a run of consecutive records.
 
-use chatledger_schemas::ledger::Anchor;
+use chatledger_schemas::ledger::ChainAnchor;
 use chatledger_schemas::{DeadLetter, DeadLetterEvent, Message, Violation};
 
 /// A run of consecutive positions in a log and an order-independent digest of what stood there.
@@ -62,7 +62,7 @@ pub struct Batch {
     /// Records that could not be opened.
     pub dead_letters: Vec<DeadLetter>,
     /// The hash chain at records in it.
-    pub anchors: Vec<Anchor>,
+    pub anchors: Vec<ChainAnchor>,
     /// What was done about dead letters.
     pub events: Vec<DeadLetterEvent>,
 }

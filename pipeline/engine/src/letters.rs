@@ -119,7 +119,7 @@ impl<P: Place> Letters<P> {
         self.told += 1;
         let msg = msg_hash(&event.msgid);
         let keys: Vec<Key> = self.named(&event.corp_id, event.seq, msg);
-        if event.event.closes() {
+        if event.event.settles() {
             for key in keys {
                 self.open.remove(&key);
             }

@@ -1,7 +1,7 @@
 //! What is asked for about dead letters, and what became of them. Pure; both drivers carry it out.
 
 use chatledger_schemas::dead_letter::Event;
-use chatledger_schemas::{DeadLetter, DeadLetterEvent, Retry, SealedRecord};
+use chatledger_schemas::{DeadLetter, DeadLetterEvent, RetryRequest, SealedRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::letters::Choice;
@@ -95,8 +95,8 @@ impl Asked {
     }
 
     /// The mark of a record that is tried again.
-    pub fn retry(&self, letter: &DeadLetter, attempt: u32) -> Retry {
-        Retry {
+    pub fn retry(&self, letter: &DeadLetter, attempt: u32) -> RetryRequest {
+        RetryRequest {
             attempt,
             first_seen: letter.first_seen,
             at: self.at,

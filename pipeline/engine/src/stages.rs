@@ -12,7 +12,7 @@ use chatledger_rules::RuleSet;
 use chatledger_schemas::dead_letter::Event;
 use chatledger_schemas::ledger::{Digest128, Outcome, RowParts};
 use chatledger_schemas::{
-    CorpId, DeadLetter, DeadLetterEvent, Message, Reason, Retry, SealedRecord,
+    CorpId, DeadLetter, DeadLetterEvent, Message, Reason, RetryRequest, SealedRecord,
 };
 
 use crate::batch::{Batch, Extent};
@@ -71,7 +71,7 @@ pub struct Pulled {
     /// When the archive gave it first.
     pub at: i64,
     /// Set if it is a dead letter's record, which is tried again.
-    pub retry: Option<Retry>,
+    pub retry: Option<RetryRequest>,
     /// It was parked before, and is told a sink once more as it was told then: no repeat, though
     /// its message may have been opened since.
     pub parked: bool,
@@ -153,7 +153,7 @@ pub fn process(
     let mut sealed = Vec::with_capacity(pulled.len());
     let mut places = Vec::with_capacity(pulled.len());
     let mut events = Vec::new();
-    let mut retries: HashMap<usize, Retry> = HashMap::new();
+    let mut retries: HashMap<usize, RetryRequest> = HashMap::new();
     for (place, pulled) in pulled.into_iter().enumerate() {
         let hash = fates[place].hash;
         // A letter's own record stands in the log before its retry, and is no reason against it.
@@ -288,7 +288,12 @@ impl std::io::Write for Counted {
 }
 
 /// The event that closes a letter.
-fn settled(record: &SealedRecord, retry: Retry, event: Event, key_version: u32) -> DeadLetterEvent {
+fn settled(
+    record: &SealedRecord,
+    retry: RetryRequest,
+    event: Event,
+    key_version: u32,
+) -> DeadLetterEvent {
     DeadLetterEvent {
         event,
         corp_id: record.corp_id.clone(),
@@ -306,7 +311,7 @@ fn settled(record: &SealedRecord, retry: Retry, event: Event, key_version: u32) 
 }
 
 /// The event that a letter could not be opened this time either.
-fn failed(letter: &DeadLetter, retry: Retry) -> DeadLetterEvent {
+fn failed(letter: &DeadLetter, retry: RetryRequest) -> DeadLetterEvent {
     DeadLetterEvent {
         event: Event::Failed,
         corp_id: letter.corp_id.clone(),

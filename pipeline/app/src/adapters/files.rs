@@ -13,7 +13,7 @@ use chatledger_engine::lane::Cut;
 use chatledger_engine::mark::Mark;
 use chatledger_engine::ports::{Attempt, CutWriter, Marks};
 use chatledger_parquet::{File, Open, Target, Zones};
-use chatledger_schemas::ledger::Anchor;
+use chatledger_schemas::ledger::ChainAnchor;
 use chatledger_schemas::{Classified, CorpId, FaultClass};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -23,7 +23,7 @@ pub struct FileWriter {
     target: Target,
     zones: Zones,
     /// The furthest of each corp in the cut.
-    anchors: BTreeMap<CorpId, Anchor>,
+    anchors: BTreeMap<CorpId, ChainAnchor>,
     state: Files,
 }
 
@@ -107,8 +107,9 @@ impl CutWriter for FileWriter {
                 ];
                 let anchors = std::mem::take(&mut self.anchors);
                 let anchors = anchors.values();
-                metadata
-                    .extend(anchors.map(|anchor| (Anchor::key(&anchor.corp_id), anchor.value())));
+                metadata.extend(
+                    anchors.map(|anchor| (ChainAnchor::key(&anchor.corp_id), anchor.value())),
+                );
                 let files = tokio::task::spawn_blocking(move || open.finish(&name, &metadata));
                 let mut files = files.await.map_err(Fault::local)?.map_err(Fault::new)?;
                 // Messages are put first: a violation is never seen before its message.

@@ -126,7 +126,7 @@ impl TableWriter {
     table!(
         settled_letters,
         DeadLetterEvent,
-        |b| b.events.iter().filter(|event| event.event.closes()),
+        |b| b.events.iter().filter(|event| event.event.settles()),
         insert_settled_letters,
         absent_settled_letters
     );

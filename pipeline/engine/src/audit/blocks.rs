@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chatledger_schemas::ledger::{Entry, Outcome, Settled};
+use chatledger_schemas::ledger::{LedgerEntry, Outcome, RecordOutcome};
 use serde::Serialize;
 
 use super::{BLOCK, Finding, Key, Sum};
@@ -70,7 +70,7 @@ impl Ledger {
     }
 
     /// A record was pulled, or a gap accepted.
-    pub fn pulled(&mut self, entry: &Entry) {
+    pub fn pulled(&mut self, entry: &LedgerEntry) {
         if self.covers(entry.seq) {
             let tally = self.blocks.entry(entry.seq / BLOCK).or_default();
             if entry.gap {
@@ -82,7 +82,7 @@ impl Ledger {
     }
 
     /// What became of a record.
-    pub fn settled(&mut self, settled: &Settled) {
+    pub fn settled(&mut self, settled: &RecordOutcome) {
         if self.covers(settled.seq) {
             let tally = self.blocks.entry(settled.seq / BLOCK).or_default();
             let sum = match settled.outcome {
@@ -246,7 +246,7 @@ mod tests {
                 sealed: msgid,
             };
             ledger.pulled(&chain.record(&seen));
-            ledger.settled(&Settled {
+            ledger.settled(&RecordOutcome {
                 seq,
                 msgid,
                 outcome: Outcome::Message,

@@ -64,7 +64,7 @@ impl<P: Place> Reading<P> {
     ) -> Result<bool, Fault> {
         match self.group.next(wait).await? {
             Event::Record(record) => match read(&record)? {
-                DeadLetterRecord::Letter(letter) => {
+                DeadLetterRecord::DeadLetter(letter) => {
                     let place = place(&letter);
                     self.letters.letter(&letter, place);
                 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chatledger_crypto::{SealRing, UnsealError};
-use chatledger_schemas::ledger::Anchor;
+use chatledger_schemas::ledger::ChainAnchor;
 use chatledger_schemas::{CorpId, DeadLetterRecord};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -441,7 +441,7 @@ fn decode(topic: Topic, records: &[LogRecord], seal: &SealRing) -> Result<Option
     let mut batch = Batch::empty(extent);
     for record in records {
         if let Some(link) = record.link {
-            batch.anchors.push(Anchor {
+            batch.anchors.push(ChainAnchor {
                 corp_id: CorpId::from(record.corp_id.as_str()),
                 seq: record.seq,
                 link,
@@ -454,7 +454,7 @@ fn decode(topic: Topic, records: &[LogRecord], seal: &SealRing) -> Result<Option
         Topic::DeadLetter => {
             for row in rows(topic, records, seal)? {
                 match row {
-                    DeadLetterRecord::Letter(letter) => batch.dead_letters.push(letter),
+                    DeadLetterRecord::DeadLetter(letter) => batch.dead_letters.push(letter),
                     DeadLetterRecord::Event(event) => batch.events.push(event),
                 }
             }

@@ -9,7 +9,7 @@ use chatledger_engine::fault::Fault;
 use chatledger_engine::kafka::Event;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::config::Mode;
-use chatledger_schemas::ledger::{Entry, LedgerRecord, Settled};
+use chatledger_schemas::ledger::{LedgerEntry, LedgerRecord, RecordOutcome};
 
 use crate::config::Settings;
 use crate::exit::{Failure, chain};
@@ -24,9 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
     /// A record was pulled, or a gap accepted.
-    Pulled(Entry),
+    Pulled(LedgerEntry),
     /// What became of a record.
-    Settled(Settled),
+    Settled(RecordOutcome),
     /// Something that no program of this version wrote.
     Unreadable,
 }
@@ -113,7 +113,7 @@ fn file(path: &std::path::Path, mut each: impl FnMut(Step)) -> Result<(), Failur
             Ok(line) => {
                 each(Step::Pulled(line.entry));
                 if let Some(outcome) = line.outcome {
-                    each(Step::Settled(Settled {
+                    each(Step::Settled(RecordOutcome {
                         seq: line.entry.seq,
                         msgid: line.entry.msgid,
                         outcome,
@@ -143,7 +143,7 @@ async fn topic(names: &Names, corp: &CorpId, each: &mut impl FnMut(Step)) -> Res
                             each(Step::Pulled(entry));
                         }
                     }
-                    Some(LedgerRecord::Settled(settled)) => {
+                    Some(LedgerRecord::Outcomes(settled)) => {
                         for one in settled {
                             each(Step::Settled(one));
                         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chatledger_engine::audit::chain::{Finding, Tampered, Verifier};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::CorpId;
-use chatledger_schemas::ledger::{Anchor, Digest128, Outcome, Settled};
+use chatledger_schemas::ledger::{ChainAnchor, Digest128, Outcome, RecordOutcome};
 use serde::Serialize;
 
 use super::{LedgerReader, Step, bar, clickhouse, corps, each_file, load, patience, unanswered};
@@ -224,9 +224,9 @@ impl Report {
 /// What the ledger holds of records that were settled.
 #[derive(Default)]
 struct Known {
-    first: HashMap<u64, Settled>,
+    first: HashMap<u64, RecordOutcome>,
     /// Further records of a position: a broken one takes its neighbour's.
-    further: HashMap<u64, Vec<Settled>>,
+    further: HashMap<u64, Vec<RecordOutcome>>,
     /// When the newest records were pulled, milliseconds since the epoch, UTC.
     pulled: HashMap<u64, i64>,
     /// Records pulled before this are old news.
@@ -254,13 +254,13 @@ impl Known {
         }
     }
 
-    fn of(&self, seq: u64, msgid: Digest128) -> Option<&Settled> {
+    fn of(&self, seq: u64, msgid: Digest128) -> Option<&RecordOutcome> {
         let further = self.further.get(&seq).into_iter().flatten();
         let mut all = self.first.get(&seq).into_iter().chain(further);
         all.find(|settled| settled.msgid == msgid)
     }
 
-    fn all(&self) -> impl Iterator<Item = &Settled> {
+    fn all(&self) -> impl Iterator<Item = &RecordOutcome> {
         self.first.values().chain(self.further.values().flatten())
     }
 }
@@ -268,7 +268,7 @@ impl Known {
 async fn follow(
     reader: &LedgerReader,
     corp: &CorpId,
-    anchors: Vec<(Anchor, String)>,
+    anchors: Vec<(ChainAnchor, String)>,
     report: &mut Report,
 ) -> Result<Known, Failure> {
     let anchors = anchors
