@@ -76,7 +76,7 @@ fn take_over(rings: &Rings, found: &BTreeMap<CorpId, KeyRing>) {
         let Some(found) = found.get(corp) else {
             continue;
         };
-        let joined = ring.get().joined(found);
+        let joined = ring.get().merged_with(found);
         if !joined.differing.is_empty() {
             let versions = joined.differing;
             warn!(%corp, ?versions, "another key for a version in use; it takes a restart");

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use chatledger_crypto::{Opener, Rejected};
+use chatledger_crypto::{OpenError, Opener};
 use chatledger_decode::decode;
 use chatledger_directory::{Directory, Unresolved};
 use chatledger_rules::RuleSet;
@@ -191,7 +191,7 @@ pub fn process(
                 version,
                 opened.plaintext,
             )
-            .map_err(|rejected| Rejected {
+            .map_err(|rejected| OpenError {
                 reason: rejected.reason,
                 error: rejected.error,
                 key_version: version,
@@ -254,7 +254,7 @@ pub fn process(
 }
 
 /// Refuses a message whose row would not fit where it has to go.
-fn bounded(message: Message, key_version: u32) -> Result<Message, Rejected> {
+fn bounded(message: Message, key_version: u32) -> Result<Message, OpenError> {
     if message.payload.len() <= SURELY_SMALL {
         return Ok(message);
     }
@@ -263,7 +263,7 @@ fn bounded(message: Message, key_version: u32) -> Result<Message, Rejected> {
     if written.is_ok() && bytes.0 <= MAX_ROW_BYTES {
         return Ok(message);
     }
-    Err(Rejected {
+    Err(OpenError {
         reason: Reason::TooLarge,
         error: format!(
             "the message has {} bytes as a row, {MAX_ROW_BYTES} are taken at most",
@@ -330,7 +330,7 @@ fn failed(letter: &DeadLetter, retry: RetryRequest) -> DeadLetterEvent {
 
 fn dead_letter(
     record: &SealedRecord,
-    rejected: Rejected,
+    rejected: OpenError,
     first_seen: i64,
     attempts: u32,
 ) -> DeadLetter {

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use chatledger_crypto::{Opened, Opener, Rejected};
+use chatledger_crypto::{OpenError, OpenedRecord, Opener};
 use chatledger_schemas::{CorpId, DeadLetter, DeadLetterEvent, SealedRecord};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,7 +33,7 @@ pub struct Parked {
     letters: Lines,
     events: Lines,
     index: Letters<u64>,
-    remembered: HashMap<Key, Rejected>,
+    remembered: HashMap<Key, OpenError>,
 }
 
 impl Parked {
@@ -48,7 +48,7 @@ impl Parked {
         let letters = Lines::open(&folder.join(LETTERS), |offset, letter: DeadLetter| {
             index.letter(&letter, offset);
             if letter.seq > position {
-                let rejected = Rejected {
+                let rejected = OpenError {
                     reason: letter.reason,
                     error: letter.error.clone(),
                     key_version: letter.key_version,
@@ -129,7 +129,7 @@ impl Parked {
     }
 
     /// What is remembered of letters whose records come again.
-    pub fn remembered(&self) -> &HashMap<Key, Rejected> {
+    pub fn remembered(&self) -> &HashMap<Key, OpenError> {
         &self.remembered
     }
 }
@@ -259,15 +259,15 @@ pub struct Remembering<'a> {
     /// Its keys.
     pub opener: &'a dyn Opener,
     /// What was parked.
-    pub remembered: &'a HashMap<Key, Rejected>,
+    pub remembered: &'a HashMap<Key, OpenError>,
 }
 
 impl Opener for Remembering<'_> {
-    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<Opened, Rejected>> {
+    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<OpenedRecord, OpenError>> {
         if self.remembered.is_empty() {
             return self.opener.open(batch);
         }
-        let parked: Vec<Option<&Rejected>> = batch
+        let parked: Vec<Option<&OpenError>> = batch
             .iter()
             .map(|r| Key::new(self.corp_id, r.seq, &r.msgid, &r.json_text()))
             .map(|key| self.remembered.get(&key))
@@ -275,7 +275,7 @@ impl Opener for Remembering<'_> {
         let unknown = batch.iter().zip(&parked).filter(|(_, p)| p.is_none());
         let unknown: Vec<SealedRecord> = unknown.map(|(record, _)| record.clone()).collect();
         let mut opened = self.opener.open(&unknown).into_iter();
-        let one = |rejected: Option<&Rejected>| match rejected {
+        let one = |rejected: Option<&OpenError>| match rejected {
             Some(rejected) => Some(Err(rejected.clone())),
             None => opened.next(),
         };
