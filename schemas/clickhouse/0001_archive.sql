@@ -1,8 +1,30 @@
--- What was written: messages, what broke a rule, what could not be opened.
--- Every sorting key is a function of the message alone, so a repeat replaces its row (read with
--- FINAL) even where the insert's deduplication token no longer remembers it.
--- non_replicated_deduplication_window: 0 by default, which would make the tokens do nothing.
+-- Messages, violations and dead letters.
+--
+-- Read every table with FINAL: the sorting key of a row depends on the message alone, so a row that
+-- was inserted twice replaces itself, even if ClickHouse has forgotten the insert token.
+-- non_replicated_deduplication_window is set because its default of 0 disables insert tokens.
+-- Times are in UTC. Ids and names of people are documented in 0002_directory.sql.
 
+-- One row per message.
+--   corp_id               corp whose archive returned the message
+--   seq                   position in the corp's archive: ascending, with gaps
+--   msgid                 WeCom's message id
+--   action                send, recall or switch, as received
+--   msgtype               message type, as received: text, image, voice, ...
+--   msgtime               when the message was sent
+--   conversation_id       room id, or in a single chat both ids, sorted and joined with |
+--   conversation_kind     single_internal, single_external, group_internal or group_external
+--   room_id, room_name    the room; empty in a single chat, the name also if it is unknown
+--   from_id               sender: userid, external_userid or robot id
+--   from_kind             member, customer, robot or unknown
+--   from_name             name of the sender when the message was processed; empty if unknown
+--   from_department_id    main department of the sender; 0 if none or unknown
+--   from_department_path  its path from the root department, joined with /; empty if unknown
+--   to_ids                recipients; in a room, its members at that time
+--   content               searchable text: text, titles, descriptions, file names
+--   payload               the decrypted message: its JSON as received
+--   key_version           version of the private key that opened the record (publickey_ver)
+--   inserted_at           when the row was inserted
 CREATE TABLE IF NOT EXISTS messages
 (
     corp_id              LowCardinality(String),
@@ -33,6 +55,17 @@ PARTITION BY toYYYYMM(msgtime)
 ORDER BY (corp_id, toDate(msgtime), conversation_id, msgtime, msgid)
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- One row per message and rule that the message broke.
+--   violation_id     derived from corp, msgid and rule id: the same violation has the same id
+--   seq, msgid, msgtime, conversation_id, from_id
+--                    as in messages; join on (corp_id, msgid)
+--   rule_id, rule_name, category, severity
+--                    the rule when it matched; severity is low, medium, high or critical
+--   rule_version     hash of the rule's definition, 16 hexadecimal digits
+--   matched          matched text as written in the message, in the order of spans
+--   spans            start and end of each match in messages.content: offsets in Unicode
+--                    characters, from 0, end exclusive
+--   detected_at      when the violation was detected
 CREATE TABLE IF NOT EXISTS violations
 (
     corp_id         LowCardinality(String),
@@ -56,6 +89,8 @@ PARTITION BY toYYYYMM(msgtime)
 ORDER BY (corp_id, toDate(msgtime), msgid, rule_id)
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- Records that could not be opened or decoded. Replaced by 0004_dead_letters.sql, which documents
+-- the columns.
 CREATE TABLE IF NOT EXISTS dead_letters
 (
     corp_id     LowCardinality(String),

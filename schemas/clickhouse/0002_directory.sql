@@ -1,6 +1,11 @@
--- Who is who. A row is replaced by a newer sync of the same thing; what has gone stays with
--- active = false. synced_at is the snapshot's time and so the row's version.
+-- The directory: departments, members, external contacts (customers), rooms and consents.
+--
+-- Read every table with FINAL: a newer sync replaces the row. Rows are never deleted: if a sync no
+-- longer returns an object, its row is kept with active = false. synced_at is the time of the sync
+-- that wrote the row and serves as its version. Times are in UTC.
 
+-- One row per department.
+--   parent_id  id of the parent department; 0 for the root department
 CREATE TABLE IF NOT EXISTS departments
 (
     corp_id       LowCardinality(String),
@@ -13,6 +18,13 @@ CREATE TABLE IF NOT EXISTS departments
 ENGINE = ReplacingMergeTree(synced_at)
 ORDER BY (corp_id, department_id);
 
+-- One row per member of the corp.
+--   member_id           WeCom's userid
+--   title               job title
+--   department_ids      all departments of the member
+--   main_department_id  main department; 0 if not set
+--   status              1 active, 2 disabled, 4 not activated, 5 left the company; 0 if not set
+--   archived            whether the member's conversations are archived
 CREATE TABLE IF NOT EXISTS members
 (
     corp_id            LowCardinality(String),
@@ -29,6 +41,10 @@ CREATE TABLE IF NOT EXISTS members
 ENGINE = ReplacingMergeTree(synced_at)
 ORDER BY (corp_id, member_id);
 
+-- One row per external contact that a member follows or followed.
+--   customer_id          WeCom's external_userid
+--   customer_type        1 WeChat user, 2 WeCom user; 0 if not set
+--   corp_name, position  company and job title of the customer
 CREATE TABLE IF NOT EXISTS customers
 (
     corp_id       LowCardinality(String),
@@ -43,6 +59,13 @@ CREATE TABLE IF NOT EXISTS customers
 ENGINE = ReplacingMergeTree(synced_at)
 ORDER BY (corp_id, customer_id);
 
+-- One row per follow relation: a member has added a customer as a contact.
+--   remark       the member's display name for the customer
+--   description  the member's notes about the customer
+--   added_at     when the member added the customer
+--   add_way      how the customer was added, WeCom's code
+--   state        the value that the contact channel was configured with
+--   tag_ids      tags that the member gave the customer
 CREATE TABLE IF NOT EXISTS follows
 (
     corp_id     LowCardinality(String),
@@ -60,6 +83,12 @@ CREATE TABLE IF NOT EXISTS follows
 ENGINE = ReplacingMergeTree(synced_at)
 ORDER BY (corp_id, member_id, customer_id);
 
+-- One row per group chat.
+--   owner_id    owner of a customer group, creator of an internal one
+--   kind        customer or internal: which API returned the room; wanted: not looked up yet;
+--               unresolved: no API returns it
+--   created_at  1970-01-01 if unknown
+--   notice      the room's notice
 CREATE TABLE IF NOT EXISTS rooms
 (
     corp_id    LowCardinality(String),
@@ -75,6 +104,10 @@ CREATE TABLE IF NOT EXISTS rooms
 ENGINE = ReplacingMergeTree(synced_at)
 ORDER BY (corp_id, room_id);
 
+-- One row per room and party.
+--   party_id   userid or external_userid
+--   name       display name in the room; empty if unknown
+--   joined_at  1970-01-01 if unknown
 CREATE TABLE IF NOT EXISTS room_members
 (
     corp_id   LowCardinality(String),
@@ -88,6 +121,11 @@ CREATE TABLE IF NOT EXISTS room_members
 ENGINE = ReplacingMergeTree(synced_at)
 ORDER BY (corp_id, room_id, party_id);
 
+-- Whether a customer agreed to archiving: one row per customer and member or room.
+--   member_id   member of the single chat; empty for a room
+--   room_id     the room; empty for a single chat
+--   status      WeCom's status, as received: Agree, Disagree or Default_Agree
+--   changed_at  when the status last changed
 CREATE TABLE IF NOT EXISTS consents
 (
     corp_id     LowCardinality(String),

@@ -1,6 +1,10 @@
--- How far each lane (a topic's partition on its way into these tables) has been written. Written after
--- the lane's rows and before its consumer group's position, so that a group that is set back adds no
--- row. The newest row of a lane counts; witness is a digest of the log's record that it ends with.
+-- Sink checkpoints: one row per lane, that is, per topic partition on its way into this database.
+-- A checkpoint is written after the rows of the lane and before the offset of its consumer group, so
+-- resetting the group's offset adds no rows. The row with the latest marked_at is valid (FINAL).
+--   log        name of the topic partition
+--   position   offset of the last record whose rows were written, plus 1
+--   witness    fingerprint of that record; the checkpoint is trusted only if the log still holds it
+--   marked_at  when the checkpoint was written
 
 CREATE TABLE IF NOT EXISTS lanes
 (

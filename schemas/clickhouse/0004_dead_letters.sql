@@ -1,12 +1,23 @@
--- Dead letters that can be replayed: of each letter the newest row counts, and one that says that
--- it is settled hides it, so that FINAL shows the open ones. A table's engine cannot be changed, so
--- the old table is put aside, the new one made, the rows carried over, and the old table dropped.
--- Killed anywhere, applied twice or by two at once: every row is in one of the two tables, and a
--- row that is carried over twice is one row with FINAL.
+-- Makes dead letters replayable: adds a version, and a flag that hides settled ones.
+--
+-- ClickHouse cannot change the engine of a table. The old table is renamed, the new one created, the
+-- rows copied and the old table dropped. The migration can be interrupted at any point, repeated, or
+-- run by two processes at once: each row is always in one of the two tables, and a row that was
+-- copied twice is one row with FINAL.
 
 -- when: SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'dead_letters' AND engine_full NOT LIKE '%is_deleted%'
 RENAME TABLE dead_letters TO dead_letters_before_4;
 
+-- One row per dead letter. FINAL shows the open ones: of each dead letter the row with the highest
+-- version is valid, and a row with is_deleted = 1 hides a settled one.
+--   seq, msgid   position and WeCom's message id; msgid is empty if the record has none
+--   reason       bad_envelope, unknown_key_version, wrong_key, bad_base64, truncated_ciphertext,
+--                bad_padding, bad_utf8, bad_json, bad_message or too_large
+--   error        details of the failure, without message content
+--   key_version  publickey_ver of the record; 0 if it could not be read
+--   sealed       the sealed record: its JSON as received
+--   first_seen   when the record was first dead-lettered
+--   attempts     number of failed replay attempts
 CREATE TABLE IF NOT EXISTS dead_letters
 (
     corp_id     LowCardinality(String),
@@ -31,7 +42,18 @@ SELECT corp_id, seq, msgid, reason, error, key_version, sealed, first_seen FROM 
 
 DROP TABLE IF EXISTS dead_letters_before_4;
 
--- What was done about letters: replayed, duplicate, failed, dropped; when, by whom, why.
+-- One row per event of a dead letter.
+--   event        retried: sent through the stages again (kafka driver only)
+--                replayed: opened and delivered, settled
+--                duplicate: the message had already been delivered, settled
+--                failed: still cannot be opened or decoded
+--                dropped: discarded by an operator, settled
+--   attempt      number of the replay attempt, from 1; for dropped, the number of attempts before
+--   at           when it happened
+--   actor        the user who ran the command, or chatledger if a new key triggered the replay
+--   because      the operator's explanation; set for dropped, otherwise empty
+--   reason, error
+--                why the record was dead-lettered; for failed, why this attempt failed
 CREATE TABLE IF NOT EXISTS dead_letter_events
 (
     corp_id     LowCardinality(String),

@@ -1,6 +1,18 @@
--- Results of `chatledger reconcile`, for the dashboards: one row a corp and run. Whether every record
--- that was pulled is in exactly one place; `bad_blocks` are the first positions of the blocks of 1,000
--- in which something is not as it should be, the first 100 of them.
+-- Results of `chatledger reconcile`: one row per corp and run. Read with FINAL.
+--   run_at               when the run started
+--   first_seq, last_seq  range of positions that was compared, inclusive
+--   pulled               records in the ledger
+--   clickhouse, parquet  rows in messages and in the Parquet files; 0 without that sink
+--   dead_letters         open dead letters
+--   dropped              dead letters that an operator discarded
+--   duplicates           records whose message the archive had already returned
+--   missing              records without the rows or the dead letter that they should have
+--   unexpected           rows or dead letters that should not exist
+--   repeated             records with more than one row in a sink
+--   in_flight            pulled records whose outcome is not recorded yet
+--   gaps                 accepted gaps in the range
+--   accounted            whether every record is in exactly one place
+--   bad_blocks           first positions of the blocks of 1,000 that disagree, at most 100
 
 CREATE TABLE IF NOT EXISTS reconciliations
 (

@@ -1,7 +1,7 @@
-//! The Arrow form of the tables `messages` and `violations`, as the Parquet files hold it.
+//! Arrow schemas of the tables `messages` and `violations`, as written to Parquet files.
 //!
-//! Names are those of the ClickHouse columns. `corp_id` and the date stand in the path
-//! (`corp_id=…/dt=…`, Hive's custom) and not in the file.
+//! Column names are the same as in ClickHouse. `corp_id` and the date are in the path
+//! (`corp_id=…/dt=…`, Hive partitioning), not in the file.
 
 use std::sync::Arc;
 
@@ -27,7 +27,8 @@ fn list(name: &str, item: DataType) -> Field {
     )
 }
 
-/// Fields of one element of `spans`: character offsets into `content`, end exclusive.
+/// Returns the fields of one element of `spans`: offsets into `content` in Unicode scalar values,
+/// end exclusive.
 pub fn span_fields() -> Fields {
     Fields::from(vec![
         Field::new("start", DataType::UInt32, false),
@@ -35,7 +36,7 @@ pub fn span_fields() -> Fields {
     ])
 }
 
-/// Columns of a file under `messages/`, in the order of [`crate::Message`].
+/// Returns the columns of a file in `messages/`, in the order of [`crate::Message`].
 pub fn messages() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("seq", DataType::UInt64, false),
@@ -59,7 +60,7 @@ pub fn messages() -> SchemaRef {
     ]))
 }
 
-/// Columns of a file under `violations/`, in the order of [`crate::Violation`].
+/// Returns the columns of a file in `violations/`, in the order of [`crate::Violation`].
 pub fn violations() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text("violation_id"),

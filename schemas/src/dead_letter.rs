@@ -1,8 +1,9 @@
-//! A record that could not be opened or read: parked with its reason, and what became of it since.
+//! Dead letters: records that could not be opened or decoded, and the events that settle them.
 //!
-//! A letter is *open* until an event closes it. Letters and events are facts that may be told twice
-//! and in any order: a closed letter stays closed, and of two tellings of an open one the one with
-//! more attempts is the newer. [`DeadLetterRecord`] is either, as it stands on `.deadletter`.
+//! A dead letter is *open* until an event settles it. Dead letters and events may be delivered more
+//! than once and in any order: a settled dead letter stays settled, and of two copies of an open
+//! one the copy with more attempts is newer. A value on the topic `.deadletter` is a
+//! [`DeadLetterRecord`]: one or the other.
 
 use std::fmt;
 
@@ -11,81 +12,83 @@ use serde::{Deserialize, Serialize};
 
 use crate::CorpId;
 
-/// One parked record: a row of the table `dead_letters`. It holds the sealed record, so that it can
-/// be replayed, and never plaintext.
+/// A record that could not be opened or decoded; one row of the table `dead_letters`. It contains
+/// the sealed record, so that it can be replayed, and never plaintext.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetter {
-    /// The corp whose archive it came from.
+    /// The corp whose archive returned the record.
     pub corp_id: CorpId,
     /// Position in the corp's archive.
     pub seq: u64,
-    /// WeCom's id of the message; empty if the record carried none.
+    /// WeCom's message id; empty if the record has none.
     pub msgid: String,
-    /// Why it is here.
+    /// Why the record was dead-lettered.
     pub reason: Reason,
-    /// What exactly went wrong, without any content of the message.
+    /// Details of the failure; never contains message content.
     pub error: String,
     /// `publickey_ver` of the record; 0 if it could not be read.
     pub key_version: u32,
-    /// The record's JSON as received.
+    /// The sealed record: its JSON as received.
     pub sealed: String,
-    /// When it was first parked, milliseconds since the epoch, UTC.
+    /// When the record was first dead-lettered, milliseconds since the epoch, UTC.
     pub first_seen: i64,
-    /// How often it has been replayed in vain.
+    /// Number of failed replay attempts.
     #[serde(default)]
     pub attempts: u32,
 }
 
-/// Something that was done about a letter; a row of the table `dead_letter_events`.
+/// An event in the life of a dead letter; one row of the table `dead_letter_events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterEvent {
-    /// What was done.
+    /// What happened.
     pub event: Event,
-    /// The letter's corp.
+    /// Corp of the dead letter.
     pub corp_id: CorpId,
-    /// The letter's position in the corp's archive.
+    /// Position of the dead letter in the corp's archive.
     pub seq: u64,
-    /// The letter's msgid.
+    /// `msgid` of the dead letter.
     pub msgid: String,
-    /// Which attempt at it this was, from 1; for `dropped` how many there had been.
+    /// Number of this replay attempt, starting at 1; for `dropped`, the number of attempts made
+    /// before.
     pub attempt: u32,
-    /// When, milliseconds since the epoch, UTC.
+    /// When it happened, milliseconds since the epoch, UTC.
     pub at: i64,
-    /// Who: the user who gave the command, or `chatledger` if a new key did.
+    /// Who caused it: the user who ran the command, or `chatledger` if a new key triggered the
+    /// replay.
     pub actor: String,
-    /// Why; given for `dropped`.
+    /// The operator's explanation; set for `dropped`, otherwise empty.
     #[serde(default)]
     pub because: String,
-    /// Why the letter was parked; for `failed` why it still is.
+    /// Why the record was dead-lettered; for `failed`, why this attempt failed.
     pub reason: Reason,
-    /// What exactly is wrong with it, without any content of the message.
+    /// Details of the failure; never contains message content.
     pub error: String,
     /// `publickey_ver` of the record; 0 if it could not be read.
     pub key_version: u32,
-    /// When the letter was first parked, milliseconds since the epoch, UTC.
+    /// When the record was first dead-lettered, milliseconds since the epoch, UTC.
     pub first_seen: i64,
 }
 
-/// What can be done about a letter; a closed set.
+/// What can happen to a dead letter; a closed set.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, PartialOrd, Ord,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// Its record is on its way through the stages again (kafka driver only).
+    /// The record was sent through the stages again (kafka driver only).
     Retried,
-    /// It was opened and delivered. Closes the letter.
+    /// The record was opened and delivered. Settles the dead letter.
     Replayed,
-    /// It was opened, but its message had been delivered before. Closes the letter.
+    /// The message had already been delivered. Settles the dead letter.
     Duplicate,
-    /// It still cannot be opened or read.
+    /// The record still cannot be opened or decoded.
     Failed,
-    /// Somebody decided to do without it. Closes the letter.
+    /// An operator discarded it. Settles the dead letter.
     Dropped,
 }
 
 impl Event {
-    /// The value in the column `event`.
+    /// Returns the value in the column `event`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retried => "retried",
@@ -96,63 +99,67 @@ impl Event {
         }
     }
 
-    /// Whether the letter is settled by it, for ever.
-    pub fn closes(self) -> bool {
+    /// Whether the event settles the dead letter permanently.
+    pub fn settles(self) -> bool {
         matches!(self, Self::Replayed | Self::Duplicate | Self::Dropped)
     }
 }
 
-/// A value on `.deadletter`: an event has a field `event`, a letter has `sealed`.
+/// A value on the topic `.deadletter`. An event has the field `event`; a dead letter has `sealed`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum DeadLetterRecord {
-    /// Something was done about a letter.
+    /// An event of a dead letter.
     Event(DeadLetterEvent),
-    /// A record was parked, or could not be opened again.
-    Letter(DeadLetter),
+    /// A dead letter, new or after another failed attempt.
+    DeadLetter(DeadLetter),
 }
 
-/// Asks for a sealed record to be opened again, though it was seen before.
+/// Marks a sealed record as a replay of a dead letter, so that it is not treated as a duplicate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retry {
-    /// Which attempt this is, from 1.
+pub struct RetryRequest {
+    /// Number of this attempt, starting at 1.
     pub attempt: u32,
-    /// When the letter was first parked, milliseconds since the epoch, UTC.
+    /// When the record was first dead-lettered, milliseconds since the epoch, UTC.
     pub first_seen: i64,
-    /// When it was asked for, milliseconds since the epoch, UTC.
+    /// When the replay was requested, milliseconds since the epoch, UTC.
     pub at: i64,
-    /// Who asked.
+    /// Who requested the replay.
     pub actor: String,
-    /// Why the letter is parked until now.
+    /// The reason of the dead letter before this attempt.
     pub reason: Reason,
 }
 
-/// Why a record is a dead letter; a closed set, also the metric label `reason`.
+/// Why a record is a dead letter; a closed set. Also the metric label `reason`.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, PartialOrd, Ord,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// The API's record is not of the envelope's form (`wecom-api` §2).
+    /// The record lacks a field of the archive API's record format, or a field has the wrong type
+    /// (`connectors/wecom/WECOM.md` §2).
     BadEnvelope,
-    /// No private key of this `publickey_ver` is configured. Replayable once it is.
+    /// No private key of this `publickey_ver` is configured. Can be replayed once the key is added.
     UnknownKeyVersion,
-    /// The private key of this version does not open it.
+    /// The private key of this version does not decrypt the record.
     WrongKey,
-    /// `encrypt_random_key` or `encrypt_chat_msg` is not base64.
+    /// `encrypt_random_key` or `encrypt_chat_msg` is not valid base64.
     BadBase64,
-    /// The ciphertext has been cut: its length is not a whole number of blocks.
+    /// The ciphertext is truncated: its length is not a whole number of cipher blocks.
     TruncatedCiphertext,
-    /// The ciphertext opens to something without valid padding.
+    /// The decrypted content has no valid padding.
     BadPadding,
-    /// The plaintext is not UTF-8.
+    /// The plaintext is not valid UTF-8.
     BadUtf8,
-    /// The plaintext is not JSON, also after removing stray control bytes (`wecom-api` §3.4).
+    /// The plaintext is not valid JSON, even after stray control bytes were removed
+    /// (`connectors/wecom/WECOM.md` §3).
     BadJson,
-    /// The plaintext is JSON but no message: not an object, or a field of it has an unusable type.
+    /// The plaintext is JSON but not a message: it is not an object, or a field has an unusable
+    /// type.
     BadMessage,
-    /// The record or what it opens to is larger than anything WeCom sends. Of such a record only
-    /// its size and SHA-256 are kept; of such a message the sealed record as always.
+    /// The record or its message exceeds the size limit, which is far above what WeCom sends. For
+    /// an oversized record only its size and SHA-256 are kept; for an oversized message the sealed
+    /// record is kept as usual.
     TooLarge,
 }
 
@@ -171,7 +178,7 @@ impl Reason {
         Self::TooLarge,
     ];
 
-    /// The value in the column and the metric label `reason`.
+    /// Returns the value in the column `reason`, also used as the metric label `reason`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadEnvelope => "bad_envelope",

@@ -1,9 +1,8 @@
-//! Who is who: rows of the directory tables, and the snapshot they come in.
+//! Directory of a corp: rows of the directory tables, and the snapshot that holds them.
 //!
-//! Rows are never deleted: what has gone stays with `active = false`, because conversations of
-//! leavers stay in the archive (曾归档). The same rows travel on the topic `.directory`.
-
-use std::fmt;
+//! Rows are never deleted. A row that the directory API no longer returns is kept with
+//! `active = false`, because conversations of people who left stay in the archive (曾归档). The topic
+//! `.directory` carries the same rows.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,74 +12,74 @@ use crate::CorpId;
 /// A department (`department/list`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Department {
-    /// WeCom's id.
+    /// WeCom's department id.
     pub department_id: u32,
-    /// The department above; 0 for the root.
+    /// Id of the parent department; 0 for the root department.
     pub parent_id: u32,
-    /// Its name.
+    /// Name of the department.
     pub name: String,
-    /// Whether it was there at the last sync.
+    /// Whether the last sync returned the department.
     pub active: bool,
 }
 
 /// A member of the corp (`user/list`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Member {
-    /// WeCom's userid.
+    /// WeCom's `userid`.
     pub member_id: String,
-    /// Name as the directory shows it.
+    /// Name in the directory.
     pub name: String,
-    /// Position (`position`).
+    /// Job title (`position`).
     pub title: String,
-    /// Every department the member is in.
+    /// Ids of all departments of the member.
     pub department_ids: Vec<u32>,
-    /// `main_department`; 0 if not given.
+    /// Id of the main department (`main_department`); 0 if not set.
     pub main_department_id: u32,
-    /// WeCom's `status`: 1 active, 2 disabled, 4 not activated, 5 left; 0 if not given.
+    /// WeCom's `status`: 1 active, 2 disabled, 4 not activated, 5 left the company; 0 if not set.
     pub status: u32,
-    /// Whether the archive covers this member (`msgaudit/get_permit_user_list`).
+    /// Whether the member's conversations are archived (`msgaudit/get_permit_user_list`).
     pub archived: bool,
-    /// Whether the member was there at the last sync.
+    /// Whether the last sync returned the member.
     pub active: bool,
 }
 
-/// Somebody outside whom a member follows (`externalcontact/batch/get_by_user`).
+/// An external contact that at least one member follows (`externalcontact/batch/get_by_user`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Customer {
-    /// WeCom's external_userid (`wm…` or `wo…`).
+    /// WeCom's `external_userid` (`wm…` or `wo…`).
     pub customer_id: String,
-    /// Name the customer gave.
+    /// Name the customer uses in WeChat or WeCom.
     pub name: String,
-    /// 1 WeChat user, 2 WeCom user; 0 if not given.
+    /// Type of account: 1 WeChat user, 2 WeCom user; 0 if not set.
     pub customer_type: u32,
-    /// The customer's company.
+    /// Name of the customer's company.
     pub corp_name: String,
-    /// The customer's position there.
+    /// Job title of the customer.
     pub position: String,
-    /// Whether somebody follows the customer at the last sync.
+    /// Whether any member followed the customer at the last sync.
     pub active: bool,
 }
 
-/// A member follows a customer.
+/// A follow relation: a member has added a customer as a contact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Follow {
-    /// The member.
+    /// `userid` of the member.
     pub member_id: String,
-    /// The customer.
+    /// `external_userid` of the customer.
     pub customer_id: String,
-    /// What the member calls the customer.
+    /// The member's display name for the customer (`remark`).
     pub remark: String,
-    /// What the member notes about the customer.
+    /// The member's notes about the customer (`description`).
     pub description: String,
-    /// Since when (`createtime`), seconds since the epoch, UTC.
+    /// When the member added the customer (`createtime`), seconds since the epoch, UTC.
     pub added_at: i64,
-    /// Where the customer came from (`add_way`).
+    /// How the customer was added (`add_way`), WeCom's code.
     pub add_way: u32,
-    /// The channel's own mark (`state`).
+    /// The value that the contact channel was configured with (`state`).
     pub state: String,
-    /// Tag ids.
+    /// Ids of the tags that the member gave the customer.
     pub tag_ids: Vec<String>,
-    /// Whether the relation was there at the last sync.
+    /// Whether the last sync returned the relation.
     pub active: bool,
 }
 
@@ -89,36 +88,37 @@ pub struct Follow {
 pub struct Room {
     /// WeCom's chat id (`wr…`).
     pub room_id: String,
-    /// Its name; may be empty.
+    /// Name of the room; may be empty.
     pub name: String,
-    /// Owner or creator.
+    /// Owner of a customer group, creator of an internal one.
     pub owner_id: String,
-    /// Which API knows it.
+    /// Which directory API returned the room.
     pub kind: RoomKind,
-    /// Seconds since the epoch, UTC; 0 if not known.
+    /// When the room was created, seconds since the epoch, UTC; 0 if unknown.
     pub created_at: i64,
-    /// The notice pinned to it.
+    /// The room's notice.
     pub notice: String,
-    /// Whether it was there at the last sync.
+    /// Whether the last sync returned the room.
     pub active: bool,
 }
 
-/// Which directory API answers for a room.
+/// Which directory API returns a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RoomKind {
     /// A customer group (`externalcontact/groupchat/get`).
     Customer,
-    /// A group of members (`msgaudit/groupchat/get`).
+    /// An internal group of members (`msgaudit/groupchat/get`).
     Internal,
-    /// Seen in a message, not asked about yet.
+    /// Seen in a message, not looked up yet.
     Wanted,
-    /// Neither API knows it (made by a WeChat user or another corp; `wecom-api` §8).
+    /// Neither API returns it, because a WeChat user or another corp created it
+    /// (`connectors/wecom/WECOM.md` §8).
     Unresolved,
 }
 
 impl RoomKind {
-    /// The value in the column `kind`.
+    /// Returns the value in the column `kind`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Customer => "customer",
@@ -129,61 +129,63 @@ impl RoomKind {
     }
 }
 
-/// Somebody is in a room.
+/// Membership of a party in a room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RoomMember {
-    /// The room.
+    /// Id of the room.
     pub room_id: String,
-    /// userid or external_userid.
+    /// `userid` or `external_userid` of the party.
     pub party_id: String,
-    /// Name in the room; empty if not known. The only source of names of strangers.
+    /// Display name in the room; empty if unknown. The only source of names for people who are
+    /// neither members nor customers.
     pub name: String,
-    /// Seconds since the epoch, UTC; 0 if not known.
+    /// When the party joined, seconds since the epoch, UTC; 0 if unknown.
     pub joined_at: i64,
-    /// Whether the party was there at the last sync.
+    /// Whether the party was in the room at the last sync.
     pub active: bool,
 }
 
-/// Whether a customer has agreed to be archived (`msgaudit/check_single_agree`, `check_room_agree`).
+/// Whether a customer agreed to archiving (`msgaudit/check_single_agree`, `check_room_agree`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Consent {
-    /// The member of a single chat; empty for a room.
+    /// Member of the single chat; empty for a room.
     pub member_id: String,
     /// The room; empty for a single chat.
     pub room_id: String,
-    /// The customer.
+    /// `external_userid` of the customer.
     pub customer_id: String,
-    /// `Agree`, `Disagree` or `Default_Agree`, as received.
+    /// WeCom's status, as received: `Agree`, `Disagree` or `Default_Agree`.
     pub status: String,
-    /// Seconds since the epoch, UTC.
+    /// When the status last changed, seconds since the epoch, UTC.
     pub changed_at: i64,
 }
 
-/// Everything a directory sync found, for one corp.
+/// The directory of one corp after a sync.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     /// The corp.
     pub corp_id: CorpId,
-    /// When the sync ended, milliseconds since the epoch, UTC; also its version: newer is larger.
+    /// When the sync finished, milliseconds since the epoch, UTC. Also the version of the snapshot:
+    /// a newer snapshot has a larger value.
     pub taken_at: i64,
-    /// Departments, past ones too.
+    /// Departments, including inactive ones.
     pub departments: Vec<Department>,
-    /// Members, past ones too.
+    /// Members, including inactive ones.
     pub members: Vec<Member>,
-    /// Customers, past ones too.
+    /// Customers, including inactive ones.
     pub customers: Vec<Customer>,
-    /// Follow relations, past ones too.
+    /// Follow relations, including inactive ones.
     pub follows: Vec<Follow>,
-    /// Rooms of both kinds, and those nobody could resolve.
+    /// Rooms of every kind, including inactive and unresolved ones.
     pub rooms: Vec<Room>,
-    /// Who is in the rooms.
+    /// Memberships of rooms, including inactive ones.
     pub room_members: Vec<RoomMember>,
-    /// Consents.
+    /// Consents to archiving.
     pub consents: Vec<Consent>,
 }
 
 impl Snapshot {
-    /// A snapshot in which nobody is known.
+    /// Returns a snapshot without rows; `taken_at` is 0.
     pub fn empty(corp_id: CorpId) -> Self {
         Self {
             corp_id,
@@ -199,7 +201,7 @@ impl Snapshot {
     }
 }
 
-/// One row of any directory table, as it travels on the topic `.directory`.
+/// A row of any directory table; a value on the topic `.directory`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "table", rename_all = "snake_case")]
 pub enum DirectoryRow {
@@ -213,48 +215,33 @@ pub enum DirectoryRow {
     Follows(Follow),
     /// A room.
     Rooms(Room),
-    /// A party of a room.
+    /// A membership of a room.
     RoomMembers(RoomMember),
     /// A consent.
     Consents(Consent),
-    /// All rows of one sync have been sent; readers may use what they have.
+    /// Marks the end of a sync: all of its rows have been sent.
     Complete {
-        /// The snapshot's `taken_at`.
+        /// `taken_at` of the snapshot.
         taken_at: i64,
     },
 }
 
 impl DirectoryRow {
-    /// What a newer row replaces: unique among the rows of one corp, the key on the topic after
-    /// the corp id.
+    /// Returns the identity of the row within its corp: a newer row replaces an older one with the
+    /// same key. On the topic, the record key is the corp id followed by this key.
     pub fn key(&self) -> String {
-        struct Key<'a>(&'a DirectoryRow);
-        impl fmt::Display for Key<'_> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                match self.0 {
-                    DirectoryRow::Departments(row) => {
-                        write!(f, "departments/{}", row.department_id)
-                    }
-                    DirectoryRow::Members(row) => write!(f, "members/{}", row.member_id),
-                    DirectoryRow::Customers(row) => write!(f, "customers/{}", row.customer_id),
-                    DirectoryRow::Follows(row) => {
-                        write!(f, "follows/{}/{}", row.member_id, row.customer_id)
-                    }
-                    DirectoryRow::Rooms(row) => write!(f, "rooms/{}", row.room_id),
-                    DirectoryRow::RoomMembers(row) => {
-                        write!(f, "room_members/{}/{}", row.room_id, row.party_id)
-                    }
-                    DirectoryRow::Consents(row) => {
-                        write!(
-                            f,
-                            "consents/{}/{}/{}",
-                            row.member_id, row.room_id, row.customer_id
-                        )
-                    }
-                    DirectoryRow::Complete { .. } => f.write_str("complete"),
-                }
-            }
+        match self {
+            Self::Departments(row) => format!("departments/{}", row.department_id),
+            Self::Members(row) => format!("members/{}", row.member_id),
+            Self::Customers(row) => format!("customers/{}", row.customer_id),
+            Self::Follows(row) => format!("follows/{}/{}", row.member_id, row.customer_id),
+            Self::Rooms(row) => format!("rooms/{}", row.room_id),
+            Self::RoomMembers(row) => format!("room_members/{}/{}", row.room_id, row.party_id),
+            Self::Consents(row) => format!(
+                "consents/{}/{}/{}",
+                row.member_id, row.room_id, row.customer_id
+            ),
+            Self::Complete { .. } => "complete".to_owned(),
         }
-        Key(self).to_string()
     }
 }

@@ -1,26 +1,27 @@
-//! What to do when somebody else's system fails, decided once at the connector.
+//! Classification of failures of external systems.
 //!
-//! Every connector error says its class; drivers match on the class and never on a text.
+//! Each connector assigns a class to its errors. Drivers match on the class, never on the error
+//! text.
 
 use std::fmt;
 
-/// The one decision a driver has to take about a failed call.
+/// How a driver reacts to a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultClass {
-    /// Passing: try again after a growing, jittered pause.
+    /// Temporary: retry with exponential backoff and jitter.
     Retry,
-    /// Credentials have run out, or what was held has gone to somebody else: get them anew (a token,
-    /// a place in a group), then try again.
+    /// Credentials have expired or an assignment was lost: obtain a new token or rejoin the group,
+    /// then retry.
     Refresh,
-    /// The peer asks for less: wait for its window, or send smaller requests.
+    /// The peer limits the rate or size: wait for its rate-limit window, or send smaller requests.
     SlowDown,
-    /// Somebody has to act (permission, address list, wrong secret, wrong schema): stop this part
-    /// and say so loudly; trying again changes nothing or makes it worse.
+    /// An operator has to act (permission, address allow list, wrong secret, wrong schema): stop
+    /// this part and report it. A retry cannot succeed or makes matters worse.
     Stop,
 }
 
 impl FaultClass {
-    /// The value of the metric label `errcode_class`.
+    /// Returns the value of the metric label `errcode_class`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retry => "retry",
@@ -37,8 +38,8 @@ impl fmt::Display for FaultClass {
     }
 }
 
-/// An error that knows its class.
+/// An error with a [`FaultClass`].
 pub trait Classified: std::error::Error + Send + Sync + 'static {
-    /// What the caller should do about it.
+    /// Returns how the caller should react.
     fn class(&self) -> FaultClass;
 }

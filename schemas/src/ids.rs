@@ -1,4 +1,4 @@
-//! Identifiers that must not be mixed up with other strings.
+//! Typed identifiers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,15 +6,16 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A WeCom corporation (`ww…`); cheap to clone, one allocation per corp and process.
+/// Id of a WeCom corp (`ww…`).
 #[derive(
     Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(transparent)]
+// `Arc`, because every record carries the id: a clone must not allocate.
 pub struct CorpId(#[schemars(with = "String")] Arc<str>);
 
 impl CorpId {
-    /// The id as WeCom writes it.
+    /// Returns the id as WeCom writes it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,23 +1,28 @@
-//! The ledger: what was pulled, in the order it was pulled, chained by hash, and what became of it.
+//! The ledger: every pulled record, in the order it was pulled, in a hash chain, with its outcome.
 //!
-//! The ledger does not depend on any sink: it is written before a sink sees a record (direct driver:
-//! a file; kafka driver: the topic `.ledger`, in the transaction that publishes the record), and
-//! nothing that a sink answers changes it. By its dense numbers and its chain it can be shown that
-//! no record was changed, removed or inserted afterwards; by what it holds of each record, that a
-//! row in a sink is the record's own.
+//! The ledger does not depend on any sink. It is written before a sink receives a record (direct
+//! driver: to a file; kafka driver: to the topic `.ledger`, in the transaction that publishes the
+//! record), and no answer of a sink changes it. Its dense numbers and its hash chain prove that no
+//! record was changed, removed or inserted later. Its digests prove that a row in a sink belongs to
+//! a pulled record.
 //!
-//! It holds digests only: neither sealed records nor anything that was in them can be read from it.
+//! The ledger contains digests only. No sealed record and no content can be read from it.
 //!
 //! All integers are little endian.
 
+mod row;
+
 use sha2::{Digest, Sha256};
 
-use crate::{CorpId, Message};
+use crate::CorpId;
 
-/// The first 128 bits of a SHA-256, which is enough against a second preimage.
+pub use row::{RecordKey, RowDigest, RowParts};
+
+/// The first 128 bits of a SHA-256 digest, which is enough to resist second preimages. Every digest
+/// of a record, a msgid or a row has this type.
 pub type Digest128 = [u8; 16];
 
-/// The first 128 bits of a text's SHA-256. ClickHouse computes the same:
+/// Returns the first 128 bits of the SHA-256 of `text`. The equivalent in ClickHouse is
 /// `substring(SHA256(text), 1, 16)`.
 pub fn digest_of(text: &[u8]) -> Digest128 {
     truncated(Sha256::digest(text).into())
@@ -29,20 +34,21 @@ fn truncated(digest: [u8; 32]) -> Digest128 {
     first
 }
 
-/// A link of a corp's hash chain: a SHA-256 over everything that was pulled up to a record.
+/// A value of a corp's hash chain: a SHA-256 over everything that was pulled up to and including
+/// one record. Unlike [`Digest128`] it is not truncated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Link(pub [u8; 32]);
+pub struct ChainLink(pub [u8; 32]);
 
-impl Link {
-    /// The link before a corp's first record.
+impl ChainLink {
+    /// Returns the link before the first record of a corp.
     pub fn genesis(corp: &str) -> Self {
         let mut hasher = Sha256::new_with_prefix(b"chatledger chain 1\0");
         hasher.update(corp.as_bytes());
         Self(hasher.finalize().into())
     }
 
-    /// The link after a further record: SHA-256 of this link, then the record's `number`, `seq`,
-    /// kind, digest of msgid and digest of the sealed record.
+    /// Returns the link after the next record: SHA-256 over this link and the record's `number`,
+    /// `seq`, gap flag, digest of the msgid and digest of the sealed record.
     #[must_use]
     pub fn after(
         &self,
@@ -61,7 +67,7 @@ impl Link {
         Self(hasher.finalize().into())
     }
 
-    /// As hexadecimal digits.
+    /// Returns the link as 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let digit = |half: u8| char::from(DIGITS[usize::from(half & 15)]);
@@ -69,7 +75,7 @@ impl Link {
         self.0.iter().flat_map(pair).collect()
     }
 
-    /// Reads hexadecimal digits; `None` if these are not 64 of them.
+    /// Parses 64 hexadecimal digits; returns `None` for anything else.
     pub fn from_hex(hex: &str) -> Option<Self> {
         let digits = hex.as_bytes();
         if digits.len() != 64 {
@@ -84,43 +90,43 @@ impl Link {
     }
 }
 
-impl std::fmt::Debug for Link {
+impl std::fmt::Debug for ChainLink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.hex()[..16])
     }
 }
 
-/// One step of the chain: a record that was pulled, or a gap that was accepted.
+/// One entry of the hash chain: a record that was pulled, or a gap that an operator accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    /// 1 for a corp's first entry, then one more each: dense, unlike `seq`.
+pub struct LedgerEntry {
+    /// Number of the entry within its corp: starts at 1 and has no gaps, unlike `seq`.
     pub number: u64,
-    /// Position in the corp's archive; for a gap the position behind which records may be missing.
+    /// Position in the corp's archive; for a gap, the position after which records may be missing.
     pub seq: u64,
-    /// When it was pulled first, or the gap accepted: milliseconds since the epoch, UTC.
+    /// When the record was first pulled or the gap was accepted, milliseconds since the epoch, UTC.
     pub at: i64,
     /// Digest of the msgid.
     pub msgid: Digest128,
-    /// Digest of the sealed record's JSON as received. For a gap its first 8 bytes are the time of
-    /// the last answer before it, milliseconds since the epoch, UTC.
+    /// Digest of the sealed record's JSON as received. For a gap, the first 8 bytes hold the time
+    /// of the archive's last answer before the gap, milliseconds since the epoch, UTC.
     pub sealed: Digest128,
-    /// Whether this is a gap.
+    /// Whether the entry is a gap.
     pub gap: bool,
-    /// The chain up to and including this entry.
-    pub link: Link,
+    /// The hash chain up to and including this entry.
+    pub link: ChainLink,
 }
 
-impl Entry {
-    /// Bytes of an entry.
+impl LedgerEntry {
+    /// Encoded size of an entry in bytes.
     pub const BYTES: usize = 88;
     const GAP: u64 = 1 << 63;
 
-    /// Whether its link follows from `before`.
-    pub fn follows(&self, before: &Link) -> bool {
+    /// Whether this entry continues the chain from the link `before`.
+    pub fn follows(&self, before: &ChainLink) -> bool {
         self.link == before.after(self.number, self.seq, self.gap, &self.msgid, &self.sealed)
     }
 
-    /// Appends its bytes: number · seq · (gap << 63 | at) · msgid · sealed · link.
+    /// Appends the encoded entry: number · seq · (gap << 63 | at) · msgid · sealed · link.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let gap = if self.gap { Self::GAP } else { 0 };
         out.extend(self.number.to_le_bytes());
@@ -131,9 +137,9 @@ impl Entry {
         out.extend(self.link.0);
     }
 
-    /// Reads an entry; `None` if these are not [`Self::BYTES`] bytes.
+    /// Decodes an entry; returns `None` if `bytes` is not [`Self::BYTES`] long.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut bytes = Bytes(bytes);
+        let mut bytes = FieldReader(bytes);
         let (number, seq, tagged) = (bytes.number()?, bytes.number()?, bytes.number()?);
         let entry = Self {
             number,
@@ -142,47 +148,49 @@ impl Entry {
             msgid: bytes.array()?,
             sealed: bytes.array()?,
             gap: tagged & Self::GAP != 0,
-            link: Link(bytes.array()?),
+            link: ChainLink(bytes.array()?),
         };
         bytes.0.is_empty().then_some(entry)
     }
 
-    /// When the archive last answered before a gap, milliseconds since the epoch, UTC.
+    /// Returns when the archive last answered before a gap, milliseconds since the epoch, UTC;
+    /// `None` for an entry that is not a gap.
     pub fn silent_since(&self) -> Option<i64> {
         let first = self.sealed.first_chunk::<8>()?;
         self.gap.then_some(i64::from_le_bytes(*first))
     }
 }
 
-/// What became of a record.
+/// Outcome of a record after opening and decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is a message.
+    /// The record became a message.
     Message,
-    /// It is parked.
+    /// The record was dead-lettered.
     DeadLetter,
-    /// Its message had been there before.
+    /// The archive had already returned a record with the same `msgid`.
     Duplicate,
 }
 
-/// What became of one record of the ledger.
+/// The outcome of one record in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settled {
+pub struct RecordOutcome {
     /// Position in the corp's archive.
     pub seq: u64,
     /// Digest of the msgid.
     pub msgid: Digest128,
-    /// What became of it.
+    /// Outcome of the record.
     pub outcome: Outcome,
-    /// Digest of the message's row ([`RowParts::digest`]); zeros unless it is a message.
+    /// Digest of the message's row ([`RowParts::digest`]); all zeros if the record is not a
+    /// message.
     pub row: Digest128,
 }
 
-impl Settled {
-    /// Bytes of one.
+impl RecordOutcome {
+    /// Encoded size in bytes.
     pub const BYTES: usize = 48;
 
-    /// Appends its bytes: seq · outcome · msgid · row.
+    /// Appends the encoded outcome: seq · outcome · msgid · row.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let outcome: u64 = match self.outcome {
             Outcome::Message => 1,
@@ -195,10 +203,10 @@ impl Settled {
         out.extend(self.row);
     }
 
-    /// Reads one; `None` if these are not the bytes of one.
+    /// Decodes an outcome; returns `None` if the length or the outcome code is invalid.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut bytes = Bytes(bytes);
-        let settled = Self {
+        let mut bytes = FieldReader(bytes);
+        let record = Self {
             seq: bytes.number()?,
             outcome: match bytes.number()? {
                 1 => Outcome::Message,
@@ -209,21 +217,21 @@ impl Settled {
             msgid: bytes.array()?,
             row: bytes.array()?,
         };
-        bytes.0.is_empty().then_some(settled)
+        bytes.0.is_empty().then_some(record)
     }
 }
 
-/// A value on the topic `.ledger`; its key is the corp.
+/// A value on the topic `.ledger`; the record key is the corp id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LedgerRecord {
-    /// A page as the source pulled it.
-    Pulled(Vec<Entry>),
-    /// What became of a batch.
-    Settled(Vec<Settled>),
+    /// The entries of a page that the source pulled.
+    Pulled(Vec<LedgerEntry>),
+    /// The outcomes of a batch of records.
+    Outcomes(Vec<RecordOutcome>),
 }
 
 impl LedgerRecord {
-    /// Its bytes: version 1, kind (`P` or `S`), then entries of one length.
+    /// Returns the encoded value: version (1), kind (`P` or `S`), then items of fixed size.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![1];
         match self {
@@ -233,36 +241,46 @@ impl LedgerRecord {
                     entry.encode(&mut out);
                 }
             }
-            Self::Settled(settled) => {
+            Self::Outcomes(outcomes) => {
                 out.push(b'S');
-                for one in settled {
-                    one.encode(&mut out);
+                for outcome in outcomes {
+                    outcome.encode(&mut out);
                 }
             }
         }
         out
     }
 
-    /// Reads one; `None` if no program of this version wrote it.
+    /// Decodes a value; returns `None` if the version, the kind or the length is invalid.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         match bytes {
-            [1, b'P', rest @ ..] => Some(Self::Pulled(all(rest, Entry::BYTES, Entry::decode)?)),
-            [1, b'S', rest @ ..] => {
-                Some(Self::Settled(all(rest, Settled::BYTES, Settled::decode)?))
-            }
+            [1, b'P', rest @ ..] => Some(Self::Pulled(decode_all(
+                rest,
+                LedgerEntry::BYTES,
+                LedgerEntry::decode,
+            )?)),
+            [1, b'S', rest @ ..] => Some(Self::Outcomes(decode_all(
+                rest,
+                RecordOutcome::BYTES,
+                RecordOutcome::decode,
+            )?)),
             _ => None,
         }
     }
 }
 
-fn all<T>(bytes: &[u8], size: usize, one: fn(&[u8]) -> Option<T>) -> Option<Vec<T>> {
-    bytes.chunks(size).map(one).collect()
+fn decode_all<T>(
+    bytes: &[u8],
+    item_bytes: usize,
+    decode: fn(&[u8]) -> Option<T>,
+) -> Option<Vec<T>> {
+    bytes.chunks(item_bytes).map(decode).collect()
 }
 
-/// Bytes being taken from the front.
-struct Bytes<'a>(&'a [u8]);
+/// Reads fixed-size fields from the front of a slice.
+struct FieldReader<'a>(&'a [u8]);
 
-impl Bytes<'_> {
+impl FieldReader<'_> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
@@ -274,133 +292,37 @@ impl Bytes<'_> {
     }
 }
 
-/// What a message's row holds of the message itself: every field that follows from the sealed
-/// record alone. Names, departments and kinds are left out: they come from the directory, and a
-/// later snapshot may know better.
-#[derive(Debug, Clone, Copy)]
-#[expect(missing_docs, reason = "the columns of the table `messages`")]
-pub struct RowParts<'a, Id> {
-    pub seq: u64,
-    pub msgid: &'a str,
-    pub action: &'a str,
-    pub msgtype: &'a str,
-    pub msgtime: i64,
-    pub conversation_id: &'a str,
-    pub room_id: &'a str,
-    pub from_id: &'a str,
-    pub to_ids: &'a [Id],
-    pub content: &'a str,
-    pub payload: &'a str,
-    pub key_version: u32,
-}
-
-impl<'a> From<&'a Message> for RowParts<'a, String> {
-    fn from(message: &'a Message) -> Self {
-        Self {
-            seq: message.seq,
-            msgid: &message.msgid,
-            action: &message.action,
-            msgtype: &message.msgtype,
-            msgtime: message.msgtime,
-            conversation_id: &message.conversation_id,
-            room_id: &message.room_id,
-            from_id: &message.from_id,
-            to_ids: &message.to_ids,
-            content: &message.content,
-            payload: &message.payload,
-            key_version: message.key_version,
-        }
-    }
-}
-
-impl<Id: AsRef<str>> RowParts<'_, Id> {
-    /// The digest that the ledger holds of the row.
-    pub fn digest(&self) -> Digest128 {
-        let mut hasher = Sha256::new();
-        let mut text = |text: &str| {
-            hasher.update((text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
-        };
-        text(self.msgid);
-        text(self.action);
-        text(self.msgtype);
-        text(self.conversation_id);
-        text(self.room_id);
-        text(self.from_id);
-        text(self.content);
-        text(self.payload);
-        for id in self.to_ids {
-            text(id.as_ref());
-        }
-        hasher.update((self.to_ids.len() as u64).to_le_bytes());
-        hasher.update(self.seq.to_le_bytes());
-        hasher.update(self.msgtime.to_le_bytes());
-        hasher.update(self.key_version.to_le_bytes());
-        truncated(hasher.finalize().into())
-    }
-}
-
-/// Identifies one record of a corp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RecordKey {
-    /// Position in the corp's archive.
-    pub seq: u64,
-    /// Digest of the msgid.
-    pub msgid: Digest128,
-}
-
-/// A message's row as a sink holds it, read for an audit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowDigest {
-    /// The record it was made from.
-    pub key: RecordKey,
-    /// [`RowParts::digest`] of the row.
-    pub digest: Digest128,
-}
-
-impl<Id: AsRef<str>> From<&RowParts<'_, Id>> for RowDigest {
-    fn from(parts: &RowParts<'_, Id>) -> Self {
-        Self {
-            key: RecordKey {
-                seq: parts.seq,
-                msgid: digest_of(parts.msgid.as_bytes()),
-            },
-            digest: parts.digest(),
-        }
-    }
-}
-
-/// The chain at one record, written where the record was delivered: whoever rewrites the ledger has
-/// to rewrite every place that holds one of these too.
+/// The hash chain at one record, stored by the sinks next to the delivered rows. To rewrite the
+/// ledger without detection, every stored anchor would have to be rewritten as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Anchor {
-    /// The corp.
+pub struct ChainAnchor {
+    /// Corp of the record.
     pub corp_id: CorpId,
-    /// The record's position.
+    /// Position of the record in the corp's archive.
     pub seq: u64,
-    /// The chain up to and including it.
-    pub link: Link,
+    /// The hash chain up to and including the record.
+    pub link: ChainLink,
 }
 
-impl Anchor {
-    /// Key under which a Parquet file's metadata holds the anchor of a corp.
+impl ChainAnchor {
+    /// Returns the key of a corp's anchor in the metadata of a Parquet file.
     pub fn key(corp: &CorpId) -> String {
         format!("chatledger.chain.{corp}")
     }
 
-    /// The value in a file's metadata: `<seq>:<link>`.
+    /// Returns the value in the metadata of a Parquet file: `<seq>:<link>`.
     pub fn value(&self) -> String {
         format!("{}:{}", self.seq, self.link.hex())
     }
 
-    /// Reads a file's metadata; `None` if it is no anchor.
+    /// Parses a key and value of a file's metadata; returns `None` if they are not an anchor.
     pub fn parse(key: &str, value: &str) -> Option<Self> {
         let corp_id = CorpId::from(key.strip_prefix("chatledger.chain.")?);
         let (seq, link) = value.split_once(':')?;
         Some(Self {
             corp_id,
             seq: seq.parse().ok()?,
-            link: Link::from_hex(link)?,
+            link: ChainLink::from_hex(link)?,
         })
     }
 }
@@ -409,9 +331,9 @@ impl Anchor {
 mod tests {
     use super::*;
 
-    fn entry(number: u64, gap: bool, before: &Link) -> Entry {
+    fn entry(number: u64, gap: bool, before: &ChainLink) -> LedgerEntry {
         let (msgid, sealed) = (digest_of(b"m"), digest_of(b"{}"));
-        Entry {
+        LedgerEntry {
             number,
             seq: u64::MAX - number,
             at: 1_790_000_000_000,
@@ -423,13 +345,13 @@ mod tests {
     }
 
     #[test]
-    fn records_of_the_ledger_come_back_as_they_were() {
-        let genesis = Link::genesis("ww1");
+    fn ledger_records_round_trip_and_damaged_bytes_are_rejected() {
+        let genesis = ChainLink::genesis("ww1");
         let first = entry(1, false, &genesis);
         let pulled = LedgerRecord::Pulled(vec![first, entry(2, true, &first.link)]);
-        let settled = LedgerRecord::Settled(
+        let outcomes = LedgerRecord::Outcomes(
             [Outcome::Message, Outcome::DeadLetter, Outcome::Duplicate]
-                .map(|outcome| Settled {
+                .map(|outcome| RecordOutcome {
                     seq: 7,
                     msgid: digest_of(b"m"),
                     outcome,
@@ -437,7 +359,7 @@ mod tests {
                 })
                 .to_vec(),
         );
-        for record in [pulled, settled, LedgerRecord::Pulled(Vec::new())] {
+        for record in [pulled, outcomes, LedgerRecord::Pulled(Vec::new())] {
             assert_eq!(LedgerRecord::decode(&record.encode()), Some(record));
         }
         for damaged in [&[][..], &[1], &[2, b'P'], &[1, b'P', 0], &[1, b'S', 9, 9]] {
@@ -446,34 +368,34 @@ mod tests {
     }
 
     #[test]
-    fn link_follows_from_everything_the_chain_is_over() {
-        let genesis = Link::genesis("ww1");
-        assert_ne!(genesis, Link::genesis("ww2"));
+    fn changing_any_chained_field_breaks_the_chain() {
+        let genesis = ChainLink::genesis("ww1");
+        assert_ne!(genesis, ChainLink::genesis("ww2"));
         let good = entry(1, false, &genesis);
         assert!(good.follows(&genesis) && !good.follows(&good.link));
         let mut sealed = good.sealed;
         sealed[15] ^= 1;
         for changed in [
-            Entry { number: 2, ..good },
-            Entry { seq: 5, ..good },
-            Entry { gap: true, ..good },
-            Entry {
+            LedgerEntry { number: 2, ..good },
+            LedgerEntry { seq: 5, ..good },
+            LedgerEntry { gap: true, ..good },
+            LedgerEntry {
                 msgid: digest_of(b"n"),
                 ..good
             },
-            Entry { sealed, ..good },
+            LedgerEntry { sealed, ..good },
         ] {
             assert!(!changed.follows(&genesis), "{changed:?}");
         }
-        let anchor = Anchor {
+        let anchor = ChainAnchor {
             corp_id: "ww1".into(),
             seq: 9,
             link: good.link,
         };
         assert_eq!(
-            Anchor::parse(&Anchor::key(&anchor.corp_id), &anchor.value()),
+            ChainAnchor::parse(&ChainAnchor::key(&anchor.corp_id), &anchor.value()),
             Some(anchor)
         );
-        assert_eq!(Link::from_hex("zz"), None);
+        assert_eq!(ChainLink::from_hex("zz"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A message after opening, decoding and joining: one row of the table `messages`.
+//! A message after opening, decoding and joining; one row of the table `messages`.
 
 use std::fmt;
 
@@ -7,67 +7,70 @@ use serde::{Deserialize, Serialize};
 
 use crate::CorpId;
 
-/// One message. Field names are the column names of the table and the keys on the topic.
+/// A message. The field names are the column names of the table and the JSON keys on the topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
-    /// The corp whose archive it came from.
+    /// The corp whose archive returned the message.
     pub corp_id: CorpId,
     /// Position in the corp's archive.
     pub seq: u64,
-    /// WeCom's id of the message; the key by which repeats are recognised.
+    /// WeCom's message id; duplicates are recognised by it.
     pub msgid: String,
-    /// `send`, `recall` or `switch`; kept as received.
+    /// `send`, `recall` or `switch`, as received.
     pub action: String,
-    /// Message type as received (`wecom-api` §4.2); `switch` for a switch-company log.
+    /// Message type as received (`connectors/wecom/WECOM.md` §4); `switch` if a member switched to
+    /// another corp.
     pub msgtype: String,
-    /// When it was sent, milliseconds since the epoch, UTC.
+    /// When the message was sent, milliseconds since the epoch, UTC.
     pub msgtime: i64,
-    /// The room id, or the two ids sorted and joined with `|`: a function of the message alone.
+    /// Room id; in a single chat, the ids of both parties, sorted and joined with `|`.
     pub conversation_id: String,
-    /// Single or group, internal or external.
+    /// Whether the conversation is a single chat or a group, and internal or external.
     pub conversation_kind: ConversationKind,
-    /// The room id; empty in a single chat.
+    /// Room id; empty in a single chat.
     pub room_id: String,
-    /// Name of the room; empty if not known.
+    /// Name of the room; empty if unknown.
     pub room_name: String,
-    /// Who sent it: userid, external_userid or robot id.
+    /// Sender: `userid`, `external_userid` or robot id.
     pub from_id: String,
-    /// What the sender is.
+    /// Kind of the sender.
     pub from_kind: PartyKind,
-    /// Name of the sender; empty if not known.
+    /// Name of the sender when the message was processed; empty if unknown.
     pub from_name: String,
-    /// Main department of the sender; 0 if none or not known.
+    /// Id of the sender's main department; 0 if none or unknown.
     pub from_department_id: u32,
-    /// Names from the root department down, joined with `/`; empty if not known.
+    /// Path of that department: names from the root department down, joined with `/`; empty if
+    /// unknown.
     pub from_department_path: String,
-    /// Who received it, in the order given, each once; for a room its members at that time.
+    /// Ids of the recipients, in the order received, without repetitions; in a room, its members at
+    /// that time.
     pub to_ids: Vec<String>,
-    /// What a person would search for: text, titles, file names.
+    /// Searchable text of the message: text, titles, descriptions, file names.
     pub content: String,
-    /// The message's JSON as received.
+    /// The decrypted message: its JSON as received.
     pub payload: String,
-    /// `publickey_ver` of the key that opened it.
+    /// `publickey_ver` of the private key that opened the record.
     pub key_version: u32,
 }
 
-/// The four kinds of conversation.
+/// Kind of conversation.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, PartialOrd, Ord,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum ConversationKind {
-    /// Two members.
+    /// Single chat between two members.
     SingleInternal,
-    /// A member and somebody outside.
+    /// Single chat between a member and an external contact.
     SingleExternal,
-    /// A room of members only.
+    /// Room with members only.
     GroupInternal,
-    /// A room with somebody from outside.
+    /// Room with at least one external contact.
     GroupExternal,
 }
 
 impl ConversationKind {
-    /// The value in the column `conversation_kind`.
+    /// Returns the value in the column `conversation_kind`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SingleInternal => "single_internal",
@@ -84,24 +87,24 @@ impl fmt::Display for ConversationKind {
     }
 }
 
-/// What a party of a conversation is.
+/// Kind of a party in a conversation.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, PartialOrd, Ord,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum PartyKind {
-    /// A member of the corp, present or past.
+    /// A member of the corp, current or former.
     Member,
-    /// Somebody outside (`wm…` a WeChat user, `wo…` a WeCom user).
+    /// An external contact (`wm…`: WeChat user, `wo…`: WeCom user).
     Customer,
     /// A robot (`wb…`).
     Robot,
-    /// An id that neither its form nor the directory explains.
+    /// Neither the prefix of the id nor the directory identifies the party.
     Unknown,
 }
 
 impl PartyKind {
-    /// The value in the column `from_kind`.
+    /// Returns the value in the column `from_kind`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Member => "member",

@@ -1,30 +1,30 @@
 //! The ClickHouse tables, as numbered migrations.
 //!
-//! Each migration is a file of statements that may be applied twice (`IF EXISTS`, `IF NOT EXISTS`,
-//! or under a condition), because a program may die between a statement and the line that says it
-//! was applied. Files are never edited after a release: a change is a new number. A program refuses
-//! a database whose schema is newer than [`LATEST`]; [`plan`] decides that.
+//! Each migration is a file of statements that can be applied twice (`IF EXISTS`, `IF NOT EXISTS`,
+//! or under a condition), because a process may die between a statement and the row that records
+//! the migration. The statements of a released migration never change: a change is a new migration.
+//! A program refuses a database whose schema is newer than [`LATEST`]; [`plan`] decides that.
 
-/// Name of the table that says which migrations a database has.
-pub const LEDGER_TABLE: &str = "schema_migrations";
+/// Name of the table that records which migrations were applied.
+pub const MIGRATIONS_TABLE: &str = "schema_migrations";
 
-/// Creates the ledger of migrations itself; may be applied at any time.
-pub const LEDGER_DDL: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
+/// Statement that creates [`MIGRATIONS_TABLE`]; can be applied repeatedly.
+pub const MIGRATIONS_DDL: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
     (version UInt32, name String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) \
     ENGINE = ReplacingMergeTree ORDER BY version";
 
-/// One numbered step of the schema.
+/// A numbered schema change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Migration {
-    /// Its number; numbers grow by one.
+    /// Number of the migration; consecutive, starting at 1.
     pub version: u32,
-    /// What it is about.
+    /// Short name.
     pub name: &'static str,
-    /// The file's text.
+    /// Text of the SQL file.
     pub sql: &'static str,
 }
 
-/// Every migration, ascending.
+/// All migrations, ascending by version.
 pub const ALL: &[Migration] = &[
     Migration {
         version: 1,
@@ -53,19 +53,19 @@ pub const ALL: &[Migration] = &[
     },
 ];
 
-/// The schema this program writes.
+/// Schema version that this program writes.
 pub const LATEST: u32 = 5;
 
-/// The database has a schema that this program does not know.
+/// The schema of the database is newer than this program supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchemaTooNew {
-    /// What the database has.
+    /// Schema version of the database.
     pub found: u32,
-    /// What this program knows.
+    /// Latest schema version that this program knows.
     pub known: u32,
 }
 
-/// Decides what to apply to a database that has the migrations up to `applied` (0: none).
+/// Returns the migrations to apply to a database that has the migrations up to `applied` (0: none).
 ///
 /// # Errors
 /// The database is newer than this program.
@@ -82,15 +82,15 @@ pub fn plan(applied: u32) -> Result<&'static [Migration], SchemaTooNew> {
 /// One statement of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
-    /// A query; the statement is applied only if it counts more than 0. It stands in the file
-    /// before the statement, on a line that begins with `-- when: `.
+    /// Condition: a query that returns a count. The statement is applied only if the count is above
+    /// 0. In the file it precedes the statement, on a line that starts with `-- when: `.
     pub when: Option<String>,
     /// The statement.
     pub sql: String,
 }
 
 impl Migration {
-    /// The statements of the file, in order, without comments.
+    /// Returns the statements of the file in order, without comments.
     pub fn statements(&self) -> Vec<Statement> {
         let mut statements = Vec::new();
         let (mut when, mut sql) = (None, String::new());
@@ -129,7 +129,8 @@ mod tests {
                     .any(|g| sql.contains(g));
                 assert!(guarded || when.is_some(), "not repeatable: {sql}");
             }
-            let code = migration.sql.lines().filter(|line| !line.starts_with("--"));
+            let code = migration.sql.lines().map(str::trim_start);
+            let code = code.filter(|line| !line.starts_with("--"));
             let ends = code.filter(|line| line.contains(';')).count();
             assert_eq!(ends, migration.statements().len(), "a `;` within a line");
         }
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn plan_applies_the_rest_and_refuses_a_newer_schema() {
+    fn plan_returns_missing_migrations_and_refuses_a_newer_schema() {
         assert_eq!(plan(0).unwrap().len(), ALL.len());
         assert!(plan(LATEST).unwrap().is_empty());
         assert_eq!(

@@ -1,8 +1,8 @@
-//! A record as the archive API gave it, still encrypted.
+//! A record as the archive API returned it, still encrypted.
 //!
-//! The JSON is kept byte for byte (`wecom-api` §2: fields may be added at any time, and a record
-//! that cannot be opened today must be replayable tomorrow). Only what is needed to place a record
-//! is read from it here.
+//! The JSON is kept byte for byte, because WeCom may add fields at any time
+//! (`connectors/wecom/WECOM.md` §2) and a record that cannot be opened now must be replayable
+//! later.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,60 +14,60 @@ use sha2::{Digest as _, Sha256};
 
 use crate::CorpId;
 
-/// Bytes of a record's JSON at most; some 200 times what WeCom sends. Whatever a record becomes
-/// then fits where it has to go: a row, a dead letter, a value on a topic.
+/// Maximum size of a record's JSON in bytes, about 200 times what WeCom sends. A record within the
+/// limit fits into a row, a dead letter or a value on a topic.
 pub const MAX_RECORD_BYTES: usize = 4 << 20;
 
-/// Bytes of a `msgid` at most; WeCom's have some 60.
+/// Maximum size of a `msgid` in bytes; WeCom's have about 60.
 pub const MAX_MSGID_BYTES: usize = 1 << 10;
 
-/// What is kept of a record beyond [`MAX_RECORD_BYTES`], so that whoever has the record can tell
-/// that it is the one.
+/// Identifies a record larger than [`MAX_RECORD_BYTES`], which is not kept itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Oversize {
-    /// Bytes of its JSON.
+    /// Size of its JSON in bytes.
     pub bytes: u64,
-    /// SHA-256 of its JSON, in hexadecimal digits.
+    /// SHA-256 of its JSON, hexadecimal.
     pub sha256: String,
 }
 
-/// The JSON that stands for a record beyond [`MAX_RECORD_BYTES`].
+/// The JSON kept in place of a record larger than [`MAX_RECORD_BYTES`].
 #[derive(Deserialize, Serialize)]
-struct Stub {
+struct OversizeStub {
     seq: u64,
     msgid: String,
     too_large: Oversize,
 }
 
-/// One element of the envelope's `chatdata`, with the corp it belongs to.
+/// One element of `chatdata` in an answer of the archive, with its corp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedRecord {
-    /// The corp whose archive it came from.
+    /// The corp whose archive returned the record.
     pub corp_id: CorpId,
-    /// Position in the corp's archive: grows, is not dense (`chatdata[].seq`, full u64 range).
+    /// Position in the corp's archive (`chatdata[].seq`): ascending, with gaps, full `u64` range.
     pub seq: u64,
-    /// WeCom's id of the message; empty if the record carried none.
+    /// WeCom's message id; empty if the record has none.
     pub msgid: Box<str>,
-    /// The record's JSON object as received; a slice of the page it came in.
+    /// The record's JSON object as received; a slice of the page that contained it.
     pub json: Bytes,
 }
 
-/// The fields of a record, borrowed from its JSON where nothing had to be unescaped.
+/// The fields of a record, borrowed from its JSON unless they contain escapes.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct SealedFields<'a> {
-    /// `seq`; a number, or a string holding one.
+    /// `seq`: a number, or a string that contains a number.
     #[serde(deserialize_with = "u64_or_text")]
     pub seq: u64,
     /// `msgid`.
     #[serde(borrow)]
     pub msgid: Cow<'a, str>,
-    /// `publickey_ver`: which public key sealed it; a number, or a string holding one.
+    /// `publickey_ver`, the version of the public key that sealed the record: a number, or a string
+    /// that contains a number.
     #[serde(deserialize_with = "u32_or_text")]
     pub publickey_ver: u32,
-    /// `encrypt_random_key`: base64 of the RSA block.
+    /// `encrypt_random_key`: the RSA block in base64.
     #[serde(borrow)]
     pub encrypt_random_key: Cow<'a, str>,
-    /// `encrypt_chat_msg`: the ciphertext; base64 in the open cipher, opaque with the SDK.
+    /// `encrypt_chat_msg`, the ciphertext: base64 with transport `http`, opaque with the SDK.
     #[serde(borrow)]
     pub encrypt_chat_msg: Cow<'a, str>,
 }
@@ -76,13 +76,13 @@ impl SealedRecord {
     /// Reads the fields of the record.
     ///
     /// # Errors
-    /// The JSON lacks a field or has one of another type.
+    /// A field is missing or has another type.
     pub fn fields(&self) -> Result<SealedFields<'_>, serde_json::Error> {
         serde_json::from_slice(&self.json)
     }
 
-    /// The record, or what stands for it if it is too large to be taken: its size and hash. The
-    /// `msgid` is then kept unless that is what is too large.
+    /// Returns the record unchanged if it is within the size limits. Otherwise replaces its JSON
+    /// with its size and hash, and also drops the `msgid` if that exceeds [`MAX_MSGID_BYTES`].
     #[must_use]
     pub fn bounded(self) -> Self {
         let id_fits = self.msgid.len() <= MAX_MSGID_BYTES;
@@ -90,7 +90,7 @@ impl SealedRecord {
             return self;
         }
         let msgid = if id_fits { self.msgid } else { Box::default() };
-        let stub = Stub {
+        let stub = OversizeStub {
             seq: self.seq,
             msgid: msgid.to_string(),
             too_large: Oversize {
@@ -102,18 +102,18 @@ impl SealedRecord {
             corp_id: self.corp_id,
             seq: self.seq,
             msgid,
-            // Texts and numbers alone: there is nothing that could not be written.
+            // Strings and numbers only: serialisation cannot fail.
             json: serde_json::to_vec(&stub).unwrap_or_default().into(),
         }
     }
 
-    /// What was too large, if this stands for such a record.
+    /// Returns the size and hash of the original record if this one replaces an oversized record.
     pub fn too_large(&self) -> Option<Oversize> {
-        let stub: Stub = serde_json::from_slice(&self.json).ok()?;
+        let stub: OversizeStub = serde_json::from_slice(&self.json).ok()?;
         Some(stub.too_large)
     }
 
-    /// The record's JSON as text, for the dead-letter store.
+    /// Returns the record's JSON as text, for a dead letter.
     pub fn json_text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.json)
     }
@@ -122,22 +122,23 @@ impl SealedRecord {
 fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing into a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })
 }
 
-/// Reads a `u64` that a gateway may have re-serialised as a string (`wecom-api` §4.3).
+/// Deserialises a `u64` that a gateway may have re-serialised as a string
+/// (`connectors/wecom/WECOM.md` §4).
 ///
 /// # Errors
-/// The value is neither.
+/// The value is neither a number nor a string that contains one.
 pub fn u64_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Number;
     impl Visitor<'_> for Number {
         type Value = u64;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an unsigned 64-bit number or a string holding one")
+            f.write_str("an unsigned 64-bit number or a string that contains one")
         }
         fn visit_u64<E: de::Error>(self, v: u64) -> Result<u64, E> {
             Ok(v)
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_accept_numbers_as_text_and_keep_the_whole_u64_range() {
+    fn fields_accept_numbers_as_strings_and_the_full_u64_range() {
         let sealed = record(
             r#"{"seq":"18446744073709551615","msgid":"a\/b","publickey_ver":"3",
                 "encrypt_random_key":"AA==","encrypt_chat_msg":"BB","extra":[1]}"#,
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn record_of_the_largest_size_stays_and_of_a_larger_one_size_and_hash_are_kept() {
+    fn record_at_the_size_limit_is_unchanged_and_a_larger_one_is_reduced_to_size_and_hash() {
         let of = |bytes: usize, msgid: &str| SealedRecord {
             json: Bytes::from(vec![b' '; bytes]),
             msgid: msgid.into(),
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_levels_in_a_field_that_nobody_reads_do_no_harm() {
+    fn deep_nesting_in_an_unused_field_is_ignored() {
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         let json = format!(
             r#"{{"x":{deep},"seq":1,"msgid":"a","publickey_ver":1,"encrypt_random_key":"",

@@ -1,29 +1,30 @@
-//! A topic's value under a key of the deployment's own: what rests on the brokers instead of
+//! A topic value encrypted with a key of the deployment (seal key), so that the brokers store no
 //! plaintext.
 //!
-//! AES-256-GCM. The associated data is [`SEAL_CONTEXT`], the topic's name without the prefix, a zero
-//! byte and the record's key, so a value opens nowhere but in the topic and under the key it was
-//! sealed for. Not here: how it is opened (`pipeline/crypto`), which topics are sealed (`engine`).
+//! The cipher is AES-256-GCM. The associated data is [`SEAL_CONTEXT`], the topic name without its
+//! prefix, a zero byte and the record key, so a value can be opened only in the topic and under the
+//! record key it was sealed for. `pipeline/crypto` opens values; `pipeline/engine` decides which
+//! topics are sealed.
 
 use std::borrow::Cow;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the associated data begins with: the form of the seal, so that another one can follow.
+/// Start of the associated data. It identifies the version of the seal format.
 pub const SEAL_CONTEXT: &str = "chatledger seal 1\0";
 
-/// The value of a record on `.messages` or `.violations` where the deployment has a seal key; what
-/// it opens to is the value it would have without one.
+/// The value of a record on `.messages` or `.violations` if the deployment has a seal key. The
+/// decrypted content is the value that the record would have without a seal key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SealedValue<'a> {
-    /// Which of the deployment's seal keys it is under (`kafka.seal_key.version`).
+    /// Version of the seal key (`kafka.seal_key.version`).
     pub key_version: u32,
-    /// base64 of the 12 random bytes of the nonce.
+    /// Nonce: 12 random bytes in base64.
     #[serde(borrow)]
     pub nonce: Cow<'a, str>,
-    /// base64 of the ciphertext with its tag of 16 bytes at the end.
+    /// Ciphertext followed by the 16-byte authentication tag, in base64.
     #[serde(borrow)]
     pub ciphertext: Cow<'a, str>,
 }

@@ -1,24 +1,24 @@
-//! A value that never shows itself.
+//! A secret value that is never printed.
 
 use std::fmt;
 use std::ops::Deref;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Holds a secret: a text unless said otherwise. It prints as `***`, is wiped from memory when
-/// dropped and is opened only by [`Secret::expose`], so that a search for that word finds every use.
+/// A secret, by default a `String`. It prints as `***` and is wiped from memory when dropped.
+/// [`Secret::expose`] is the only way to read it, so a search for that name finds every use.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret<T: Zeroize = String>(T);
 
 impl<T: Zeroize> Secret<T> {
-    /// Takes the secret over.
+    /// Wraps a secret.
     pub fn new(value: T) -> Self {
         Self(value)
     }
 }
 
 impl<T: Zeroize + Deref> Secret<T> {
-    /// The secret itself. Never pass the result to a log, an error or a metric.
+    /// Returns the secret. Never pass the result to a log, an error or a metric.
     pub fn expose(&self) -> &T::Target {
         &self.0
     }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secret_prints_as_stars_in_every_form() {
+    fn secret_prints_as_stars_in_every_format() {
         let secret = Secret::new("hunter2".to_owned());
         assert_eq!(format!("{secret} {secret:?} {secret:#?}"), "*** *** ***");
         assert_eq!(secret.expose(), "hunter2");
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_is_wiped_when_told_to() {
+    fn zeroize_wipes_the_secret() {
         let mut secret = Secret::new("hunter2".to_owned());
         secret.zeroize();
         assert_eq!(secret.expose(), "");

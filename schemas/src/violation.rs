@@ -1,4 +1,5 @@
-//! A message that broke a rule: one row of the table `violations`. It carries no message body.
+//! A rule broken by a message; one row of the table `violations`. Of the message's text it contains
+//! only the matched words.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,59 +9,60 @@ use crate::CorpId;
 /// One rule broken by one message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Violation {
-    /// The corp of the message.
+    /// Corp of the message.
     pub corp_id: CorpId,
-    /// A function of corp, msgid and rule id, so that finding it again gives the same row.
+    /// Id derived from corp, msgid and rule id: the same violation always has the same id.
     pub violation_id: String,
-    /// The message.
+    /// WeCom's id of the message.
     pub msgid: String,
     /// Position of the message in the corp's archive.
     pub seq: u64,
     /// When the message was sent, milliseconds since the epoch, UTC.
     pub msgtime: i64,
-    /// Conversation of the message.
+    /// Conversation of the message; see the table `messages`.
     pub conversation_id: String,
-    /// Sender of the message.
+    /// Sender of the message: `userid`, `external_userid` or robot id.
     pub from_id: String,
-    /// The rule.
+    /// Id of the rule.
     pub rule_id: String,
-    /// Its name when it matched.
+    /// Name of the rule when it matched.
     pub rule_name: String,
-    /// Which wording of the rule matched: a hash over its definition, 16 hex digits.
+    /// Version of the rule that matched: a hash of its definition, 16 hexadecimal digits.
     pub rule_version: String,
-    /// The rule's category.
+    /// Category of the rule.
     pub category: String,
-    /// The rule's severity.
+    /// Severity of the rule.
     pub severity: Severity,
-    /// The hits as written in the message, in the order of `spans`.
+    /// Matched text as written in the message, in the order of `spans`.
     pub matched: Vec<String>,
-    /// Character offsets into `content`, end exclusive, ascending.
+    /// Start and end of each match in the message's `content`: offsets in Unicode characters, end
+    /// exclusive, ascending.
     pub spans: Vec<(u32, u32)>,
-    /// When it was found, milliseconds since the epoch, UTC.
+    /// When the violation was detected, milliseconds since the epoch, UTC.
     pub detected_at: i64,
 }
 
-/// How bad a violation is, in ascending order.
+/// Severity of a violation, in ascending order.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, PartialOrd, Ord,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Worth knowing.
+    /// For information.
     Low,
-    /// Worth a look.
+    /// Should be reviewed.
     Medium,
-    /// Needs handling.
+    /// Requires action.
     High,
-    /// Needs handling now.
+    /// Requires immediate action.
     Critical,
 }
 
 impl Severity {
-    /// Every severity, ascending.
+    /// All severities, ascending.
     pub const ALL: [Self; 4] = [Self::Low, Self::Medium, Self::High, Self::Critical];
 
-    /// The value in the column and the metric label `severity`.
+    /// Returns the value in the column `severity`, also used as the metric label `severity`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Low => "low",

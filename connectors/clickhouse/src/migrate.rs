@@ -8,7 +8,7 @@
 use std::cmp::Ordering;
 
 use chatledger_schemas::migrations::{
-    self, LATEST, LEDGER_DDL, LEDGER_TABLE, Migration, Statement,
+    self, LATEST, MIGRATIONS_DDL, MIGRATIONS_TABLE, Migration, Statement,
 };
 use clickhouse::sql::Identifier;
 
@@ -94,7 +94,7 @@ impl ClickHouse {
             .server
             .query("SELECT count() FROM system.tables WHERE database = ? AND name = ?")
             .bind(&self.database)
-            .bind(LEDGER_TABLE)
+            .bind(MIGRATIONS_TABLE)
             .fetch_one::<u64>();
         if self.within(exists).await.map_err(failed)? == 0 {
             return Ok(0);
@@ -102,7 +102,7 @@ impl ClickHouse {
         let version = self
             .client
             .query("SELECT max(version) FROM ?")
-            .bind(Identifier(LEDGER_TABLE))
+            .bind(Identifier(MIGRATIONS_TABLE))
             .fetch_one::<u32>();
         self.within(version).await.map_err(failed)
     }
@@ -117,7 +117,7 @@ impl ClickHouse {
     }
 
     async fn apply(&self, migration: &Migration) -> Result<(), RequestError> {
-        self.within(self.client.query_raw(LEDGER_DDL).execute())
+        self.within(self.client.query_raw(MIGRATIONS_DDL).execute())
             .await?;
         for statement in migration.statements() {
             if !self.is_due(&statement).await? {
@@ -136,7 +136,7 @@ impl ClickHouse {
         let record = self
             .client
             .query("INSERT INTO ? (version, name) SETTINGS async_insert = 0 VALUES (?, ?)")
-            .bind(Identifier(LEDGER_TABLE))
+            .bind(Identifier(MIGRATIONS_TABLE))
             .bind(migration.version)
             .bind(migration.name)
             .execute();

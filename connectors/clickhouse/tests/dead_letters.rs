@@ -56,7 +56,7 @@ async fn final_shows_open_dead_letters_with_their_last_attempt_and_settled_ones_
     let insert = async |token: &str, dead_letters: &[DeadLetter], events: &[DeadLetterEvent]| {
         let done = clickhouse.insert(DeadLetters, token, dead_letters).await;
         done.unwrap();
-        let settled = events.iter().filter(|event| event.event.closes());
+        let settled = events.iter().filter(|event| event.event.settles());
         let settled: Vec<_> = settled.collect();
         let done = clickhouse.insert(SettledDeadLetters, token, settled.iter().copied());
         done.await.unwrap();
@@ -99,7 +99,7 @@ async fn before_migration_4(name: &str) -> (ClickHouse, Vec<Statement>) {
     server.client().query(&create).execute().await.unwrap();
     let clickhouse = shared().clickhouse(name);
     let run = async |sql: &str| clickhouse.client().query_raw(sql).execute().await.unwrap();
-    run(chatledger_schemas::migrations::LEDGER_DDL).await;
+    run(chatledger_schemas::migrations::MIGRATIONS_DDL).await;
     for migration in &ALL[..3] {
         for statement in migration.statements() {
             run(&statement.sql).await;

@@ -5,7 +5,7 @@ use arrow_array::types::{TimestampMillisecondType, UInt32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch, StringArray};
 use arrow_schema::ArrowError;
 use bytes::Bytes;
-use chatledger_schemas::ledger::{Anchor, RecordKey, RowDigest, RowParts, digest_of};
+use chatledger_schemas::ledger::{ChainAnchor, RecordKey, RowDigest, RowParts, digest_of};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
@@ -28,12 +28,12 @@ impl MessageFile {
     }
 
     /// Returns the anchors of the hash chain in the file's metadata.
-    pub fn anchors(&self) -> Result<Vec<Anchor>, Error> {
+    pub fn anchors(&self) -> Result<Vec<ChainAnchor>, Error> {
         let builder = self.builder()?;
         let metadata = builder.metadata().file_metadata().key_value_metadata();
         let entries = metadata.into_iter().flatten();
         Ok(entries
-            .filter_map(|entry| Anchor::parse(&entry.key, entry.value.as_deref()?))
+            .filter_map(|entry| ChainAnchor::parse(&entry.key, entry.value.as_deref()?))
             .collect())
     }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use chatledger_engine::fault::Fault;
 use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::kafka::{
-    Assigned, GroupEvent, Group, Join, LogRecord, OutRecord, Topic, process,
+    Assigned, Group, GroupEvent, Join, LogRecord, OutRecord, Topic, process,
 };
 use chatledger_kafka::{
     Member, MemberEvent, Membership, OutgoingRecord, StartOffset, TopicSpec, WriterConfig,
 };
 use chatledger_schemas::TOPIC_SCHEMA;
-use chatledger_schemas::ledger::Link;
+use chatledger_schemas::ledger::ChainLink;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -232,7 +232,7 @@ impl Group for Log {
                         .header("seq")
                         .and_then(|seq| seq.parse().ok())
                         .unwrap_or_default(),
-                    link: record.header("link").and_then(Link::from_hex),
+                    link: record.header("link").and_then(ChainLink::from_hex),
                     retry: record
                         .header("retry")
                         .and_then(|retry| serde_json::from_str(retry).ok()),

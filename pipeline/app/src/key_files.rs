@@ -76,7 +76,7 @@ fn add_new_keys(rings: &Rings, loaded: &BTreeMap<CorpId, KeyRing>) {
         let Some(loaded) = loaded.get(corp) else {
             continue;
         };
-        let joined = ring.get().joined(loaded);
+        let joined = ring.get().merged_with(loaded);
         if !joined.differing.is_empty() {
             let versions = joined.differing;
             warn!(

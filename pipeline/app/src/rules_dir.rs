@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chatledger_engine::metrics::Metrics;
 use chatledger_engine::shared::Current;
-use chatledger_rules::{RuleSet, Source, compile};
+use chatledger_rules::{RuleFile, RuleSet, compile};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -48,9 +48,9 @@ pub fn load(dir: &Path) -> Result<RuleSet, Vec<String>> {
             Err(error) => errors.extend(unreadable(file, error)),
         }
     }
-    let sources: Vec<Source<'_>> = texts
+    let sources: Vec<RuleFile<'_>> = texts
         .iter()
-        .map(|(file, text)| Source { file, text })
+        .map(|(name, text)| RuleFile { name, text })
         .collect();
     let words = |_: &str, name: &str| bounded_file::text(&dir.join(name), MAX_BYTES);
     match compile(&sources, words) {

@@ -1,4 +1,4 @@
-//! The private keys of a corp, by `publickey_ver`.
+//! The private keys of a corp by `publickey_ver`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,52 +14,53 @@ use rsa::{BigUint, RsaPrivateKey};
 use zeroize::Zeroizing;
 
 use crate::cipher::{self, MessageKey};
-use crate::{Opened, Opener, Rejected};
+use crate::{OpenError, OpenedRecord, Opener};
 
-/// Records below this number are not worth a hand-over to another core.
-const GRAIN: usize = 4;
+/// Minimum number of records per task: fewer are not worth a switch to another core.
+const MIN_RECORDS_PER_TASK: usize = 4;
 
-/// Every private key of one corp. Old versions stay for ever: what they sealed is lost without them.
+/// All private keys of one corp. Old versions are never removed, because records sealed with them
+/// could not be opened any more.
 #[derive(Default, Clone)]
 pub struct KeyRing {
-    keys: BTreeMap<u32, Arc<Key>>,
+    keys: BTreeMap<u32, Arc<PrivateKey>>,
 }
 
-struct Key {
+struct PrivateKey {
     engine: Pkcs1PrivateDecryptingKey,
-    /// The public half, by which two keys are told apart.
+    /// Identifies the key: two keys with the same modulus are the same key.
     modulus: BigUint,
 }
 
-/// A ring that has taken over another's keys.
+/// The result of [`KeyRing::merged_with`].
 #[derive(Debug)]
-pub struct Joined {
-    /// Every key of the first, and of the other those whose version the first did not have.
+pub struct MergedKeyRing {
+    /// All keys of the first ring, and the keys of the second ring with new versions.
     pub ring: KeyRing,
-    /// Versions that are new.
+    /// Versions that only the second ring has.
     pub added: Vec<u32>,
-    /// Versions for which the other has a different key, which was not taken over.
+    /// Versions for which the second ring has a different key; the key of the first ring is kept.
     pub differing: Vec<u32>,
 }
 
-/// A key file that cannot be used.
+/// Why a private key cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyError {
-    /// Neither form of PEM was found in it.
+    /// The text is not a private key in a supported PEM format.
     #[error("not an RSA private key in PEM form (PKCS#1 or PKCS#8, without a passphrase)")]
     NotPem,
-    /// Its size is not what WeCom uses or the engine takes.
-    #[error("an RSA key of {bits} bits; WeCom seals with 2048")]
+    /// The key does not have 2048 bits.
+    #[error("an RSA key of {bits} bits; WeCom uses 2048 bits")]
     Size {
-        /// Bits of its modulus.
+        /// Size of the modulus in bits.
         bits: usize,
     },
-    /// The engine refuses it.
-    #[error("the RSA engine refuses the key: its numbers do not fit together")]
+    /// The RSA library refuses the key.
+    #[error("the RSA library refuses the key: its parameters are inconsistent")]
     Refused,
-    /// The version is taken.
+    /// The ring already has a key of this version.
     #[error("version {0} is given twice")]
-    Twice(u32),
+    DuplicateVersion(u32),
 }
 
 impl std::fmt::Debug for KeyRing {
@@ -71,18 +72,18 @@ impl std::fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// A ring without keys: every record is of an unknown version.
+    /// Creates a ring without keys: no record can be opened.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds the key of a version from its PEM text, PKCS#1 or PKCS#8.
+    /// Adds the key of a version from its PEM text (PKCS#1 or PKCS#8).
     ///
     /// # Errors
-    /// The text is no usable RSA-2048 key, or the version has one already.
+    /// The text is not a usable RSA-2048 key, or the ring already has a key of this version.
     pub fn insert_pem(&mut self, version: u32, pem: &Secret) -> Result<(), KeyError> {
         if self.keys.contains_key(&version) {
-            return Err(KeyError::Twice(version));
+            return Err(KeyError::DuplicateVersion(version));
         }
         let text = pem.expose().trim();
         let key = RsaPrivateKey::from_pkcs8_pem(text)
@@ -98,7 +99,7 @@ impl KeyRing {
             .ok()
             .and_then(|key| Pkcs1PrivateDecryptingKey::new(key).ok())
             .ok_or(KeyError::Refused)?;
-        let key = Key {
+        let key = PrivateKey {
             engine: engine_key,
             modulus: key.n().clone(),
         };
@@ -106,10 +107,10 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Takes over the versions of another ring that this one does not have. None is dropped or
-    /// replaced: what a key has sealed stays readable.
-    pub fn joined(&self, other: &Self) -> Joined {
-        let mut joined = Joined {
+    /// Returns this ring with the versions of `other` that it does not have. No key is removed or
+    /// replaced, so every record that can be opened now can still be opened.
+    pub fn merged_with(&self, other: &Self) -> MergedKeyRing {
+        let mut merged = MergedKeyRing {
             ring: self.clone(),
             added: Vec::new(),
             differing: Vec::new(),
@@ -117,27 +118,28 @@ impl KeyRing {
         for (version, key) in &other.keys {
             match self.keys.get(version) {
                 None => {
-                    joined.ring.keys.insert(*version, Arc::clone(key));
-                    joined.added.push(*version);
+                    merged.ring.keys.insert(*version, Arc::clone(key));
+                    merged.added.push(*version);
                 }
-                Some(own) if own.modulus != key.modulus => joined.differing.push(*version),
+                Some(own) if own.modulus != key.modulus => merged.differing.push(*version),
                 Some(_) => {}
             }
         }
-        joined
+        merged
     }
 
-    /// The versions it has, ascending.
+    /// Returns the versions of the keys, ascending.
     pub fn versions(&self) -> Vec<u32> {
         self.keys.keys().copied().collect()
     }
 
-    /// The RSA step alone: opens one block (`encrypt_random_key`, decoded) to the message key.
+    /// Decrypts one RSA block (`encrypt_random_key` after base64) and returns the message key.
     ///
     /// # Errors
-    /// The version is not in the ring, the block has the wrong length, or it does not open.
-    pub fn unwrap_key(&self, version: u32, block: &[u8]) -> Result<MessageKey, Rejected> {
-        let reject = |reason, error: String| Rejected {
+    /// The ring has no key of this version, the block has the wrong length, or the key does not
+    /// decrypt it.
+    pub fn unwrap_key(&self, version: u32, block: &[u8]) -> Result<MessageKey, OpenError> {
+        let reject = |reason, error: String| OpenError {
             reason,
             error,
             key_version: version,
@@ -152,38 +154,39 @@ impl KeyRing {
             return Err(reject(
                 Reason::TruncatedCiphertext,
                 format!(
-                    "encrypt_random_key is {} bytes, not {}",
+                    "encrypt_random_key has {} bytes, not {}",
                     block.len(),
                     cipher::RSA_BYTES
                 ),
             ));
         }
-        let mut room = Zeroizing::new([0_u8; cipher::RSA_BYTES]);
-        let text = key.engine.decrypt(block, room.as_mut()).map_err(|_| {
+        let mut buffer = Zeroizing::new([0_u8; cipher::RSA_BYTES]);
+        let text = key.engine.decrypt(block, buffer.as_mut()).map_err(|_| {
             reject(
                 Reason::WrongKey,
-                "the private key does not open encrypt_random_key".into(),
+                "the private key does not decrypt encrypt_random_key".into(),
             )
         })?;
-        // About one wrong-key block in 10^5 passes the padding check by chance (`wecom-api` §3.4).
+        // With a wrong key, about one block in 10^5 passes the padding check by chance
+        // (`connectors/wecom/WECOM.md` §3).
         MessageKey::parse(text).ok_or_else(|| {
             reject(
                 Reason::WrongKey,
-                "encrypt_random_key opens to something that is no key".into(),
+                "the decrypted encrypt_random_key is not a key".into(),
             )
         })
     }
 
-    fn open_one(&self, record: &SealedRecord) -> Result<Opened, Rejected> {
+    fn open_one(&self, record: &SealedRecord) -> Result<OpenedRecord, OpenError> {
         if record.json.len() > MAX_RECORD_BYTES {
             return Err(too_large(record.json.len() as u64));
         }
         let fields = record.fields().map_err(|error| match record.too_large() {
-            Some(what) => too_large(what.bytes),
-            None => Rejected {
+            Some(oversize) => too_large(oversize.bytes),
+            None => OpenError {
                 reason: Reason::BadEnvelope,
                 error: format!(
-                    "the record is not of the envelope's form ({:?} at column {})",
+                    "the record does not have the format of the archive API ({:?} at column {})",
                     error.classify(),
                     error.column()
                 ),
@@ -191,7 +194,7 @@ impl KeyRing {
             },
         })?;
         let version = fields.publickey_ver;
-        let reject = |(reason, error)| Rejected {
+        let reject = |(reason, error)| OpenError {
             reason,
             error,
             key_version: version,
@@ -209,26 +212,26 @@ impl KeyRing {
         cipher::check_whole_blocks(&body).map_err(reject)?;
         let key = self.unwrap_key(version, &block)?;
         key.open(&mut body).map_err(reject)?;
-        Ok(Opened {
+        Ok(OpenedRecord {
             key_version: version,
             plaintext: body,
         })
     }
 }
 
-fn too_large(bytes: u64) -> Rejected {
-    Rejected {
+fn too_large(bytes: u64) -> OpenError {
+    OpenError {
         reason: Reason::TooLarge,
-        error: format!("the record has {bytes} bytes, {MAX_RECORD_BYTES} are taken at most"),
+        error: format!("the record has {bytes} bytes; at most {MAX_RECORD_BYTES} are accepted"),
         key_version: 0,
     }
 }
 
 impl Opener for KeyRing {
-    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<Opened, Rejected>> {
+    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<OpenedRecord, OpenError>> {
         batch
             .par_iter()
-            .with_min_len(GRAIN)
+            .with_min_len(MIN_RECORDS_PER_TASK)
             .map(|record| self.open_one(record))
             .collect()
     }

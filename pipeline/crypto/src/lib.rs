@@ -1,46 +1,47 @@
-//! Opens sealed records with the corp's private keys, and seals what would rest as plaintext on a
-//! log with keys of the deployment's own.
+//! Opens sealed records with the private keys of a corp, and encrypts topic values with keys of the
+//! deployment (seal keys).
 //!
-//! It does not know where records come from, what is inside them, or where they go: bytes in, bytes
-//! or a reason out. No I/O, no clock, no async.
+//! This crate does not know where records come from, what they contain or where they go: bytes in,
+//! bytes or a reason out. No I/O, no clock, no async.
 //!
-//! One RSA private operation per record dwarfs everything else the pipeline does, so opening is
-//! always a call on a batch behind one seam, [`Opener`]; [`KeyRing::open`] spreads a batch over all
-//! cores and keeps its order. A record that cannot be opened is a value ([`Rejected`]), never an
-//! error of the batch.
+//! The RSA operation per record costs more than all other stages together. Records are therefore
+//! opened in batches, through the trait [`Opener`]; [`KeyRing::open`] distributes a batch over all
+//! cores and keeps the order of the records. A record that cannot be opened yields an [`OpenError`]
+//! and does not affect the rest of the batch.
 
 mod cipher;
 mod keyring;
 mod seal;
 
 pub use cipher::MessageKey;
-pub use keyring::{Joined, KeyError, KeyRing};
+pub use keyring::{KeyError, KeyRing, MergedKeyRing};
 pub use seal::{SealError, SealKeyError, SealRing, UnsealError};
 
 use chatledger_schemas::{Reason, SealedRecord};
 
-/// A record's plaintext, not yet known to be UTF-8 or JSON.
+/// The plaintext of a record; not yet validated as UTF-8 or JSON.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Opened {
-    /// `publickey_ver` of the key that opened it.
+pub struct OpenedRecord {
+    /// `publickey_ver` of the key that opened the record.
     pub key_version: u32,
-    /// The message as it was before sealing.
+    /// The decrypted message.
     pub plaintext: Vec<u8>,
 }
 
 /// Why a record could not be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejected {
-    /// The reason it is parked under.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct OpenError {
+    /// Reason of the dead letter.
     pub reason: Reason,
-    /// What exactly went wrong; never holds key material or content.
+    /// Details of the failure; never contains key material or message content.
     pub error: String,
     /// `publickey_ver` of the record; 0 if it could not be read.
     pub key_version: u32,
 }
 
-/// The seam between the pipeline and an RSA engine.
+/// Opens sealed records; implemented once per RSA library.
 pub trait Opener: Send + Sync {
-    /// Opens a batch; the results stand in the order of the records, one each.
-    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<Opened, Rejected>>;
+    /// Opens a batch. Returns one result per record, in the same order.
+    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<OpenedRecord, OpenError>>;
 }

@@ -1,12 +1,15 @@
-//! The deployment's own keys: values are sealed before they rest on a log, and opened by whoever
-//! reads it (the form is [`SealedValue`]'s).
+//! Seals topic values with keys of the deployment (seal keys) and opens them; [`SealedValue`]
+//! defines the format.
 //!
-//! Guarantees: a value opens only in the topic and under the record key it was sealed for, whole and
-//! unchanged; what does not open is an error, never an empty or a cut value; no error holds a part
-//! of a value or of a key. A ring without keys lets values pass as they are.
+//! Guarantees:
+//! - A value can be opened only in the topic and under the record key it was sealed for, and only
+//!   if it is complete and unchanged. Otherwise the result is an error, never an empty or truncated
+//!   value.
+//! - No error contains a part of a value or of a key.
+//! - A ring without keys leaves values unencrypted.
 //!
-//! Nonces are drawn at random, so one key should seal no more than 2^32 values (NIST SP 800-38D,
-//! 8.3); a further key takes over long before.
+//! Nonces are random, so one key must not seal more than 2^32 values (NIST SP 800-38D, 8.3). Add a
+//! new key version long before that.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,45 +21,46 @@ use chatledger_schemas::sealed_value::SEAL_CONTEXT;
 use chatledger_schemas::{SealedValue, Secret};
 use zeroize::Zeroizing;
 
-/// Bytes of a key.
+/// Size of a key in bytes.
 const KEY_BYTES: usize = 32;
 
-/// Every seal key of a deployment, by version.
+/// All seal keys of a deployment by version.
 #[derive(Default)]
 pub struct SealRing {
     keys: BTreeMap<u32, RandomizedNonceKey>,
     accept_unsealed: bool,
 }
 
-/// A key file that cannot be used.
+/// Why a seal key cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SealKeyError {
-    /// It does not hold a key.
-    #[error("not a key: 32 random bytes, as they are or in base64 (openssl rand -base64 32)")]
+    /// The file does not contain a key.
+    #[error("not a key: 32 random bytes expected, raw or in base64 (openssl rand -base64 32)")]
     NotAKey,
-    /// The version is taken.
+    /// The ring already has a key of this version.
     #[error("version {0} is given twice")]
-    Twice(u32),
+    DuplicateVersion(u32),
 }
 
-/// A value could not be sealed: the system gives no random bytes.
+/// A value could not be sealed, because the system returned no random bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("the value cannot be sealed: the cipher failed")]
 pub struct SealError;
 
-/// Why a value cannot be read.
+/// Why a value cannot be opened.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UnsealError {
-    /// It is under a key this process does not have.
+    /// The value is sealed with a key that this process does not have.
     #[error("it is sealed with seal key {0}, which is not configured (kafka.seal_key)")]
     UnknownVersion(u32),
-    /// It was changed, moved from elsewhere, or sealed with another key of the same version.
-    #[error(
-        "seal key {0} does not open it: the key is another one, or the value was changed or moved"
-    )]
+    /// The value was changed, moved from another record, or sealed with another key of the same
+    /// version.
+    #[error("seal key {0} does not open it: the key differs, or the value was changed or moved")]
     DoesNotOpen(u32),
-    /// It is plaintext although there is a seal key.
-    #[error("it is not sealed although there is a seal key (kafka.accept_unsealed lets it pass)")]
+    /// The value is not sealed although a seal key is configured.
+    #[error(
+        "it is not sealed although a seal key is configured (kafka.accept_unsealed accepts it)"
+    )]
     Unsealed,
 }
 
@@ -70,8 +74,8 @@ impl std::fmt::Debug for SealRing {
 }
 
 impl SealRing {
-    /// A ring without keys; `accept_unsealed` lets values pass that are not sealed although there
-    /// is a key.
+    /// Creates a ring without keys. With `accept_unsealed`, [`SealRing::open`] also returns values
+    /// that are not sealed although the ring has keys.
     pub fn new(accept_unsealed: bool) -> Self {
         Self {
             keys: BTreeMap::new(),
@@ -79,13 +83,13 @@ impl SealRing {
         }
     }
 
-    /// Adds the key of a version from what its file holds.
+    /// Adds the key of a version from the content of its file.
     ///
     /// # Errors
-    /// It is no key, or the version has one already.
+    /// The content is not a key, or the ring already has a key of this version.
     pub fn insert(&mut self, version: u32, file: &Secret<Vec<u8>>) -> Result<(), SealKeyError> {
         if self.keys.contains_key(&version) {
-            return Err(SealKeyError::Twice(version));
+            return Err(SealKeyError::DuplicateVersion(version));
         }
         let bytes = key_bytes(file.expose()).ok_or(SealKeyError::NotAKey)?;
         let key =
@@ -94,16 +98,16 @@ impl SealRing {
         Ok(())
     }
 
-    /// The versions it has, ascending; the last one seals.
+    /// Returns the versions of the keys, ascending; the last one is used for sealing.
     pub fn versions(&self) -> Vec<u32> {
         self.keys.keys().copied().collect()
     }
 
-    /// Seals the value of a record with this key in this topic (named without the deployment's
-    /// prefix) under the newest seal key.
+    /// Seals the value of the record with key `record_key` in `topic` (name without the
+    /// deployment's prefix), with the newest seal key.
     ///
     /// # Errors
-    /// The system gives no random bytes.
+    /// The system returned no random bytes.
     pub fn seal(
         &self,
         topic: &str,
@@ -114,7 +118,7 @@ impl SealRing {
             return Ok(value);
         };
         let nonce = key
-            .seal_in_place_append_tag(associated(topic, record_key), &mut value)
+            .seal_in_place_append_tag(associated_data(topic, record_key), &mut value)
             .map_err(|_| SealError)?;
         let sealed = SealedValue {
             key_version: *version,
@@ -124,7 +128,7 @@ impl SealRing {
         serde_json::to_vec(&sealed).map_err(|_| SealError)
     }
 
-    /// Opens the value of a record with this key in this topic.
+    /// Opens the value of the record with key `record_key` in `topic`.
     ///
     /// # Errors
     /// See [`UnsealError`].
@@ -135,8 +139,8 @@ impl SealRing {
         value: &'v [u8],
     ) -> Result<Cow<'v, [u8]>, UnsealError> {
         let Ok(sealed) = serde_json::from_slice::<SealedValue<'_>>(value) else {
-            let passes = self.keys.is_empty() || self.accept_unsealed;
-            return if passes {
+            let accepted = self.keys.is_empty() || self.accept_unsealed;
+            return if accepted {
                 Ok(Cow::Borrowed(value))
             } else {
                 Err(UnsealError::Unsealed)
@@ -145,20 +149,20 @@ impl SealRing {
         let version = sealed.key_version;
         let key = self.keys.get(&version);
         let key = key.ok_or(UnsealError::UnknownVersion(version))?;
-        let closed = || UnsealError::DoesNotOpen(version);
-        let nonce = STANDARD.decode(&*sealed.nonce).map_err(|_| closed())?;
-        let nonce = Nonce::try_assume_unique_for_key(&nonce).map_err(|_| closed())?;
-        let mut body = STANDARD.decode(&*sealed.ciphertext).map_err(|_| closed())?;
+        let failed = || UnsealError::DoesNotOpen(version);
+        let nonce = STANDARD.decode(&*sealed.nonce).map_err(|_| failed())?;
+        let nonce = Nonce::try_assume_unique_for_key(&nonce).map_err(|_| failed())?;
+        let mut body = STANDARD.decode(&*sealed.ciphertext).map_err(|_| failed())?;
         let length = key
-            .open_in_place(nonce, associated(topic, record_key), &mut body)
-            .map_err(|_| closed())?
+            .open_in_place(nonce, associated_data(topic, record_key), &mut body)
+            .map_err(|_| failed())?
             .len();
         body.truncate(length);
         Ok(Cow::Owned(body))
     }
 }
 
-/// The key in a file: 32 bytes, or base64 of 32 with line ends around it.
+/// Returns the key in a file: 32 raw bytes, or base64 of 32 bytes surrounded by whitespace.
 fn key_bytes(file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let bytes = if file.len() == KEY_BYTES {
         file.to_vec()
@@ -169,7 +173,8 @@ fn key_bytes(file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     (bytes.len() == KEY_BYTES).then_some(bytes)
 }
 
-/// Where a value belongs. No topic's name holds a zero byte, so the parts cannot run into each other.
-fn associated(topic: &str, record_key: &[u8]) -> Aad<Vec<u8>> {
+/// Returns the associated data of a value. A topic name contains no zero byte, so topic and record
+/// key cannot be confused.
+fn associated_data(topic: &str, record_key: &[u8]) -> Aad<Vec<u8>> {
     Aad::from([SEAL_CONTEXT.as_bytes(), topic.as_bytes(), b"\0", record_key].concat())
 }

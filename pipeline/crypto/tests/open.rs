@@ -1,4 +1,4 @@
-//! Every way a record opens or does not, with keys in both forms of PEM.
+//! Opening records: every success and failure, with keys in both PEM formats.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use aes::cipher::block_padding::{NoPadding, Pkcs7};
@@ -99,7 +99,7 @@ fn batch_opens_in_order_with_the_key_of_each_version() {
 }
 
 #[test]
-fn each_broken_record_has_its_own_reason_and_the_rest_of_the_batch_opens() {
+fn each_damaged_record_has_its_own_reason_and_the_rest_of_the_batch_opens() {
     let (known, stranger) = (Sealer::new(1), Sealer::new(1));
     let mut ring = KeyRing::new();
     ring.insert_pem(1, &known.pkcs1()).unwrap();
@@ -149,13 +149,13 @@ fn each_broken_record_has_its_own_reason_and_the_rest_of_the_batch_opens() {
     ];
     let batch: Vec<_> = cases.iter().map(|(record, _)| record.clone()).collect();
     for (opened, (record, reason)) in ring.open(&batch).into_iter().zip(&cases) {
-        let found = opened.as_ref().err().map(|rejected| rejected.reason);
+        let found = opened.as_ref().err().map(|error| error.reason);
         assert_eq!(found, *reason, "record {}", record.seq);
     }
 }
 
 #[test]
-fn keys_that_cannot_be_used_are_refused_and_never_shown() {
+fn unusable_keys_are_refused_and_never_printed() {
     let mut ring = KeyRing::new();
     let sealer = Sealer::new(1);
     assert_eq!(
@@ -169,11 +169,14 @@ fn keys_that_cannot_be_used_are_refused_and_never_shown() {
         Err(KeyError::Size { bits: 1024 })
     );
     ring.insert_pem(1, &sealer.pkcs8()).unwrap();
-    assert_eq!(ring.insert_pem(1, &sealer.pkcs1()), Err(KeyError::Twice(1)));
+    assert_eq!(
+        ring.insert_pem(1, &sealer.pkcs1()),
+        Err(KeyError::DuplicateVersion(1))
+    );
     assert_eq!(format!("{ring:?}"), "KeyRing { versions: [1] }");
 }
 
-/// What a field of a record may hold: anything, and what the field is for.
+/// Generates values of a record's field: arbitrary ones and the valid one.
 fn field(good: String) -> impl Strategy<Value = serde_json::Value> {
     prop_oneof![
         any::<String>().prop_map(serde_json::Value::from),
@@ -187,7 +190,7 @@ fn field(good: String) -> impl Strategy<Value = serde_json::Value> {
 }
 
 #[test]
-fn any_record_is_opened_or_rejected_with_a_short_reason() {
+fn any_record_is_opened_or_refused_with_a_short_error() {
     let sealer = Sealer::new(1);
     let mut keys = KeyRing::new();
     keys.insert_pem(1, &sealer.pkcs8()).unwrap();
@@ -209,10 +212,10 @@ fn any_record_is_opened_or_rejected_with_a_short_reason() {
             "seq": 1, "msgid": "m", "publickey_ver": version, "encrypt_random_key": key,
             "encrypt_chat_msg": body,
         });
-        // By chance another body may open to something with valid padding.
-        if let Err(rejected) = opened(serde_json::to_vec(&record).unwrap()) {
-            prop_assert!(Reason::ALL.contains(&rejected.reason));
-            prop_assert!(rejected.error.len() < 200, "{}", rejected.error);
+        // Another body may by chance decrypt to content with valid padding.
+        if let Err(error) = opened(serde_json::to_vec(&record).unwrap()) {
+            prop_assert!(Reason::ALL.contains(&error.reason));
+            prop_assert!(error.error.len() < 200, "{}", error.error);
         }
     });
 }

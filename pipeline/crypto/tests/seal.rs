@@ -1,4 +1,4 @@
-//! Values under the deployment's own key: whole, in their place, or not at all.
+//! Sealed values can be opened only complete, unchanged and in their own place.
 #![allow(clippy::unwrap_used)]
 
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ fn file(bytes: impl Into<Vec<u8>>) -> Secret<Vec<u8>> {
     Secret::new(bytes.into())
 }
 
-/// A ring with a key of 32 equal bytes for each version.
+/// Returns a ring with a key of 32 equal bytes for each version.
 fn ring(versions: &[u32]) -> SealRing {
     let mut ring = SealRing::new(false);
     for version in versions {
@@ -25,7 +25,7 @@ fn ring(versions: &[u32]) -> SealRing {
 }
 
 #[test]
-fn value_opens_where_it_was_sealed_and_nowhere_else() {
+fn value_opens_only_in_the_topic_and_under_the_key_it_was_sealed_for() {
     let ring = ring(&[1]);
     let sealed = ring.seal("messages", b"a|b", VALUE.to_vec()).unwrap();
     assert_eq!(&*ring.open("messages", b"a|b", &sealed).unwrap(), VALUE);
@@ -44,7 +44,7 @@ fn value_opens_where_it_was_sealed_and_nowhere_else() {
 }
 
 #[test]
-fn same_value_is_sealed_differently_each_time_and_shows_nothing() {
+fn same_value_is_sealed_differently_each_time_and_reveals_no_content() {
     let ring = ring(&[1]);
     let seal = || ring.seal("messages", b"k", VALUE.to_vec()).unwrap();
     let (one, other) = (seal(), seal());
@@ -54,7 +54,7 @@ fn same_value_is_sealed_differently_each_time_and_shows_nothing() {
 }
 
 #[test]
-fn newest_key_seals_and_older_ones_open_what_they_sealed() {
+fn newest_key_seals_and_older_keys_still_open_their_values() {
     let (before, after) = (ring(&[3]), ring(&[3, 7, 5]));
     let old = before.seal("messages", b"k", VALUE.to_vec()).unwrap();
     let new = after.seal("messages", b"k", VALUE.to_vec()).unwrap();
@@ -72,13 +72,13 @@ fn another_key_of_the_same_version_does_not_open() {
     let sealed = ring(&[1]).seal("messages", b"k", VALUE.to_vec()).unwrap();
     let refused = other.open("messages", b"k", &sealed);
     assert_eq!(refused, Err(UnsealError::DoesNotOpen(1)));
-    // Without any key it is not taken for plaintext either.
+    // Without any key, a sealed value is not taken for plaintext either.
     let refused = SealRing::default().open("messages", b"k", &sealed);
     assert_eq!(refused, Err(UnsealError::UnknownVersion(1)));
 }
 
 #[test]
-fn plaintext_passes_without_keys_or_when_it_is_said_to() {
+fn plaintext_is_accepted_without_keys_or_with_accept_unsealed() {
     let open = |ring: &SealRing| {
         ring.open("messages", b"k", VALUE)
             .map(Cow::<[u8]>::into_owned)
@@ -93,7 +93,7 @@ fn plaintext_passes_without_keys_or_when_it_is_said_to() {
 }
 
 #[test]
-fn key_is_taken_as_bytes_and_as_base64_and_nothing_else_is() {
+fn key_is_accepted_as_raw_bytes_or_base64_only() {
     let key: Vec<u8> = (0..32).collect();
     let text = format!("{}\n", STANDARD.encode(&key));
     let (mut raw, mut base64) = (SealRing::new(false), SealRing::new(false));
@@ -101,14 +101,17 @@ fn key_is_taken_as_bytes_and_as_base64_and_nothing_else_is() {
     base64.insert(1, &file(text)).unwrap();
     let sealed = raw.seal("messages", b"k", VALUE.to_vec()).unwrap();
     assert_eq!(&*base64.open("messages", b"k", &sealed).unwrap(), VALUE);
-    assert_eq!(raw.insert(1, &file(key)), Err(SealKeyError::Twice(1)));
+    assert_eq!(
+        raw.insert(1, &file(key)),
+        Err(SealKeyError::DuplicateVersion(1))
+    );
     for bad in [
         Vec::new(),
         vec![1; 31],
         vec![1; 33],
         b"not base64 of anything at all, but a text of some length".to_vec(),
         STANDARD.encode([1; 16]).into_bytes(),
-        // What `openssl rand -hex 32` prints.
+        // Output format of `openssl rand -hex 32`.
         "0f".repeat(32).into_bytes(),
     ] {
         let refused = SealRing::new(false).insert(1, &file(bad.clone()));
@@ -117,14 +120,14 @@ fn key_is_taken_as_bytes_and_as_base64_and_nothing_else_is() {
 }
 
 #[test]
-fn ring_shows_its_versions_and_no_key() {
+fn debug_output_shows_versions_and_no_key() {
     let shown = format!("{:?}", ring(&[65, 66]));
     assert!(shown.contains("65") && !shown.contains("AAAA"), "{shown}");
 }
 
 proptest! {
     #[test]
-    fn any_value_comes_back_and_any_change_to_it_does_not(
+    fn any_value_round_trips_and_any_changed_byte_is_refused(
         value in proptest::collection::vec(any::<u8>(), 0..200),
         key in proptest::collection::vec(any::<u8>(), 0..40),
         at in any::<proptest::sample::Index>(),
@@ -143,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_refused_without_a_panic(bytes in any::<Vec<u8>>(), nonce in any::<String>(), body in any::<String>()) {
+    fn arbitrary_bytes_are_refused_without_a_panic(bytes in any::<Vec<u8>>(), nonce in any::<String>(), body in any::<String>()) {
         let ring = ring(&[1]);
         prop_assert!(ring.open("messages", b"k", &bytes).is_err());
         let sealed = SealedValue { key_version: 1, nonce: nonce.into(), ciphertext: body.into() };

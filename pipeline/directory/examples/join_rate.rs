@@ -1,5 +1,5 @@
-//! How long a company takes to index, and how many messages a second one core joins, senders and
-//! rooms drawn at random (the worst case for the processor's caches):
+//! Measures how long indexing a snapshot takes, and how many messages per second one core joins.
+//! Senders and rooms are random, which is the worst case for the CPU caches:
 //! `cargo run --release -p chatledger-directory --example join_rate`.
 #![allow(clippy::print_stdout)]
 
@@ -17,7 +17,7 @@ fn main() {
     measure("large", 2_000, 100_000, 500_000);
 }
 
-/// With as many rooms as members.
+/// Measures a company with as many rooms as members.
 fn measure(name: &str, departments: u32, members: u32, customers: u32) {
     let customer_id = |n: u32| format!("wmQ3zCDAAA{n:022}");
     let room_id = |n: u32| format!("wrQ3zCDAAA{n:022}");

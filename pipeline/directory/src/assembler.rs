@@ -1,8 +1,8 @@
-//! A snapshot from its rows, as they arrive on the topic `.directory`.
+//! Rebuilds a snapshot from the rows on the topic `.directory`.
 //!
-//! Guarantees that the last row of a key wins, whatever the order of keys, so that a compacted
-//! topic and the whole history give the same snapshot. Whether a snapshot is whole is told, not
-//! waited for.
+//! Guarantees that the last row of a key wins, in any order of keys, so a compacted topic and its
+//! full history give the same snapshot. The assembler reports whether a snapshot is complete; it
+//! does not wait for it.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -12,44 +12,44 @@ use chatledger_schemas::directory::{
     Consent, Customer, Department, DirectoryRow, Follow, Member, Room, RoomMember, Snapshot,
 };
 
-use crate::rows::Row;
+use crate::rows::TableRow;
 
 /// Rebuilds the snapshot of one corp from rows.
 #[derive(Debug)]
 pub struct Assembler {
     corp_id: CorpId,
     complete: Option<i64>,
-    departments: Table<Department>,
-    members: Table<Member>,
-    customers: Table<Customer>,
-    follows: Table<Follow>,
-    rooms: Table<Room>,
-    room_members: Table<RoomMember>,
-    consents: Table<Consent>,
+    departments: RowsByKey<Department>,
+    members: RowsByKey<Member>,
+    customers: RowsByKey<Customer>,
+    follows: RowsByKey<Follow>,
+    rooms: RowsByKey<Room>,
+    room_members: RowsByKey<RoomMember>,
+    consents: RowsByKey<Consent>,
 }
 
 impl Assembler {
-    /// Knows nobody yet.
+    /// Creates an assembler without rows.
     pub fn new(corp_id: CorpId) -> Self {
         Self::from_snapshot(Snapshot::empty(corp_id))
     }
 
-    /// Knows what a snapshot holds; complete, unless it was never taken (`taken_at` is 0).
+    /// Creates an assembler with the rows of a snapshot. It is complete unless `taken_at` is 0.
     pub fn from_snapshot(snapshot: Snapshot) -> Self {
         Self {
             corp_id: snapshot.corp_id,
             complete: (snapshot.taken_at != 0).then_some(snapshot.taken_at),
-            departments: Table::of(snapshot.departments),
-            members: Table::of(snapshot.members),
-            customers: Table::of(snapshot.customers),
-            follows: Table::of(snapshot.follows),
-            rooms: Table::of(snapshot.rooms),
-            room_members: Table::of(snapshot.room_members),
-            consents: Table::of(snapshot.consents),
+            departments: RowsByKey::from_rows(snapshot.departments),
+            members: RowsByKey::from_rows(snapshot.members),
+            customers: RowsByKey::from_rows(snapshot.customers),
+            follows: RowsByKey::from_rows(snapshot.follows),
+            rooms: RowsByKey::from_rows(snapshot.rooms),
+            room_members: RowsByKey::from_rows(snapshot.room_members),
+            consents: RowsByKey::from_rows(snapshot.consents),
         }
     }
 
-    /// Takes the next row; it replaces that of the same key.
+    /// Applies the next row. It replaces the row with the same key.
     pub fn apply(&mut self, row: DirectoryRow) {
         match row {
             DirectoryRow::Departments(row) => self.departments.put(row),
@@ -63,13 +63,14 @@ impl Assembler {
         }
     }
 
-    /// `taken_at` of the last snapshot all of whose rows have been applied; `None` until there is
-    /// one.
+    /// Returns `taken_at` of the last snapshot whose rows have all been applied; `None` before the
+    /// first.
     pub fn complete(&self) -> Option<i64> {
         self.complete
     }
 
-    /// What is known now, canonical; `taken_at` is [`complete`](Self::complete), or 0.
+    /// Returns the current rows as a canonical snapshot; `taken_at` is
+    /// [`complete`](Self::complete), or 0 if that is `None`.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             corp_id: self.corp_id.clone(),
@@ -85,12 +86,12 @@ impl Assembler {
     }
 }
 
-/// Rows by key, without keeping the keys twice.
+/// Rows ordered by key, without storing the keys twice.
 #[derive(Debug)]
-struct Table<R: Row>(BTreeSet<ByKey<R>>);
+struct RowsByKey<R: TableRow>(BTreeSet<ByKey<R>>);
 
-impl<R: Row> Table<R> {
-    fn of(rows: Vec<R>) -> Self {
+impl<R: TableRow> RowsByKey<R> {
+    fn from_rows(rows: Vec<R>) -> Self {
         let mut table = Self(BTreeSet::new());
         for row in rows {
             table.put(row);
@@ -107,25 +108,25 @@ impl<R: Row> Table<R> {
     }
 }
 
-/// A row that compares by its key alone.
+/// A row that is compared by its key alone.
 #[derive(Debug)]
 struct ByKey<R>(R);
 
-impl<R: Row> PartialEq for ByKey<R> {
+impl<R: TableRow> PartialEq for ByKey<R> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl<R: Row> Eq for ByKey<R> {}
+impl<R: TableRow> Eq for ByKey<R> {}
 
-impl<R: Row> PartialOrd for ByKey<R> {
+impl<R: TableRow> PartialOrd for ByKey<R> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<R: Row> Ord for ByKey<R> {
+impl<R: TableRow> Ord for ByKey<R> {
     fn cmp(&self, other: &Self) -> Ordering {
         self.0.key().cmp(&other.0.key())
     }

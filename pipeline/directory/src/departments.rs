@@ -1,23 +1,23 @@
-//! The tree of departments: the way up from each.
+//! The department tree: ancestors and paths.
 //!
-//! Guarantees to end on whatever was synced: parents that are not there, that are each other's
-//! parents, or chains longer than any company's. Who is in a department is not known here.
+//! Terminates for any input: missing parents, cycles, and chains of any length. Members of
+//! departments are not handled here.
 
 use std::collections::HashMap;
 
 use chatledger_schemas::directory::Department;
 
-/// Ways up are followed this far. WeCom allows 15 levels.
+/// Maximum number of levels that are followed upwards. WeCom allows 15.
 const MAX_LEVELS: usize = 64;
 
 /// Departments by id.
 #[derive(Debug, Default)]
 pub(crate) struct Departments {
-    nodes: HashMap<u32, Node>,
+    nodes: HashMap<u32, DepartmentNode>,
 }
 
 #[derive(Debug)]
-struct Node {
+struct DepartmentNode {
     parent_id: u32,
     /// Names from the root down, joined with `/`.
     path: String,
@@ -25,68 +25,71 @@ struct Node {
 
 impl Departments {
     pub(crate) fn new(departments: &[Department]) -> Self {
-        let names: HashMap<u32, &Department> = departments
+        let by_id: HashMap<u32, &Department> = departments
             .iter()
             .map(|department| (department.department_id, department))
             .collect();
-        let parent_of = |id| names.get(&id).map(|department| department.parent_id);
+        let parent_of = |id| by_id.get(&id).map(|department| department.parent_id);
         let path = |id| {
-            let way = way_up(id, parent_of);
-            let known = way.iter().rev().filter_map(|id| names.get(id));
+            let ids = ancestors_and_self(id, parent_of);
+            let known = ids.iter().rev().filter_map(|id| by_id.get(id));
             let known: Vec<&str> = known.map(|department| department.name.as_str()).collect();
             known.join("/")
         };
         let node = |(&id, department): (&u32, &&Department)| {
-            let node = Node {
+            let node = DepartmentNode {
                 parent_id: department.parent_id,
                 path: path(id),
             };
             (id, node)
         };
         Self {
-            nodes: names.iter().map(node).collect(),
+            nodes: by_id.iter().map(node).collect(),
         }
     }
 
-    /// Names from the root department down, joined with `/`; from the topmost one known, if the
-    /// way up is broken. Empty if the department is not known.
+    /// Returns the names from the root department down, joined with `/`; if an ancestor is missing,
+    /// from the topmost known department down. Empty if the department is unknown.
     pub(crate) fn path(&self, id: u32) -> &str {
         self.nodes.get(&id).map_or("", |node| node.path.as_str())
     }
 
-    /// These departments and all above them, sorted. One that is named but not known is among
-    /// them: rules may be scoped to it, though the sync may not see it.
+    /// Returns these departments and all their ancestors, sorted. Unknown departments are included,
+    /// because a rule may be scoped to a department that the sync is not allowed to read.
     pub(crate) fn with_ancestors(&self, ids: &[u32]) -> Vec<u32> {
         let parent_of = |id| self.nodes.get(&id).map(|node| node.parent_id);
-        let mut all: Vec<u32> = ids.iter().flat_map(|&id| way_up(id, parent_of)).collect();
+        let mut all: Vec<u32> = ids
+            .iter()
+            .flat_map(|&id| ancestors_and_self(id, parent_of))
+            .collect();
         all.sort_unstable();
         all.dedup();
         all
     }
 }
 
-/// The department and those above it, the root last, each once.
-fn way_up(id: u32, parent_of: impl Fn(u32) -> Option<u32>) -> Vec<u32> {
-    let mut way = Vec::new();
+/// Returns the department and its ancestors, the root last, without repetitions.
+fn ancestors_and_self(id: u32, parent_of: impl Fn(u32) -> Option<u32>) -> Vec<u32> {
+    let mut ids = Vec::new();
     let mut next = Some(id);
     while let Some(id) = next {
-        if id == 0 || way.len() == MAX_LEVELS || way.contains(&id) {
+        if id == 0 || ids.len() == MAX_LEVELS || ids.contains(&id) {
             break;
         }
-        way.push(id);
+        ids.push(id);
         next = parent_of(id);
     }
-    way
+    ids
 }
 
-/// Sorts `rows` so that a department comes after all those above it, as `all` has them.
+/// Sorts `rows` so that a department comes after all its ancestors; `all` defines the tree.
 pub(crate) fn parents_first(mut rows: Vec<Department>, all: &[Department]) -> Vec<Department> {
     let parents: HashMap<u32, u32> = all
         .iter()
         .map(|department| (department.department_id, department.parent_id))
         .collect();
     rows.sort_by_cached_key(|row| {
-        let levels = way_up(row.department_id, |id| parents.get(&id).copied()).len();
+        let levels = ancestors_and_self(row.department_id, |id| parents.get(&id).copied()).len();
         (levels, row.department_id)
     });
     rows
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_ways_up_end_where_they_break() {
+    fn paths_stop_at_missing_parents_and_cycles() {
         let tree = Departments::new(&departments(&[
             (5, 4, "孤儿"),
             (6, 7, "甲"),
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_chains_are_followed_to_a_bound() {
+    fn long_chains_are_followed_up_to_the_maximum_level() {
         let chain: Vec<Department> = (1..10_000)
             .map(|id| department((id, id - 1, "x")))
             .collect();

@@ -1,26 +1,26 @@
-//! Two snapshots side by side: what the newer one makes of the older one, and what it changes.
+//! Merges a new snapshot into the previous one, and lists the changes between two snapshots.
 //!
-//! Guarantees that no row is ever lost, and that sending the changes is enough: for every `old` and
-//! every `new` made from it by [`merge`], an [`Assembler`](crate::Assembler) that holds `old` holds
-//! `new` after them. Rows are compared whole; which column changed is nobody's question here.
+//! Guarantees that no row is lost, and that sending the changes is sufficient: if `new` was made
+//! from `old` by [`merge`], an [`Assembler`](crate::Assembler) with the rows of `old` has the rows
+//! of `new` after it applied the [`changes`]. Rows are compared as a whole, not column by column.
 
 use std::cmp::Ordering;
 
 use chatledger_schemas::directory::{DirectoryRow, Snapshot};
 
 use crate::departments;
-use crate::rows::{Row, canonical};
+use crate::rows::{TableRow, canonical};
 
-/// What `fresh` found, with what `previous` knew besides.
+/// Returns the rows of `fresh` together with the rows that only `previous` has.
 ///
-/// - A row of `fresh` replaces that of the same key.
-/// - A row that only `previous` has is kept with `active = false`; consents and rooms no API has
-///   answered for (`Wanted`, `Unresolved`) are kept as they are.
-/// - A room that an API answered for before and that is `Wanted` or `Unresolved` in `fresh` keeps
-///   its kind, name and owner, with `active = false`.
+/// - A row of `fresh` replaces the row with the same key.
+/// - A row that only `previous` has is kept with `active = false`. Consents, and rooms that no API
+///   returned (`Wanted`, `Unresolved`), are kept unchanged.
+/// - A room that an API returned before and that is `Wanted` or `Unresolved` in `fresh` keeps its
+///   kind, name and owner, with `active = false`.
 ///
 /// Corp and `taken_at` are those of `fresh`. The result is canonical. A `previous` of another corp
-/// is ignored: its rows are nothing to this one.
+/// is ignored.
 pub fn merge(previous: &Snapshot, fresh: Snapshot) -> Snapshot {
     let empty;
     let previous = if previous.corp_id == fresh.corp_id {
@@ -42,29 +42,29 @@ pub fn merge(previous: &Snapshot, fresh: Snapshot) -> Snapshot {
     }
 }
 
-fn merged<R: Row>(previous: &[R], fresh: Vec<R>) -> Vec<R> {
+fn merged<R: TableRow>(previous: &[R], fresh: Vec<R>) -> Vec<R> {
     let previous = canonical(previous.to_vec());
     let mut all = Vec::with_capacity(previous.len().max(fresh.len()));
     let mut previous = previous.iter().peekable();
     for row in canonical(fresh) {
         while let Some(gone) = previous.next_if(|known| known.key() < row.key()) {
-            all.push(gone.gone());
+            all.push(gone.deactivated());
         }
         match previous.next_if(|known| known.key() == row.key()) {
-            Some(known) => all.push(known.renewed(row)),
+            Some(known) => all.push(known.updated(row)),
             None => all.push(row),
         }
     }
-    all.extend(previous.map(Row::gone));
+    all.extend(previous.map(TableRow::deactivated));
     all
 }
 
-/// The rows of `new` that `old` has not, or has otherwise.
+/// Returns the rows of `new` that `old` does not have or that differ from it.
 ///
-/// In an order in which every row comes after those it refers to: departments before their
-/// sub-departments and members, members and customers before follow relations, rooms before who is
-/// in them. Does not end with [`DirectoryRow::Complete`]; that is for whoever sends them. Rows that
-/// only `old` has are not told: after a [`merge`] there are none.
+/// Every row comes after the rows it refers to: departments before their sub-departments and
+/// members, members and customers before follow relations, rooms before their members. The result
+/// does not end with [`DirectoryRow::Complete`]; the sender adds it. Rows that only `old` has are
+/// not reported: after a [`merge`] there are none.
 pub fn changes(old: &Snapshot, new: &Snapshot) -> Vec<DirectoryRow> {
     let departments = changed(&old.departments, &new.departments);
     let departments = departments::parents_first(departments, &new.departments);
@@ -85,10 +85,10 @@ pub fn changes(old: &Snapshot, new: &Snapshot) -> Vec<DirectoryRow> {
     rows
 }
 
-fn changed<R: Row>(old: &[R], new: &[R]) -> Vec<R> {
+fn changed<R: TableRow>(old: &[R], new: &[R]) -> Vec<R> {
     let by_key = |rows: &'_ [R]| -> Vec<usize> {
         let mut order: Vec<usize> = (0..rows.len()).collect();
-        // Stable, so of several rows with one key the last is the last here too.
+        // A stable sort, so that of several rows with the same key the last one stays last.
         order.sort_by(|&a, &b| rows[a].key().cmp(&rows[b].key()));
         order.dedup_by(|later, kept| {
             let same = rows[*later].key() == rows[*kept].key();

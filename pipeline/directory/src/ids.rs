@@ -1,22 +1,22 @@
-//! Finding a row by its id, without keeping the id twice.
+//! Finds a row by its id without storing the id twice.
 //!
-//! Guarantees that an exact match is preferred to one that differs in ASCII case. Whether case may
-//! differ is for the caller to say: it may for userids (`wecom-api` §5.1), it may not for ids that
-//! WeCom made, whose letters carry information.
+//! Guarantees that an exact match is preferred to one that differs in ASCII case. The caller
+//! decides whether case matters: it does not for userids (`connectors/wecom/WECOM.md` §5), it does
+//! for ids that WeCom generates.
 
 use std::hash::{BuildHasher, Hasher};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-/// Row numbers of a slice, by the id of the row. Which slice and which id is the caller's to
-/// remember: lookups ask for them through `id_of`.
+/// Row numbers of a slice, by the id of the row. The index stores no ids: `id_of` returns the id of
+/// a row number and must always refer to the same slice.
 #[derive(Debug, Default)]
-pub(crate) struct Ids {
+pub(crate) struct IdIndex {
     hasher: DefaultHashBuilder,
     rows: HashTable<u32>,
 }
 
-impl Ids {
+impl IdIndex {
     pub(crate) fn with_capacity(rows: usize) -> Self {
         Self {
             hasher: DefaultHashBuilder::default(),
@@ -24,7 +24,8 @@ impl Ids {
         }
     }
 
-    /// Remembers row `row`; gives the row with the same id instead, if there is one.
+    /// Adds a row. If the index already has a row with the same id, returns that row and adds
+    /// nothing.
     pub(crate) fn insert<'a>(&mut self, row: u32, id_of: impl Fn(u32) -> &'a str) -> Option<u32> {
         let id = id_of(row);
         if let Some(earlier) = self.exact(id, &id_of) {
@@ -35,22 +36,22 @@ impl Ids {
         None
     }
 
-    /// Puts `row` in the place of the row with the same id.
+    /// Replaces the row with the same id by `row`.
     pub(crate) fn replace<'a>(&mut self, row: u32, id_of: impl Fn(u32) -> &'a str) {
         let id = id_of(row);
         let hash = hash(&self.hasher, id);
-        if let Some(place) = self.rows.find_mut(hash, |&other| id_of(other) == id) {
-            *place = row;
+        if let Some(slot) = self.rows.find_mut(hash, |&other| id_of(other) == id) {
+            *slot = row;
         }
     }
 
-    /// The row with this very id.
+    /// Returns the row with exactly this id.
     pub(crate) fn exact<'a>(&self, id: &str, id_of: impl Fn(u32) -> &'a str) -> Option<u32> {
         let hash = hash(&self.hasher, id);
         self.rows.find(hash, |&row| id_of(row) == id).copied()
     }
 
-    /// The row with this id; failing that, one whose id differs in ASCII case only.
+    /// Returns the row with exactly this id, otherwise a row whose id differs in ASCII case only.
     pub(crate) fn any_case<'a>(&self, id: &str, id_of: impl Fn(u32) -> &'a str) -> Option<u32> {
         let hash = hash(&self.hasher, id);
         let exact = self.rows.find(hash, |&row| id_of(row) == id);
@@ -62,7 +63,7 @@ impl Ids {
     }
 }
 
-/// The same for ids that differ in ASCII case only.
+/// Returns the same hash for ids that differ in ASCII case only.
 fn hash(hasher: &DefaultHashBuilder, id: &str) -> u64 {
     let mut hasher = hasher.build_hasher();
     let mut folded = [0; 64];
@@ -80,11 +81,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exact_ids_come_before_those_of_another_case() {
+    fn exact_id_is_preferred_to_one_with_another_case() {
         let long = "Q".repeat(150);
         let rows = ["ZhangSan", "zhangsan", "张三A", "", long.as_str()];
         let id_of = |row: u32| rows[row as usize];
-        let mut ids = Ids::with_capacity(0);
+        let mut ids = IdIndex::with_capacity(0);
         for row in 0..rows.len() as u32 {
             assert_eq!(ids.insert(row, id_of), None);
         }

@@ -1,8 +1,8 @@
-//! An index over a snapshot, and the join of messages with it.
+//! Indexes a snapshot and joins messages with it.
 //!
-//! Guarantees that joining depends on nothing but the message's ids and the snapshot, and that
-//! joining again with the same snapshot changes nothing. What cannot be resolved stays an id and is
-//! counted.
+//! Guarantees that the result of a join depends only on the ids in the message and on the snapshot,
+//! and that a second join with the same snapshot changes nothing. Ids that cannot be resolved are
+//! counted and get no name.
 
 use std::collections::HashMap;
 
@@ -11,39 +11,40 @@ use chatledger_schemas::{Message, PartyKind};
 use hashbrown::HashSet;
 
 use crate::departments::Departments;
-use crate::ids::Ids;
+use crate::ids::IdIndex;
 use crate::rows;
 
-/// Who is who at one moment. Immutable; meant to be shared by `Arc`.
+/// An immutable index over one snapshot; share it with `Arc`.
 #[derive(Debug)]
 pub struct Directory {
     snapshot: Snapshot,
     departments: Departments,
-    members: Ids,
-    /// For each member, where in `scopes` its departments are.
+    members: IdIndex,
+    /// For each member, the index of its department set in `scopes`.
     scope_of: Vec<u32>,
-    /// Sets of departments with their ancestors, each once: many members share one.
+    /// Distinct sets of departments with their ancestors; many members share one.
     scopes: Vec<Vec<u32>>,
-    customers: Ids,
-    rooms: Ids,
-    /// Rows of `room_members` that name somebody neither `members` nor `customers` name.
-    strangers: Ids,
+    customers: IdIndex,
+    rooms: IdIndex,
+    /// Rows of `room_members` with the name of a party that has no name in `members` or
+    /// `customers`.
+    strangers: IdIndex,
 }
 
-/// What a batch of messages named that the directory could not resolve.
+/// Ids in a batch of messages that the directory could not resolve.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unresolved {
-    /// Messages whose sender has no name, in the directory or in a room. Robots are not counted:
-    /// no directory API lists them.
+    /// Messages whose sender has no name in the directory or in a room. Robots are not counted,
+    /// because no directory API returns them.
     pub parties: u64,
-    /// Messages in a room that no API has answered for.
+    /// Messages in a room that no API returned.
     pub rooms: u64,
-    /// Rooms that the snapshot has no row of at all, in order of appearance, each once.
+    /// Ids of rooms without any row in the snapshot, in order of appearance, without repetitions.
     pub room_ids: Vec<String>,
 }
 
 impl Directory {
-    /// Indexes a snapshot. Of several rows with one key the last counts.
+    /// Indexes a snapshot. Of several rows with the same key, the last one is used.
     pub fn new(snapshot: Snapshot) -> Self {
         let departments = Departments::new(&snapshot.departments);
         let members = index(&snapshot.members, member_id);
@@ -58,18 +59,19 @@ impl Directory {
             scopes,
             customers,
             rooms,
-            strangers: Ids::default(),
+            strangers: IdIndex::default(),
         };
         directory.strangers = directory.index_strangers();
         directory
     }
 
-    /// The snapshot's `taken_at`, milliseconds since the epoch: a newer directory has a larger one.
+    /// Returns the snapshot's `taken_at` in milliseconds since the epoch, UTC; a newer directory
+    /// has a larger value.
     pub fn version(&self) -> i64 {
         self.snapshot.taken_at
     }
 
-    /// What was indexed.
+    /// Returns the indexed snapshot.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
@@ -79,14 +81,15 @@ impl Directory {
     ///
     /// | `from_id` | `from_kind` |
     /// |---|---|
-    /// | begins with `wb` | robot |
-    /// | begins with `wm` or `wo` | customer |
-    /// | is a member's, present or past; exactly, or else but for ASCII case | member |
-    /// | is a customer's | customer |
+    /// | starts with `wb` | robot |
+    /// | starts with `wm` or `wo` | customer |
+    /// | equals the id of a member, active or inactive; ASCII case is ignored | member |
+    /// | equals the id of a customer | customer |
     /// | anything else | unknown |
     ///
-    /// The name is the member's, else the customer's, else what somebody is called in a room; a
-    /// member without `main_department` counts to the first of its departments.
+    /// The first match applies. The name is the member's, else the customer's, else the display
+    /// name in a room. For a member without `main_department`, the first of its departments is
+    /// used.
     pub fn join(&self, messages: &mut [Message]) -> Unresolved {
         let mut unresolved = Unresolved::default();
         let mut unknown_rooms = HashSet::new();
@@ -104,7 +107,7 @@ impl Directory {
             if let Some(room) = room {
                 message.room_name.push_str(&room.name);
             }
-            if !room.is_some_and(rows::is_answered) {
+            if !room.is_some_and(rows::is_resolved) {
                 unresolved.rooms += 1;
             }
             if room.is_none() && !unknown_rooms.contains(message.room_id.as_str()) {
@@ -115,8 +118,8 @@ impl Directory {
         unresolved
     }
 
-    /// Departments of a member with all their ancestors, sorted; empty if the member is unknown.
-    /// This is what a rule's scope is compared with.
+    /// Returns the departments of a member with all their ancestors, sorted; empty if the member is
+    /// unknown. Rules compare their scope with it.
     pub fn departments_above(&self, member_id: &str) -> &[u32] {
         let scope = self.member_row(member_id).and_then(|row| {
             let scope = *self.scope_of.get(row as usize)?;
@@ -197,12 +200,12 @@ impl Directory {
         Some(&rows[row as usize].name)
     }
 
-    /// People go by different names in different rooms: the one of a room they are still in and
-    /// joined last counts.
-    fn index_strangers(&self) -> Ids {
+    /// A party may have a different name in each room. The index uses the name from the room that
+    /// it joined last, and prefers rooms that it is still in.
+    fn index_strangers(&self) -> IdIndex {
         let rows = &self.snapshot.room_members;
         let id_of = |row: u32| party_id(&rows[row as usize]);
-        let mut strangers = Ids::default();
+        let mut strangers = IdIndex::default();
         for (row, party) in numbered(rows) {
             let id = party.party_id.as_str();
             let member = self
@@ -242,14 +245,14 @@ fn party_id(row: &RoomMember) -> &str {
     &row.party_id
 }
 
-/// Rows with their numbers, as [`Ids`] counts them.
+/// Returns the rows with their row numbers for [`IdIndex`].
 fn numbered<R>(rows: &[R]) -> impl Iterator<Item = (u32, &R)> {
     (0..=u32::MAX).zip(rows)
 }
 
-fn index<R>(rows: &[R], id: impl Fn(&R) -> &str) -> Ids {
+fn index<R>(rows: &[R], id: impl Fn(&R) -> &str) -> IdIndex {
     let id_of = |row: u32| id(&rows[row as usize]);
-    let mut ids = Ids::with_capacity(rows.len());
+    let mut ids = IdIndex::with_capacity(rows.len());
     for (row, _) in numbered(rows) {
         if ids.insert(row, id_of).is_some() {
             ids.replace(row, id_of);
@@ -258,7 +261,7 @@ fn index<R>(rows: &[R], id: impl Fn(&R) -> &str) -> Ids {
     ids
 }
 
-/// For each member the number of its set of departments, and the sets.
+/// Returns the distinct sets of departments, and for each member the index of its set.
 fn scopes(members: &[Member], departments: &Departments) -> (Vec<u32>, Vec<Vec<u32>>) {
     let mut scopes = Vec::new();
     let mut numbers: HashMap<(&[u32], u32), u32> = HashMap::new();

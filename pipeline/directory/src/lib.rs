@@ -1,23 +1,23 @@
-//! Knows who is who at one moment: joins names, kinds and departments to messages, and keeps that
-//! knowledge together over time (what is new, what has changed, what has gone).
+//! Joins messages with the directory of a corp (names, kinds, departments), and merges directory
+//! snapshots over time.
 //!
-//! It does not know where a snapshot comes from, when to take one, or where rows go: no I/O, no
-//! clock, no WeCom API, no rules.
+//! This crate does not know where a snapshot comes from, when to take one, or where rows go: no
+//! I/O, no clock, no WeCom API, no rules.
 //!
-//! | module | knows |
+//! | module | purpose |
 //! |---|---|
-//! | [`Directory`] (`index`) | looking up people and rooms, joining them to messages |
-//! | `departments` | the tree of departments: paths, ancestors |
-//! | `ids` | finding a row by its id without keeping the id twice |
-//! | [`merge`], [`changes`] (`history`) | comparing two snapshots |
-//! | [`Assembler`] (`assembler`) | a snapshot from its rows, as they arrive |
-//! | `rows` | what identifies a row, and what becomes of one that has gone |
+//! | [`Directory`] (`index`) | looks up people and rooms and joins messages with them |
+//! | `departments` | paths and ancestors in the department tree |
+//! | `ids` | finds a row by its id without storing the id twice |
+//! | [`merge`], [`changes`] (`history`) | merges and compares two snapshots |
+//! | [`Assembler`] (`assembler`) | rebuilds a snapshot from its rows |
+//! | `rows` | key of a row, and how a sync deactivates or updates it |
 //!
 //! # Invariants
-//! - A [`Directory`] never changes; a newer snapshot is another `Directory`.
-//! - A row that was known once stays known: [`merge`] marks it inactive and never drops it.
-//! - Snapshots made here ([`merge`], [`Assembler::snapshot`]) are canonical: tables sorted by key,
-//!   each key once. So equal knowledge is equal snapshots.
+//! - A [`Directory`] is immutable; a newer snapshot gets a new `Directory`.
+//! - A row is never lost: [`merge`] marks it inactive and does not remove it.
+//! - Snapshots from [`merge`] and [`Assembler::snapshot`] are canonical: each table is sorted by
+//!   key and has each key once. Snapshots with the same content are therefore equal.
 
 mod assembler;
 mod departments;

@@ -1,35 +1,36 @@
-//! What the tables of a snapshot have in common: each row has a key, and may go.
+//! Common behaviour of the rows of all directory tables.
 
 use chatledger_schemas::directory::{
     Consent, Customer, Department, Follow, Member, Room, RoomKind, RoomMember,
 };
 
-/// A row of one of the tables.
-pub(crate) trait Row: Clone + PartialEq {
-    /// What identifies the row in its table.
-    type Key<'a>: Ord
+/// A row of a directory table.
+pub(crate) trait TableRow: Clone + PartialEq {
+    /// Identifies the row in its table.
+    type RowId<'a>: Ord
     where
         Self: 'a;
 
-    fn key(&self) -> Self::Key<'_>;
+    /// Returns the key of the row.
+    fn key(&self) -> Self::RowId<'_>;
 
-    /// The row after a sync that did not find it any more.
-    fn gone(&self) -> Self;
+    /// Returns the row after a sync that no longer returned it.
+    fn deactivated(&self) -> Self;
 
-    /// The row after a sync that found `fresh` where `self` was known.
-    fn renewed(&self, fresh: Self) -> Self {
+    /// Returns the row after a sync that returned `fresh` for the key of `self`.
+    fn updated(&self, fresh: Self) -> Self {
         fresh
     }
 }
 
-impl Row for Department {
-    type Key<'a> = u32;
+impl TableRow for Department {
+    type RowId<'a> = u32;
 
     fn key(&self) -> u32 {
         self.department_id
     }
 
-    fn gone(&self) -> Self {
+    fn deactivated(&self) -> Self {
         Self {
             active: false,
             ..self.clone()
@@ -37,14 +38,14 @@ impl Row for Department {
     }
 }
 
-impl Row for Member {
-    type Key<'a> = &'a str;
+impl TableRow for Member {
+    type RowId<'a> = &'a str;
 
     fn key(&self) -> &str {
         &self.member_id
     }
 
-    fn gone(&self) -> Self {
+    fn deactivated(&self) -> Self {
         Self {
             active: false,
             ..self.clone()
@@ -52,14 +53,14 @@ impl Row for Member {
     }
 }
 
-impl Row for Customer {
-    type Key<'a> = &'a str;
+impl TableRow for Customer {
+    type RowId<'a> = &'a str;
 
     fn key(&self) -> &str {
         &self.customer_id
     }
 
-    fn gone(&self) -> Self {
+    fn deactivated(&self) -> Self {
         Self {
             active: false,
             ..self.clone()
@@ -67,14 +68,14 @@ impl Row for Customer {
     }
 }
 
-impl Row for Follow {
-    type Key<'a> = (&'a str, &'a str);
+impl TableRow for Follow {
+    type RowId<'a> = (&'a str, &'a str);
 
     fn key(&self) -> (&str, &str) {
         (&self.member_id, &self.customer_id)
     }
 
-    fn gone(&self) -> Self {
+    fn deactivated(&self) -> Self {
         Self {
             active: false,
             ..self.clone()
@@ -82,48 +83,48 @@ impl Row for Follow {
     }
 }
 
-impl Row for Room {
-    type Key<'a> = &'a str;
+impl TableRow for Room {
+    type RowId<'a> = &'a str;
 
     fn key(&self) -> &str {
         &self.room_id
     }
 
-    /// A room that no API has answered for was not looked for, so it cannot have gone.
-    fn gone(&self) -> Self {
-        let answered = is_answered(self);
+    /// A room that no API returned stays as it is: a sync that does not contain it proves nothing.
+    fn deactivated(&self) -> Self {
+        let resolved = is_resolved(self);
         Self {
-            active: self.active && !answered,
+            active: self.active && !resolved,
             ..self.clone()
         }
     }
 
-    /// A room that was answered for once keeps what it was, when no API answers any more.
-    fn renewed(&self, fresh: Self) -> Self {
-        if is_answered(self) && !is_answered(&fresh) {
-            self.gone()
+    /// A room that an API returned before keeps its data if no API returns it any more.
+    fn updated(&self, fresh: Self) -> Self {
+        if is_resolved(self) && !is_resolved(&fresh) {
+            self.deactivated()
         } else {
             fresh
         }
     }
 }
 
-/// Whether an API has told what the room is.
-pub(crate) fn is_answered(room: &Room) -> bool {
+/// Whether an API returned the room.
+pub(crate) fn is_resolved(room: &Room) -> bool {
     match room.kind {
         RoomKind::Customer | RoomKind::Internal => true,
         RoomKind::Wanted | RoomKind::Unresolved => false,
     }
 }
 
-impl Row for RoomMember {
-    type Key<'a> = (&'a str, &'a str);
+impl TableRow for RoomMember {
+    type RowId<'a> = (&'a str, &'a str);
 
     fn key(&self) -> (&str, &str) {
         (&self.room_id, &self.party_id)
     }
 
-    fn gone(&self) -> Self {
+    fn deactivated(&self) -> Self {
         Self {
             active: false,
             ..self.clone()
@@ -131,21 +132,22 @@ impl Row for RoomMember {
     }
 }
 
-impl Row for Consent {
-    type Key<'a> = (&'a str, &'a str, &'a str);
+impl TableRow for Consent {
+    type RowId<'a> = (&'a str, &'a str, &'a str);
 
     fn key(&self) -> (&str, &str, &str) {
         (&self.member_id, &self.room_id, &self.customer_id)
     }
 
-    /// A consent stays as it was given: there is nothing that could take it back unsaid.
-    fn gone(&self) -> Self {
+    /// A consent stays valid until WeCom reports another status; its absence from a sync does not
+    /// withdraw it.
+    fn deactivated(&self) -> Self {
         self.clone()
     }
 }
 
-/// The rows sorted by key, each key once; of several rows the last counts.
-pub(crate) fn canonical<R: Row>(mut rows: Vec<R>) -> Vec<R> {
+/// Sorts the rows by key and keeps one row per key, the last one.
+pub(crate) fn canonical<R: TableRow>(mut rows: Vec<R>) -> Vec<R> {
     rows.sort_by(|a, b| a.key().cmp(&b.key()));
     rows.dedup_by(|later, kept| {
         let same = later.key() == kept.key();

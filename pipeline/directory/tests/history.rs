@@ -1,4 +1,4 @@
-//! Snapshots over time: nothing is lost, and the changes carry everything.
+//! Merging snapshots loses no row, and the changes are sufficient to rebuild a snapshot.
 #![allow(clippy::unwrap_used)]
 
 mod tenant;
@@ -12,7 +12,7 @@ use proptest::sample::select;
 use tenant::{consent, customer, department, empty, follow, member, room, room_member};
 
 #[test]
-fn what_a_sync_does_not_find_any_more_stays_inactive() {
+fn rows_missing_from_a_sync_become_inactive() {
     let mut before = empty();
     before.taken_at = 1;
     before.departments = vec![department(2, 1, "华东"), department(1, 0, "总公司")];
@@ -49,7 +49,7 @@ fn what_a_sync_does_not_find_any_more_stays_inactive() {
 }
 
 #[test]
-fn rooms_keep_what_is_known_of_them() {
+fn rooms_keep_known_data_when_no_api_returns_them() {
     use RoomKind::{Customer, Internal, Unresolved, Wanted};
     let mut before = empty();
     before.rooms = vec![
@@ -98,14 +98,14 @@ fn rooms_keep_what_is_known_of_them() {
 }
 
 #[test]
-fn another_corps_past_is_not_merged() {
+fn snapshot_of_another_corp_is_not_merged() {
     let mut other = Snapshot::empty(CorpId::from("wwother"));
     other.members = vec![member("a", "甲", &[])];
     assert_eq!(merge(&other, empty()), empty());
 }
 
 #[test]
-fn changes_tell_new_and_changed_rows_before_those_that_refer_to_them() {
+fn changes_list_rows_before_the_rows_that_refer_to_them() {
     let mut old = empty();
     old.members = vec![member("a", "甲", &[]), member("b", "乙", &[])];
     old.departments = vec![department(9, 0, "总公司")];
@@ -136,7 +136,7 @@ fn changes_tell_new_and_changed_rows_before_those_that_refer_to_them() {
 }
 
 #[test]
-fn an_assembler_is_complete_once_told_and_the_last_row_of_a_key_wins() {
+fn assembler_is_complete_after_the_end_marker_and_the_last_row_of_a_key_wins() {
     let mut assembler = Assembler::new(CorpId::from("wwcorp"));
     assert_eq!(assembler.complete(), None);
     assembler.apply(DirectoryRow::Members(member("b", "乙", &[])));
@@ -155,7 +155,7 @@ fn an_assembler_is_complete_once_told_and_the_last_row_of_a_key_wins() {
     assert_eq!(Assembler::from_snapshot(empty()).complete(), None);
 }
 
-/// Snapshots over few ids and few values, so that rows meet; keys may repeat.
+/// Generates snapshots with few different ids and values, so that keys collide and repeat.
 fn snapshot() -> impl Strategy<Value = Snapshot> {
     let id = || select(&["a", "b", "B", "wm1", "wr1", ""][..]);
     let name = || select(&["", "甲", "乙"][..]);
@@ -234,7 +234,7 @@ fn keys(snapshot: &Snapshot) -> Vec<String> {
 
 proptest! {
     #[test]
-    fn applying_the_changes_to_the_old_gives_the_new(first in snapshot(), second in snapshot(), third in snapshot()) {
+    fn applying_the_changes_to_the_old_snapshot_gives_the_new_one(first in snapshot(), second in snapshot(), third in snapshot()) {
         let old = merge(&merge(&empty(), first), second);
         let new = merge(&old, third);
         let mut assembler = Assembler::from_snapshot(old.clone());
@@ -246,7 +246,7 @@ proptest! {
     }
 
     #[test]
-    fn a_compacted_topic_gives_what_the_whole_history_gives(snapshots in vec(snapshot(), 1..4)) {
+    fn compacted_topic_gives_the_same_snapshot_as_the_full_history(snapshots in vec(snapshot(), 1..4)) {
         let mut current = empty();
         let mut history = Vec::new();
         for fresh in snapshots {
@@ -266,7 +266,7 @@ proptest! {
     }
 
     #[test]
-    fn merging_loses_no_row_and_repeating_it_changes_nothing(old in snapshot(), fresh in snapshot()) {
+    fn merging_loses_no_row_and_is_idempotent(old in snapshot(), fresh in snapshot()) {
         let merged = merge(&old, fresh.clone());
         let mut expected = keys(&old);
         expected.extend(keys(&fresh));

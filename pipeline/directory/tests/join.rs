@@ -1,4 +1,4 @@
-//! What the directory says about the sender and the room of a message.
+//! Joining the sender and the room of a message with the directory.
 #![allow(clippy::unwrap_used)]
 
 mod tenant;
@@ -95,12 +95,12 @@ fn senders_get_kind_name_and_department() {
 
         let before = batch.clone();
         directory.join(&mut batch);
-        assert_eq!(batch, before, "joining again changes nothing");
+        assert_eq!(batch, before, "a second join changed the message");
     }
 }
 
 #[test]
-fn rooms_get_their_name_or_are_counted() {
+fn rooms_get_a_name_or_are_counted_as_unresolved() {
     let directory = Directory::new(company());
     let rooms = ["wr1", "wr2", "wr3", "wr4", "wrX", "wrY", "wrX", ""];
     let mut batch = rooms.map(|room| message("liwei", room));
@@ -116,7 +116,7 @@ fn rooms_get_their_name_or_are_counted() {
 }
 
 #[test]
-fn a_newer_directory_replaces_what_an_older_one_filled_in() {
+fn joining_with_a_newer_directory_replaces_earlier_results() {
     let mut batch = [message("LiWei", "wr1")];
     Directory::new(company()).join(&mut batch);
     assert_eq!(batch[0].room_name, "客户群");
@@ -126,7 +126,7 @@ fn a_newer_directory_replaces_what_an_older_one_filled_in() {
 }
 
 #[test]
-fn departments_above_a_member_are_all_of_its_ways_up() {
+fn departments_above_a_member_include_all_ancestors() {
     let directory = Directory::new(company());
     for (id, expected) in [
         ("LiWei", &[1, 2, 3, 4][..]),
@@ -143,7 +143,7 @@ fn departments_above_a_member_are_all_of_its_ways_up() {
 }
 
 #[test]
-fn of_several_rows_of_one_key_the_last_counts() {
+fn last_of_several_rows_with_the_same_key_is_used() {
     let mut snapshot = company();
     snapshot.members.push(member("LiWei", "李伟（新）", &[4]));
     snapshot

@@ -1,6 +1,6 @@
 //! The rows made from a run of consecutive records, and the range they cover.
 
-use chatledger_schemas::ledger::Anchor;
+use chatledger_schemas::ledger::ChainAnchor;
 use chatledger_schemas::{DeadLetter, DeadLetterEvent, Message, Violation};
 
 /// A range of positions in a log, with an order-independent digest of the records in it.
@@ -70,7 +70,7 @@ pub struct Batch {
     /// Records that could not be opened.
     pub dead_letters: Vec<DeadLetter>,
     /// Links of the hash chain at records in the range.
-    pub anchors: Vec<Anchor>,
+    pub anchors: Vec<ChainAnchor>,
     /// Events of dead letters.
     pub events: Vec<DeadLetterEvent>,
 }

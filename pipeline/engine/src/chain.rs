@@ -1,7 +1,7 @@
 //! Extends a corp's hash chain: over each record's `seq`, msgid and sealed form, in pulled order.
 
 use chatledger_schemas::SealedRecord;
-use chatledger_schemas::ledger::{Digest128, Entry, Link, digest_of};
+use chatledger_schemas::ledger::{ChainLink, Digest128, LedgerEntry, digest_of};
 
 /// What the chain is over, of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Chain {
     /// Number of the last entry; 0 before the first.
     pub number: u64,
     /// The link after it.
-    pub link: Link,
+    pub link: ChainLink,
 }
 
 impl Chain {
@@ -42,12 +42,12 @@ impl Chain {
     pub fn genesis(corp: &str) -> Self {
         Self {
             number: 0,
-            link: Link::genesis(corp),
+            link: ChainLink::genesis(corp),
         }
     }
 
     /// The chain after an entry.
-    pub fn at(entry: &Entry) -> Self {
+    pub fn at(entry: &LedgerEntry) -> Self {
         Self {
             number: entry.number,
             link: entry.link,
@@ -55,13 +55,13 @@ impl Chain {
     }
 
     /// Adds a record.
-    pub fn record(&mut self, seen: &ChainInput) -> Entry {
+    pub fn record(&mut self, seen: &ChainInput) -> LedgerEntry {
         self.step(seen, false)
     }
 
     /// Adds a gap: what came behind `seq` after `silent_since` may be missing. Both times are in
     /// milliseconds since the epoch, UTC.
-    pub fn gap(&mut self, seq: u64, silent_since: i64, at: i64) -> Entry {
+    pub fn gap(&mut self, seq: u64, silent_since: i64, at: i64) -> LedgerEntry {
         let mut sealed = [0; 16];
         sealed[..8].copy_from_slice(&silent_since.to_le_bytes());
         let msgid = [0; 16];
@@ -76,7 +76,7 @@ impl Chain {
         )
     }
 
-    fn step(&mut self, seen: &ChainInput, gap: bool) -> Entry {
+    fn step(&mut self, seen: &ChainInput, gap: bool) -> LedgerEntry {
         let ChainInput {
             seq,
             at,
@@ -85,7 +85,7 @@ impl Chain {
         } = *seen;
         self.number += 1;
         self.link = self.link.after(self.number, seq, gap, &msgid, &sealed);
-        Entry {
+        LedgerEntry {
             number: self.number,
             seq,
             at,
@@ -97,7 +97,7 @@ impl Chain {
     }
 
     /// The same entry at this place of the chain.
-    pub fn again(&mut self, entry: &Entry) -> Entry {
+    pub fn again(&mut self, entry: &LedgerEntry) -> LedgerEntry {
         self.step(
             &ChainInput {
                 seq: entry.seq,

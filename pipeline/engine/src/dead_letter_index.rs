@@ -119,7 +119,7 @@ impl<P: Retained> DeadLetterIndex<P> {
         self.revision += 1;
         let msg = msg_hash(&event.msgid);
         let keys: Vec<DeadLetterKey> = self.named(&event.corp_id, event.seq, msg);
-        if event.event.closes() {
+        if event.event.settles() {
             for key in keys {
                 self.open.remove(&key);
             }

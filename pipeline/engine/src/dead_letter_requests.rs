@@ -1,7 +1,7 @@
 //! What is requester for about dead letters, and what became of them. Pure; both drivers carry it out.
 
 use chatledger_schemas::dead_letter::Event;
-use chatledger_schemas::{DeadLetter, DeadLetterEvent, Retry, SealedRecord};
+use chatledger_schemas::{DeadLetter, DeadLetterEvent, RetryRequest, SealedRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::dead_letter_index::DeadLetterFilter;
@@ -34,7 +34,7 @@ pub enum DeadLetterRequest {
 pub struct ReplayCounts {
     /// Delivered.
     pub replayed: u64,
-    /// Settled because their message had been delivered before.
+    /// RecordOutcome because their message had been delivered before.
     pub duplicates: u64,
     /// Still closed.
     pub failed: u64,
@@ -95,8 +95,8 @@ impl Requester {
     }
 
     /// The mark of a record that is tried again.
-    pub fn retry(&self, letter: &DeadLetter, attempt: u32) -> Retry {
-        Retry {
+    pub fn retry(&self, letter: &DeadLetter, attempt: u32) -> RetryRequest {
+        RetryRequest {
             attempt,
             first_seen: letter.first_seen,
             at: self.at,

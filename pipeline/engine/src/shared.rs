@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use chatledger_crypto::{KeyRing, Opened, Opener, Rejected};
+use chatledger_crypto::{KeyRing, OpenError, OpenedRecord, Opener};
 use chatledger_schemas::SealedRecord;
 use serde::Serialize;
 
@@ -34,7 +34,7 @@ impl<T> Current<T> {
 }
 
 impl Opener for Current<KeyRing> {
-    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<Opened, Rejected>> {
+    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<OpenedRecord, OpenError>> {
         self.get().open(batch)
     }
 }

@@ -5,14 +5,14 @@
 
 use std::collections::HashMap;
 
-use chatledger_crypto::{Opened, Opener, Rejected};
+use chatledger_crypto::{OpenError, OpenedRecord, Opener};
 use chatledger_decode::decode;
 use chatledger_directory::{Directory, Unresolved};
 use chatledger_rules::RuleSet;
 use chatledger_schemas::dead_letter::Event;
 use chatledger_schemas::ledger::{Digest128, Outcome, RowParts};
 use chatledger_schemas::{
-    CorpId, DeadLetter, DeadLetterEvent, Message, Reason, Retry, SealedRecord,
+    CorpId, DeadLetter, DeadLetterEvent, Message, Reason, RetryRequest, SealedRecord,
 };
 
 use crate::batch::{Batch, BatchRange};
@@ -71,7 +71,7 @@ pub struct PulledRecord {
     /// When the archive gave it first.
     pub at: i64,
     /// Set if it is a dead letter's record, which is tried again.
-    pub retry: Option<Retry>,
+    pub retry: Option<RetryRequest>,
     /// It was dead_lettered before, and is told a sink once more as it was told then: no repeat, though
     /// its message may have been opened since.
     pub dead_lettered: bool,
@@ -91,7 +91,7 @@ impl PulledRecord {
 
 /// What became of one record, for the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordOutcome {
+pub struct ProcessedRecord {
     /// Position of the record.
     pub seq: u64,
     /// Hash of its msgid.
@@ -104,7 +104,7 @@ pub struct RecordOutcome {
     pub row: Digest128,
 }
 
-impl RecordOutcome {
+impl ProcessedRecord {
     /// The outcome of a record before it is opened.
     fn of(pulled: &PulledRecord) -> Self {
         Self {
@@ -122,7 +122,7 @@ pub struct Processed {
     /// The rows.
     pub batch: Batch,
     /// What became of each record, in their order.
-    pub outcomes: Vec<RecordOutcome>,
+    pub outcomes: Vec<ProcessedRecord>,
     /// Ids that the directory does not know.
     pub unresolved: Unresolved,
 }
@@ -147,7 +147,7 @@ pub fn process(
 ) -> Option<Processed> {
     let ids = pulled.iter().map(|pulled| &pulled.record);
     let range = BatchRange::over(ids.map(|record| (record.seq, &*record.msgid)))?;
-    let mut outcomes: Vec<RecordOutcome> = pulled.iter().map(RecordOutcome::of).collect();
+    let mut outcomes: Vec<ProcessedRecord> = pulled.iter().map(ProcessedRecord::of).collect();
     let mut rows = Rows::default();
 
     let remaining = drop_duplicates(pulled, window, &mut outcomes, &mut rows.events);
@@ -203,7 +203,7 @@ struct Remaining {
     /// The index of each in the batch.
     indices: Vec<usize>,
     /// Which of them are dead letters being replayed, by index in the batch.
-    retries: HashMap<usize, Retry>,
+    retries: HashMap<usize, RetryRequest>,
 }
 
 /// Drops records whose message was opened before: they are not worth an RSA operation. A record
@@ -211,7 +211,7 @@ struct Remaining {
 fn drop_duplicates(
     pulled: Vec<PulledRecord>,
     window: &Window,
-    outcomes: &mut [RecordOutcome],
+    outcomes: &mut [ProcessedRecord],
     events: &mut Vec<DeadLetterEvent>,
 ) -> Remaining {
     let mut remaining = Remaining {
@@ -256,16 +256,16 @@ impl Rows {
     fn add(
         &mut self,
         record: &SealedRecord,
-        opened: Result<Opened, Rejected>,
-        retry: Option<Retry>,
+        opened: Result<OpenedRecord, OpenError>,
+        retry: Option<RetryRequest>,
         window: &mut Window,
-        outcome: &mut RecordOutcome,
+        outcome: &mut ProcessedRecord,
     ) {
         let decoded = opened.and_then(|opened| {
             let version = opened.key_version;
             let (corp, seq, msgid) = (&record.corp_id, record.seq, &record.msgid);
             decode(corp, seq, msgid, version, opened.plaintext)
-                .map_err(|error| Rejected {
+                .map_err(|error| OpenError {
                     reason: error.reason,
                     error: error.error,
                     key_version: version,
@@ -299,7 +299,7 @@ impl Rows {
 }
 
 /// Refuses a message whose row would not fit where it has to go.
-fn bounded(message: Message, key_version: u32) -> Result<Message, Rejected> {
+fn bounded(message: Message, key_version: u32) -> Result<Message, OpenError> {
     if message.payload.len() <= SURELY_SMALL {
         return Ok(message);
     }
@@ -308,7 +308,7 @@ fn bounded(message: Message, key_version: u32) -> Result<Message, Rejected> {
     if written.is_ok() && bytes.0 <= MAX_ROW_BYTES {
         return Ok(message);
     }
-    Err(Rejected {
+    Err(OpenError {
         reason: Reason::TooLarge,
         error: format!(
             "the message has {} bytes as a row, {MAX_ROW_BYTES} are taken at most",
@@ -333,7 +333,12 @@ impl std::io::Write for Counted {
 }
 
 /// The event that closes a letter.
-fn settled(record: &SealedRecord, retry: Retry, event: Event, key_version: u32) -> DeadLetterEvent {
+fn settled(
+    record: &SealedRecord,
+    retry: RetryRequest,
+    event: Event,
+    key_version: u32,
+) -> DeadLetterEvent {
     DeadLetterEvent {
         event,
         corp_id: record.corp_id.clone(),
@@ -351,7 +356,7 @@ fn settled(record: &SealedRecord, retry: Retry, event: Event, key_version: u32) 
 }
 
 /// The event that a letter could not be opened this time either.
-fn failed(letter: &DeadLetter, retry: Retry) -> DeadLetterEvent {
+fn failed(letter: &DeadLetter, retry: RetryRequest) -> DeadLetterEvent {
     DeadLetterEvent {
         event: Event::Failed,
         corp_id: letter.corp_id.clone(),
@@ -370,7 +375,7 @@ fn failed(letter: &DeadLetter, retry: Retry) -> DeadLetterEvent {
 
 fn dead_letter(
     record: &SealedRecord,
-    rejected: Rejected,
+    rejected: OpenError,
     first_seen: i64,
     attempts: u32,
 ) -> DeadLetter {

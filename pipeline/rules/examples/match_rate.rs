@@ -1,21 +1,21 @@
-//! Prints how fast messages are checked against a list of words:
-//! `match_rate <words file> <text file> [seconds]`, one message a line of the text.
+//! Measures how fast messages are checked against a word list:
+//! `match_rate <words file> <text file> [seconds]`, one message per line of the text.
 //!
-//! Three figures, in seconds of one core: scanning alone (`find`, every rule in scope), the check of messages
-//! whose sender is watched (violations are made), and of messages that nobody watches.
-#![allow(clippy::print_stdout, reason = "a program for people")]
+//! It prints three rates of one core: scanning alone (`find`), checking messages whose sender is in
+//! scope (creates violations), and checking messages whose sender is not in scope.
+#![allow(clippy::print_stdout, reason = "a command-line program")]
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use chatledger_rules::{RuleSet, Source, compile};
+use chatledger_rules::{RuleFile, RuleSet, compile};
 use chatledger_schemas::{ConversationKind, Message, PartyKind};
 
 const RULE: &str = r#"
 [[rule]]
-id = "watched"
-name = "watched"
+id = "in-scope"
+name = "in-scope"
 severity = "low"
 words_file = "words"
 scope.departments = [7]
@@ -29,8 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let before = resident_kib();
     let start = Instant::now();
-    let source = Source {
-        file: "match_rate",
+    let source = RuleFile {
+        name: "match_rate",
         text: RULE,
     };
     let rules = compile(&[source], |_, _| Ok::<_, String>(words.clone())).map_err(|errors| {
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         lines.join("\n")
     })?;
     println!(
-        "{} words compiled in {:.0} ms: {:.1} MiB, resident {} MiB more",
+        "{} words compiled in {:.0} ms: {:.1} MiB, {} MiB more resident",
         rules.rules()[0].words,
         start.elapsed().as_secs_f64() * 1e3,
         rules.heap_bytes() as f64 / 1_048_576.0,
@@ -59,10 +59,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     report("scan", &messages, budget, || {
         messages.iter().map(|m| rules.find(&m.content).len()).sum()
     });
-    report("check, watched", &messages, budget, || {
+    report("check, in scope", &messages, budget, || {
         check(&rules, &messages, &[7])
     });
-    report("check, not watched", &messages, budget, || {
+    report("check, not in scope", &messages, budget, || {
         check(&rules, &messages, &[])
     });
     Ok(())
@@ -118,8 +118,8 @@ fn message(content: &str) -> Message {
     }
 }
 
-/// Time this thread has been running, which other load on the machine does not stretch; none where
-/// there is no `/proc`.
+/// Returns the CPU time of this thread, which does not depend on other load; `None` without
+/// `/proc`.
 fn on_cpu() -> Option<Duration> {
     let stat = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     stat.split(' ')
@@ -129,7 +129,7 @@ fn on_cpu() -> Option<Duration> {
         .map(Duration::from_nanos)
 }
 
-/// Resident memory of this process; 0 where there is no `/proc`.
+/// Returns the resident memory of this process in KiB; 0 without `/proc`.
 fn resident_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

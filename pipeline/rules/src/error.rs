@@ -1,111 +1,110 @@
-//! Why rules were refused. Each error names the place an author has to go to; none of them stops
-//! the search for further ones.
+//! Errors in rule files. Each error names the location to fix; all errors are collected.
 
 use std::fmt;
 
-/// A key of a rule file.
+/// A location in a rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Name of the file, as given in [`Source`](crate::Source).
+pub struct SourceLocation {
+    /// Name of the file, as in [`RuleFile::name`](crate::RuleFile::name).
     pub file: String,
-    /// Line in the file, from 1.
+    /// Line in the file, starting at 1.
     pub line: usize,
-    /// Path of the key, array positions from 0: `rule[2].scope.direction`.
+    /// Path of the key, with array indexes starting at 0: `rule[2].scope.direction`.
     pub key: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.file, self.line, self.key)
     }
 }
 
-/// One thing wrong with a set of rule files.
+/// An error in a set of rule files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuleError {
-    /// The text is not TOML.
-    #[error("{file}:{line}: not TOML: {message}")]
+    /// The text is not valid TOML.
+    #[error("{file}:{line}: not valid TOML: {message}")]
     Syntax {
         /// Name of the file.
         file: String,
-        /// Line in the file, from 1.
+        /// Line in the file, starting at 1.
         line: usize,
-        /// What the parser says.
+        /// Message of the parser.
         message: String,
     },
-    /// A key holds something that is not accepted there.
-    #[error("{at}: found {found}, accepted: {accepted}")]
+    /// The value of a key is not accepted.
+    #[error("{at}: found {found}; accepted: {accepted}")]
     Value {
-        /// The key.
-        at: Place,
-        /// What stands there, shortened.
+        /// Location of the key.
+        at: SourceLocation,
+        /// The value, shortened.
         found: String,
-        /// What may stand there.
+        /// Description of the accepted values.
         accepted: &'static str,
     },
-    /// A required key is not there.
-    #[error("{at}: is missing, accepted: {accepted}")]
+    /// A required key is missing.
+    #[error("{at}: missing; accepted: {accepted}")]
     Missing {
-        /// The missing key; the line is that of the table it belongs in.
-        at: Place,
-        /// What may stand there.
+        /// The missing key, with the line of its table.
+        at: SourceLocation,
+        /// Description of the accepted values.
         accepted: &'static str,
     },
-    /// A key that means nothing.
-    #[error("{at}: unknown key, accepted here: {}", accepted.join(", "))]
+    /// An unknown key.
+    #[error("{at}: unknown key; accepted: {}", accepted.join(", "))]
     UnknownKey {
-        /// The key.
-        at: Place,
-        /// The keys this table may have.
+        /// Location of the key.
+        at: SourceLocation,
+        /// Accepted keys of the table.
         accepted: &'static [&'static str],
     },
     /// Two rules have the same id.
-    #[error("{at}: the id {id:?} is taken by {first}")]
+    #[error("{at}: the id {id:?} is already used by {first}")]
     DuplicateId {
-        /// The later rule.
-        at: Place,
-        /// The id of both.
+        /// Location of the later rule's id.
+        at: SourceLocation,
+        /// The id.
         id: String,
-        /// The earlier rule.
-        first: Box<Place>,
+        /// Location of the earlier rule's id.
+        first: Box<SourceLocation>,
     },
     /// A words file could not be read.
     #[error("{at}: cannot read the words file {words_file:?}")]
     WordsFile {
-        /// The key that names it.
-        at: Place,
-        /// Its name as written.
+        /// Location of the key `words_file`.
+        at: SourceLocation,
+        /// Name of the words file, as written.
         words_file: String,
-        /// What the caller's reader says.
+        /// Error of the function that reads words files.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A line of a words file is too long for a word.
-    #[error("{at}: {words_file:?}, line {line}: a word has at most {most} characters")]
+    /// A line of a words file exceeds the maximum length of a word.
+    #[error("{at}: {words_file:?}, line {line}: longer than {max} characters")]
     LongWord {
-        /// The key that names the file.
-        at: Place,
-        /// Its name as written.
+        /// Location of the key `words_file`.
+        at: SourceLocation,
+        /// Name of the words file, as written.
         words_file: String,
-        /// Line in it, from 1.
+        /// Line in the words file, starting at 1.
         line: usize,
-        /// Characters a word may have.
-        most: usize,
+        /// Maximum number of characters of a word.
+        max: usize,
     },
-    /// There are too many words.
-    #[error("{found} words and allowed phrases in all rules together, accepted: at most {most}")]
+    /// The rules have too many words.
+    #[error("found {found} words and allow phrases in all rules; accepted: at most {max}")]
     TooManyWords {
-        /// How many there are.
+        /// Number of words and allow phrases in all rules.
         found: usize,
-        /// How many there may be.
-        most: usize,
+        /// Maximum number.
+        max: usize,
     },
-    /// The words together are more than one automaton can hold.
+    /// The words do not fit into one automaton.
     #[error("cannot build an automaton of {patterns} words and allow phrases: {message}")]
     Automaton {
-        /// Distinct words and allow phrases after folding.
+        /// Number of distinct words and allow phrases after folding.
         patterns: usize,
-        /// What the builder says.
+        /// Message of the automaton builder.
         message: String,
     },
 }

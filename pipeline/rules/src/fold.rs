@@ -1,15 +1,16 @@
-//! The form in which words and messages are compared, and the way back to the original.
+//! Folds words and messages into the form in which they are compared, and maps positions in the
+//! folded text back to the original.
 //!
-//! Folding takes away compatibility differences (full and half width, ligatures, squared units:
-//! NFKC of Unicode UAX #15) and case (the lower-case mapping of each character). It works segment
-//! by segment: a segment begins at a character that nothing before it can change (a normalization
-//! boundary), so each folded character comes from a known segment of the original.
+//! Folding removes compatibility differences (full and half width, ligatures, squared units: NFKC
+//! of Unicode UAX #15) and case (the lower-case mapping of each character). It works segment by
+//! segment. A segment starts at a character that no preceding character can change (a normalization
+//! boundary), so each folded character belongs to a known segment of the original.
 //!
-//! Almost every segment is one character that folds to one character. Those are copied in runs
-//! and leave no trace; only the others are written down, so a message without a hit pays for
-//! nothing but the copy.
+//! Almost every segment is one character that folds to one character. Such segments are copied in
+//! runs; only the others are recorded. A message without a hit therefore costs little more than a
+//! copy.
 //!
-//! Not here: what hides words on purpose (zero-width characters, inserted symbols, look-alikes).
+//! Not handled: deliberate evasion (zero-width characters, inserted symbols, look-alikes).
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -17,23 +18,24 @@ use std::sync::LazyLock;
 use unicode_normalization::char::{canonical_combining_class, decompose_compatible};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// A folded text that remembers where it came from; its buffers are used again and again.
+/// A folded text with the mapping to its original. Its buffers are reused for the next text.
 #[derive(Debug, Default)]
 pub(crate) struct Folded {
     text: String,
-    /// The segments that are not one character on both sides, ascending, byte ranges.
+    /// The segments that are not one character in both texts, ascending.
     uneven: Vec<Segment>,
-    /// Where the search for a place in the original goes on.
-    cursor: Cursor,
+    /// Position at which the next lookup in the original continues.
+    cursor: FoldCursor,
 }
 
+/// Byte ranges of a segment in both texts.
 #[derive(Debug)]
 struct Segment {
     folded: Range<usize>,
     original: Range<usize>,
 }
 
-/// A boundary between two characters of the original text.
+/// A boundary between two characters of the original text: byte and character offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) byte: usize,
@@ -42,24 +44,24 @@ pub(crate) struct Origin {
 
 /// A boundary between two segments, in both texts.
 #[derive(Clone, Copy, Debug, Default)]
-struct Cursor {
+struct FoldCursor {
     folded: usize,
     origin: Origin,
-    /// How many of the uneven segments lie before it.
+    /// Number of uneven segments before this boundary.
     passed: usize,
 }
 
 impl Folded {
-    /// The folded text.
+    /// Returns the folded text.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// Folds `original`, forgetting what was folded before.
+    /// Folds `original`; the previous text is discarded.
     pub(crate) fn fold(&mut self, original: &str) {
         self.text.clear();
         self.uneven.clear();
-        self.cursor = Cursor::default();
+        self.cursor = FoldCursor::default();
         // Characters from `run` on fold to themselves and have not been copied yet.
         let (mut run, mut at) = (0, 0);
         while let Some(&byte) = original.as_bytes().get(at) {
@@ -97,14 +99,15 @@ impl Folded {
         self.text.push_str(&original[run..]);
     }
 
-    /// Folds the segment that the character `c` at byte `at` belongs to, everything before it
-    /// being folded; returns where it ends.
+    /// Folds the segment of the character `c` at byte `at` and returns the end of the segment in
+    /// bytes. Everything before `at` must already be folded.
     fn fold_uneven(&mut self, original: &str, at: usize, c: char) -> usize {
         let mut start = at;
         if !is_boundary(c)
             && let Some(before) = original[..at].chars().next_back()
         {
-            // It joins the segment before. That one is even, else it would have taken `c` along.
+            // `c` belongs to the preceding segment. That segment is even, otherwise `c` would
+            // already be part of it.
             start -= before.len_utf8();
             self.text.pop();
         }
@@ -122,13 +125,13 @@ impl Folded {
         end
     }
 
-    /// Where a range of bytes of the folded text lies in `original`, which must be the text last
-    /// folded. A range that begins or ends inside a segment takes in the whole segment.
+    /// Maps a byte range of the folded text to `original`, which must be the text last folded. A
+    /// range that starts or ends inside a segment is extended to the whole segment.
     ///
-    /// Asked about ranges that begin ever later, it goes over the texts once.
+    /// Calls with ascending range starts scan both texts only once.
     pub(crate) fn locate(&mut self, original: &str, range: &Range<usize>) -> Range<Origin> {
         if range.start < self.cursor.folded {
-            self.cursor = Cursor::default();
+            self.cursor = FoldCursor::default();
         }
         self.cursor = self.advance(original, self.cursor, range.start);
         let mut end = range.end;
@@ -141,9 +144,9 @@ impl Folded {
         self.cursor.origin..self.advance(original, self.cursor, end).origin
     }
 
-    /// The boundary at byte `to` of the folded text, not before `from`; if that is inside a
-    /// segment, the boundary before it.
-    fn advance(&self, original: &str, from: Cursor, to: usize) -> Cursor {
+    /// Returns the boundary at byte `to` of the folded text, which must not be before `from`. If
+    /// `to` is inside a segment, returns the start of the segment.
+    fn advance(&self, original: &str, from: FoldCursor, to: usize) -> FoldCursor {
         let mut cursor = from;
         while let Some(segment) = self.uneven.get(cursor.passed) {
             if segment.folded.end > to {
@@ -151,7 +154,7 @@ impl Folded {
             }
             let even = char_count(&self.text[cursor.folded..segment.folded.start]);
             let uneven = char_count(&original[segment.original.clone()]);
-            cursor = Cursor {
+            cursor = FoldCursor {
                 folded: segment.folded.end,
                 origin: Origin {
                     byte: segment.original.end,
@@ -170,7 +173,7 @@ impl Folded {
             .char_indices()
             .nth(even as usize)
             .map_or(rest.len(), |(byte, _)| byte);
-        Cursor {
+        FoldCursor {
             folded: to,
             origin: Origin {
                 byte: cursor.origin.byte + bytes,
@@ -185,7 +188,7 @@ fn char_count(text: &str) -> u32 {
     text.chars().count() as u32
 }
 
-/// Folds words: sorted, each once, without those of white space alone.
+/// Folds words. The result is sorted, without repetitions and without blank words.
 pub(crate) fn fold_words(words: &[String]) -> Vec<String> {
     let mut folded = Folded::default();
     let mut words: Vec<String> = words
@@ -201,11 +204,11 @@ pub(crate) fn fold_words(words: &[String]) -> Vec<String> {
     words
 }
 
-/// What a character folds to if it is a segment of its own whatever comes before it, and folds to
-/// one character; none says only that the long way has to be taken.
+/// Returns the folded character if `c` always forms a segment of its own and folds to one
+/// character. `None` means only that the general algorithm is needed.
 ///
-/// The ranges are those that conversations are made of; they must agree with [`EVEN`], which a
-/// test checks for every character there is.
+/// The ranges cover most characters of conversations. They must agree with [`EVEN`]; a test checks
+/// every character.
 #[inline]
 fn one_to_one(c: char) -> Option<char> {
     match c {
@@ -224,8 +227,8 @@ fn one_to_one(c: char) -> Option<char> {
     }
 }
 
-/// For each character of the basic plane what [`one_to_one`] says, 0 for none: 128 KiB, of which
-/// a conversation touches a few lines.
+/// The result of [`one_to_one`] for each character of the basic multilingual plane, 0 for `None`.
+/// The table has 128 KiB; a conversation touches only a few cache lines of it.
 static EVEN: LazyLock<Box<[u16]>> = LazyLock::new(|| {
     (0..=0xffff_u32)
         .map(|code| {
@@ -242,7 +245,7 @@ static EVEN: LazyLock<Box<[u16]>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Whether no character before `c` can combine with it, so that a segment begins at it.
+/// Whether a segment starts at `c`, because no preceding character can combine with it.
 fn is_boundary(c: char) -> bool {
     let mut first = None;
     decompose_compatible(c, |part| {
@@ -254,7 +257,7 @@ fn is_boundary(c: char) -> bool {
     })
 }
 
-/// Folds a whole segment.
+/// Folds a complete segment.
 fn fold_segment(segment: impl Iterator<Item = char>, put: impl FnMut(char)) {
     segment
         .nfkc()
@@ -277,7 +280,7 @@ mod tests {
         folded.text
     }
 
-    /// The definition without shortcuts: every segment the long way.
+    /// Reference implementation without shortcuts.
     fn folded_slowly(original: &str) -> String {
         let mut segments: Vec<String> = Vec::new();
         for c in original.chars() {
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn width_case_and_compatibility_are_taken_away() {
+    fn folding_removes_width_case_and_compatibility_differences() {
         for (original, expected) in [
             ("", ""),
             ("加我微信", "加我微信"),
@@ -321,10 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn shortcuts_agree_with_the_definition_for_every_character() {
+    fn shortcuts_agree_with_the_reference_for_every_character() {
         for c in '\0'..=char::MAX {
             if let Some(even) = one_to_one(c) {
-                assert!(is_boundary(c), "{c:?} joins what comes before it");
+                assert!(
+                    is_boundary(c),
+                    "{c:?} can combine with the preceding character"
+                );
                 assert_eq!(Some(even), only(&folded_slowly(&c.to_string())), "{c:?}");
             }
             let text = format!("が{c}x");
@@ -333,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_inside_a_segment_takes_in_the_whole_segment() {
+    fn range_inside_a_segment_is_extended_to_the_whole_segment() {
         let original = "重５㎏ｶﾞー";
         let mut folded = Folded::default();
         folded.fold(original);
@@ -359,14 +365,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shortcuts_agree_with_the_definition_for_texts(
+        fn shortcuts_agree_with_the_reference_for_any_text(
             text in "([a-cＡ-Ｃ微信ｱ-ｶﾞﾟか\u{3099}\u{300}-\u{303}ﬁ㎏…한\u{1161}\u{11ab}😀]|\\PC){0,24}"
         ) {
             prop_assert_eq!(folded(&text), folded_slowly(&text));
         }
 
         #[test]
-        fn every_folded_character_leads_back_to_what_folds_to_it(
+        fn every_folded_character_maps_back_to_its_original_segment(
             text in "([a-cＡ-Ｃ微信ｱ-ｶﾞﾟか\u{3099}\u{300}-\u{303}ﬁ㎏…한\u{1161}\u{11ab}😀]|\\PC){0,24}"
         ) {
             let mut fold = Folded::default();

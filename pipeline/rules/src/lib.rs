@@ -1,38 +1,39 @@
-//! Finds the messages that break a company's rules, and says exactly which characters did.
+//! Finds messages that break a company's rules, with the exact position of each match.
 //!
-//! It does not know where rule files lie, who belongs to which department, what time it is or what
-//! becomes of a violation: texts and answers are handed in, values come out.
+//! This crate does not know where rule files are stored, who belongs to which department, the time,
+//! or what happens to a violation. The caller passes texts and departments in and gets values back.
 //!
-//! | module | what it holds |
+//! | module | purpose |
 //! |---|---|
-//! | `source` | the text of a rule file, read into definitions with every error found |
-//! | `section` | a TOML table, read key by key with the place of each error |
-//! | `rule` | what a rule is, when it is active, what its version is a hash of |
-//! | `scope` | whose conversations a rule watches |
-//! | `fold` | the form in which words and messages are compared, and the way back |
-//! | `matcher` | one automaton for the words of all rules |
-//! | `openings` | where in a text one of them may begin |
-//! | `set` | rules compiled together, and the check of a batch |
+//! | `source` | parses the text of rule files into definitions and collects all errors |
+//! | `section` | reads a TOML table key by key, with the location of each error |
+//! | `rule` | a rule, when it is active, how its version is computed |
+//! | `scope` | whose messages a rule checks |
+//! | `fold` | folds texts for comparison and maps positions back to the original |
+//! | `matcher` | one automaton for the words of all active rules |
+//! | `prefilter` | finds the positions at which a word may start |
+//! | `set` | compiles rules together and checks a batch of messages |
 //!
-//! What is promised:
-//! - All words and allow phrases of all active rules are looked for in one pass, so the cost of a
-//!   message hardly depends on how many there are.
-//! - Every span is a range of Unicode scalar values of the *original* content, and `matched` is
-//!   the original text of that range, however much folding changed it.
-//! - The same rules, message and directory give the same violations, with the same ids.
-//! - A rule set is compiled whole or not at all; a refusal names every error, not the first.
+//! Guarantees:
+//! - One pass over a message finds the words and allow phrases of all active rules, so the cost per
+//!   message hardly depends on their number.
+//! - Every span is a range of Unicode scalar values in the *original* content, and `matched` is the
+//!   original text of that range, even where folding changed its length.
+//! - The same rules, message and directory give the same violations with the same ids.
+//! - A rule set is compiled completely or not at all; a failure reports every error, not only the
+//!   first.
 
 mod error;
 mod fold;
 mod matcher;
-mod openings;
+mod prefilter;
 mod rule;
 mod scope;
 mod section;
 mod set;
 mod source;
 
-pub use error::{Place, RuleError};
-pub use rule::{Inactive, Rule, State};
-pub use set::{Hit, MOST_HITS, RuleSet, compile};
-pub use source::Source;
+pub use error::{RuleError, SourceLocation};
+pub use rule::{InactiveReason, Rule, RuleState};
+pub use set::{Hit, MAX_HITS, RuleSet, compile};
+pub use source::RuleFile;

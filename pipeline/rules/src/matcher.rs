@@ -1,12 +1,12 @@
-//! One automaton for the words and allow phrases of all active rules, and the reduction of what
-//! it finds to the hits that count.
+//! One automaton for the words and allow phrases of all active rules, and the reduction of its
+//! matches to hits.
 //!
-//! Of a rule's words every occurrence is found, overlapping ones too. A hit that lies wholly
-//! inside an occurrence of one of the rule's allow phrases does not count; of those left, one that
-//! lies wholly inside another is dropped. Rules do not influence each other.
+//! The automaton finds every occurrence of a word, including overlapping ones. An occurrence inside
+//! an occurrence of one of the rule's allow phrases is ignored. Of the remaining ones, an
+//! occurrence inside another is ignored. Rules do not influence each other.
 //!
-//! It works on folded text throughout and leaves to [`Folded`] where that text came from. It does
-//! not know scopes.
+//! Matching works on folded text; [`Folded`] maps positions back to the original. Scopes are not
+//! handled here.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -16,32 +16,33 @@ use daachorse::{CharwiseDoubleArrayAhoCorasick, CharwiseDoubleArrayAhoCorasickBu
 
 use crate::RuleError;
 use crate::fold::{Folded, Origin};
-use crate::openings::Openings;
+use crate::prefilter::Prefilter;
 use crate::rule::Phrases;
 
-/// Occurrences looked at in one text at most: more than a text of the largest size has of one word
-/// of one Chinese character. What stands behind them in a text of nothing but words is not searched.
-const MOST_OCCURRENCES: usize = 4 << 20;
+/// Maximum number of occurrences that are evaluated in one text. It exceeds the number of Chinese
+/// characters in a text of the maximum size. The rest of a text with more occurrences is not
+/// searched.
+const MAX_OCCURRENCES: usize = 4 << 20;
 
 /// The compiled words of all active rules.
 #[derive(Default)]
 pub(crate) struct Matcher {
-    /// None if there is nothing to look for.
+    /// `None` if no rule is active.
     automaton: Option<CharwiseDoubleArrayAhoCorasick<u32>>,
-    openings: Openings,
+    prefilter: Prefilter,
     /// The owners of pattern `p` are `owners[starts[p]..starts[p + 1]]`.
     starts: Vec<u32>,
     owners: Vec<Owner>,
 }
 
-/// A rule that has a pattern, as a word or as an allow phrase.
+/// A rule that uses a pattern as a word or as an allow phrase.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Owner {
     rule: u32,
     allow: bool,
 }
 
-/// An occurrence of a rule's word or allow phrase, in bytes of the folded text.
+/// An occurrence of a rule's word or allow phrase, as a byte range of the folded text.
 struct Occurrence {
     rule: u32,
     allow: bool,
@@ -49,24 +50,25 @@ struct Occurrence {
     end: u32,
 }
 
-/// A hit that counts, in the original text.
+/// A hit of a rule, as a range of the original text.
 #[derive(Clone, Debug)]
-pub(crate) struct Found {
+pub(crate) struct MatchedSpan {
     /// Position of the rule in the set.
     pub(crate) rule: u32,
     pub(crate) span: Range<Origin>,
 }
 
-/// What a scan needs, kept from one message to the next.
+/// Buffers of a scan, reused from one message to the next.
 #[derive(Default)]
 pub(crate) struct Scratch {
     folded: Folded,
     occurrences: Vec<Occurrence>,
-    found: Vec<Found>,
+    found: Vec<MatchedSpan>,
 }
 
 impl Matcher {
-    /// Builds the automaton from the phrases of active rules with their positions in the set.
+    /// Builds the automaton from the phrases of the active rules; each rule comes with its position
+    /// in the set.
     pub(crate) fn build(rules: &[(u32, Phrases)]) -> Result<Self, RuleError> {
         let mut phrases: Vec<(&str, Owner)> = Vec::new();
         for &(rule, ref of) in rules {
@@ -99,30 +101,30 @@ impl Matcher {
         automaton.cache_depths().map_err(refusal)?;
         Ok(Self {
             automaton: Some(automaton),
-            openings: Openings::of(&patterns),
+            prefilter: Prefilter::new(&patterns),
             starts,
             owners: phrases.into_iter().map(|(_, owner)| owner).collect(),
         })
     }
 
-    /// Bytes the automaton and its tables take.
+    /// Returns the size of the automaton and its tables in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.automaton
             .as_ref()
             .map_or(0, CharwiseDoubleArrayAhoCorasick::heap_bytes)
-            + self.openings.heap_bytes()
+            + self.prefilter.heap_bytes()
             + size_of_val(self.starts.as_slice())
             + size_of_val(self.owners.as_slice())
     }
 
-    /// The hits in `content` of the rules that `covers` lets through, by rule and then by
-    /// position. `covers` is asked once for each rule that has a hit.
+    /// Returns the hits in `content` of the rules for which `covers` returns true, ordered by rule
+    /// and then by position. `covers` is called once for each rule with a hit.
     pub(crate) fn scan<'s>(
         &self,
         content: &str,
         scratch: &'s mut Scratch,
         covers: impl FnMut(u32) -> bool,
-    ) -> &'s [Found] {
+    ) -> &'s [MatchedSpan] {
         scratch.found.clear();
         let Some(automaton) = &self.automaton else {
             return &[];
@@ -136,12 +138,12 @@ impl Matcher {
         &scratch.found
     }
 
-    /// Appends the occurrences of all patterns; one may come twice.
+    /// Appends the occurrences of all patterns; an occurrence may be appended twice.
     ///
-    /// Where no pattern may begin the automaton rests. It is set going where one may, and stopped
-    /// as soon as it follows fewer characters than an opening has; the search goes on at the first
-    /// of those. Each run takes at least an opening's three characters and gives back at most two,
-    /// so the whole stays linear.
+    /// The automaton runs only from positions where the prefilter says that a pattern may start. A
+    /// run stops as soon as the automaton follows fewer than three characters, and the search
+    /// continues at the first of these. Each run consumes at least three characters and returns at
+    /// most two of them, so the search is linear.
     fn find_occurrences(
         &self,
         automaton: &CharwiseDoubleArrayAhoCorasick<u32>,
@@ -150,21 +152,21 @@ impl Matcher {
     ) {
         let mut at = 0;
         let mut rest = text.chars();
-        let mut opening = [(); 3].map(|()| rest.next().unwrap_or('\0'));
-        while at < text.len() && occurrences.len() < MOST_OCCURRENCES {
-            if self.openings.may_begin(opening) {
+        let mut window = [(); 3].map(|()| rest.next().unwrap_or('\0'));
+        while at < text.len() && occurrences.len() < MAX_OCCURRENCES {
+            if self.prefilter.may_start(window) {
                 at = self.run(automaton, text, at, occurrences);
                 rest = text[at..].chars();
-                opening = [(); 3].map(|()| rest.next().unwrap_or('\0'));
+                window = [(); 3].map(|()| rest.next().unwrap_or('\0'));
             } else {
-                at += opening[0].len_utf8();
-                opening = [opening[1], opening[2], rest.next().unwrap_or('\0')];
+                at += window[0].len_utf8();
+                window = [window[1], window[2], rest.next().unwrap_or('\0')];
             }
         }
     }
 
-    /// Runs the automaton from byte `from` of the text; returns where no occurrence that began
-    /// earlier can still be under way.
+    /// Runs the automaton from byte `from` of the text. Returns the byte at which the search
+    /// continues: no occurrence that started earlier can extend beyond it.
     fn run(
         &self,
         automaton: &CharwiseDoubleArrayAhoCorasick<u32>,
@@ -173,7 +175,7 @@ impl Matcher {
         occurrences: &mut Vec<Occurrence>,
     ) -> usize {
         let mut stepper = automaton.find_overlapping_stepper();
-        // Where the last two characters begin.
+        // Byte offsets of the last two characters.
         let mut last = [from; 2];
         for (taken, (offset, c)) in text[from..].char_indices().enumerate() {
             stepper.consume(c);
@@ -189,7 +191,7 @@ impl Matcher {
                     });
                 }
             }
-            if occurrences.len() >= MOST_OCCURRENCES {
+            if occurrences.len() >= MAX_OCCURRENCES {
                 return text.len();
             }
             last = [last[1], from + offset];
@@ -214,32 +216,33 @@ impl Scratch {
             let rule = of_rule[0].rule;
             let mut covered = None;
             let first = self.found.len();
-            // Whatever begins later and ends no later than one of these lies inside it.
-            let (mut allowed_to, mut hit_to) = (0, 0);
+            // Occurrences are sorted by start, so one that ends at or before these ends is inside
+            // an earlier allow phrase or hit.
+            let (mut allowed_end, mut hit_end) = (0, 0);
             for occurrence in of_rule {
                 if occurrence.allow {
-                    allowed_to = allowed_to.max(occurrence.end);
+                    allowed_end = allowed_end.max(occurrence.end);
                     continue;
                 }
-                if occurrence.end <= allowed_to || occurrence.end <= hit_to {
+                if occurrence.end <= allowed_end || occurrence.end <= hit_end {
                     continue;
                 }
                 if !*covered.get_or_insert_with(|| covers(rule)) {
                     break;
                 }
-                hit_to = occurrence.end;
+                hit_end = occurrence.end;
                 let range = occurrence.start as usize..occurrence.end as usize;
                 let span = self.folded.locate(content, &range);
-                push_unless_inside(&mut self.found, first, Found { rule, span });
+                push_unless_inside(&mut self.found, first, MatchedSpan { rule, span });
             }
         }
     }
 }
 
-/// Appends a hit to those of its rule, which begin at `first`, keeping none that lies inside
-/// another. Both ends ascend in the folded text; in the original two hits can still share an end,
-/// because a segment that folds to several characters is taken in whole.
-fn push_unless_inside(found: &mut Vec<Found>, first: usize, hit: Found) {
+/// Appends a hit to the hits of its rule, which start at index `first`, and keeps no hit inside
+/// another. In the folded text both ends of the hits ascend. In the original, two hits can still
+/// share an end, because a segment that folds to several characters is included as a whole.
+fn push_unless_inside(found: &mut Vec<MatchedSpan>, first: usize, hit: MatchedSpan) {
     if let Some(last) = found[first..].last() {
         if last.span.end.byte == hit.span.end.byte {
             return;

@@ -1,4 +1,4 @@
-//! What a rule is once it has been read, when it is active, and what its version is a hash of.
+//! A rule after parsing: when it is active, and how its version is computed.
 
 use std::fmt;
 
@@ -6,101 +6,101 @@ use chatledger_schemas::Severity;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::fold::fold_words;
-use crate::scope::Scope;
+use crate::scope::RuleScope;
 
 /// A rule of a compiled set.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Rule {
-    /// Its id, unique in the set.
+    /// Id, unique in the set.
     pub id: String,
-    /// Its name, for people.
+    /// Name, shown to users.
     pub name: String,
-    /// What kind of rule it is; `sensitive_word` if the file does not say.
+    /// Category; `sensitive_word` if the file sets none.
     pub category: String,
-    /// How bad a violation of it is.
+    /// Severity of its violations.
     pub severity: Severity,
-    /// Hash over everything that decides what the rule finds and how it is reported, words files
-    /// included: 16 hex digits. Neither the order of words and ids nor repetitions count, nor
-    /// differences that folding takes away.
+    /// Hash over everything that affects what the rule finds and how it is reported, including
+    /// words files: 16 hexadecimal digits. The order and repetition of words and ids do not affect
+    /// it, and neither do differences that folding removes.
     pub version: String,
     /// Number of distinct words after folding.
     pub words: usize,
     /// Number of distinct allow phrases after folding.
     pub allow: usize,
-    /// Whether it takes part in checks.
-    pub state: State,
-    pub(crate) scope: Scope,
+    /// Whether the rule is active.
+    pub state: RuleState,
+    pub(crate) scope: RuleScope,
 }
 
-/// Whether a rule takes part in checks.
+/// Whether a rule is active, that is, takes part in checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It has words and a scope.
+pub enum RuleState {
+    /// The rule has words and a scope.
     Active,
-    /// It is kept and shown, and finds nothing.
-    Inactive(Inactive),
+    /// The rule is listed but finds nothing.
+    Inactive(InactiveReason),
 }
 
-/// What keeps a rule from being active.
+/// Why a rule is not active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inactive {
-    /// Nothing to look for.
+pub enum InactiveReason {
+    /// The rule has no words.
     NoWords,
-    /// Nobody to watch.
+    /// The rule has no scope.
     NoScope,
-    /// Neither words nor scope.
+    /// The rule has neither words nor a scope.
     NoWordsNoScope,
 }
 
-impl fmt::Display for Inactive {
+impl fmt::Display for InactiveReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoWords => "it has no words",
             Self::NoScope => "it has no scope",
-            Self::NoWordsNoScope => "it has neither words nor scope",
+            Self::NoWordsNoScope => "it has neither words nor a scope",
         })
     }
 }
 
 impl Rule {
-    /// Whether it takes part in checks.
+    /// Whether the rule is active.
     pub fn is_active(&self) -> bool {
-        self.state == State::Active
+        self.state == RuleState::Active
     }
 }
 
-/// A rule as its file says, before its words go into the automaton.
+/// A rule as defined in its file, before compilation.
 #[derive(Debug)]
-pub(crate) struct Definition {
+pub(crate) struct RuleDefinition {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) category: String,
     pub(crate) severity: Severity,
     pub(crate) words: Vec<String>,
     pub(crate) allow: Vec<String>,
-    pub(crate) scope: Scope,
+    pub(crate) scope: RuleScope,
 }
 
-/// The words and allow phrases of a rule, folded, sorted, each once, none blank.
+/// The words and allow phrases of a rule: folded, sorted, without repetitions and blank entries.
 #[derive(Debug)]
 pub(crate) struct Phrases {
     pub(crate) words: Vec<String>,
     pub(crate) allow: Vec<String>,
 }
 
-impl Definition {
-    /// Separates what the automaton needs from what stays.
+impl RuleDefinition {
+    /// Splits the definition into the rule and the phrases for the automaton.
     pub(crate) fn resolve(self) -> (Rule, Phrases) {
         let phrases = Phrases {
             words: fold_words(&self.words),
             allow: fold_words(&self.allow),
         };
         let state = match (phrases.words.is_empty(), self.scope.is_empty()) {
-            (false, false) => State::Active,
-            (true, false) => State::Inactive(Inactive::NoWords),
-            (false, true) => State::Inactive(Inactive::NoScope),
-            (true, true) => State::Inactive(Inactive::NoWordsNoScope),
+            (false, false) => RuleState::Active,
+            (true, false) => RuleState::Inactive(InactiveReason::NoWords),
+            (false, true) => RuleState::Inactive(InactiveReason::NoScope),
+            (true, true) => RuleState::Inactive(InactiveReason::NoWordsNoScope),
         };
         let rule = Rule {
             version: self.version(&phrases),
@@ -118,24 +118,24 @@ impl Definition {
 
     fn version(&self, phrases: &Phrases) -> String {
         let mut hash = Xxh3::new();
-        put(&mut hash, b"chatledger-rule-1");
+        hash_field(&mut hash, b"chatledger-rule-1");
         for field in [&self.id, &self.name, &self.category] {
-            put(&mut hash, field.as_bytes());
+            hash_field(&mut hash, field.as_bytes());
         }
-        put(&mut hash, self.severity.as_str().as_bytes());
+        hash_field(&mut hash, self.severity.as_str().as_bytes());
         for list in [&phrases.words, &phrases.allow] {
             hash.update(&(list.len() as u64).to_le_bytes());
             for phrase in list {
-                put(&mut hash, phrase.as_bytes());
+                hash_field(&mut hash, phrase.as_bytes());
             }
         }
-        self.scope.put(&mut hash);
+        self.scope.hash_into(&mut hash);
         format!("{:016x}", hash.digest())
     }
 }
 
-/// Adds a field with its length, so that no two sequences of fields look alike.
-pub(crate) fn put(hash: &mut Xxh3, field: &[u8]) {
+/// Hashes a field with its length, so that different sequences of fields have different hashes.
+pub(crate) fn hash_field(hash: &mut Xxh3, field: &[u8]) {
     hash.update(&(field.len() as u64).to_le_bytes());
     hash.update(field);
 }

@@ -1,25 +1,26 @@
-//! Whose conversations a rule watches. Departments are compared as given: it is the caller's
-//! directory that says which departments lie above a member.
+//! Whose messages a rule checks.
+//!
+//! The caller supplies the departments of a member, including all ancestors.
 
 use chatledger_schemas::Message;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::rule::put;
+use crate::rule::hash_field;
 
-/// Which of a watched person's messages are looked at.
+/// Which messages of a person in scope are checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// Their conversations, whoever speaks.
+    /// Messages that the person sends or receives.
     #[default]
     Either,
-    /// What they send.
+    /// Messages that the person sends.
     Sent,
-    /// What they receive.
+    /// Messages that the person receives.
     Received,
 }
 
 impl Direction {
-    /// The value of the key `direction`.
+    /// Returns the value of the key `direction`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Either => "either",
@@ -29,19 +30,19 @@ impl Direction {
     }
 }
 
-/// The people a rule watches, and in which direction.
+/// The people whose messages a rule checks, and in which direction.
 #[derive(Debug, Default)]
-pub(crate) struct Scope {
-    /// Everybody: then the rest narrows nothing, since everybody sends and receives.
+pub(crate) struct RuleScope {
+    /// Everybody. The other fields then have no effect, because every message is sent by somebody.
     all: bool,
-    /// Userids, lower-case because WeCom compares them without case; sorted, each once.
+    /// Userids in lower case, because WeCom ignores their case; sorted, without repetitions.
     members: Vec<String>,
-    /// Departments, each with all below it; sorted, each once.
+    /// Departments, each including its sub-departments; sorted, without repetitions.
     departments: Vec<u32>,
     direction: Direction,
 }
 
-impl Scope {
+impl RuleScope {
     pub(crate) fn new(
         all: bool,
         mut members: Vec<String>,
@@ -63,20 +64,20 @@ impl Scope {
         }
     }
 
-    /// Whether nobody is watched.
+    /// Whether nobody is in scope.
     pub(crate) fn is_empty(&self) -> bool {
         !self.all && self.members.is_empty() && self.departments.is_empty()
     }
 
-    /// Whether the message belongs to a watched person's conversations in the scope's direction.
+    /// Whether the message was sent or received by a person in scope, in the scope's direction.
     pub(crate) fn covers<'d>(
         &self,
         message: &Message,
         departments_above: impl Fn(&str) -> &'d [u32],
     ) -> bool {
-        let watched = |id: &str| self.watches(id, &departments_above);
-        let sent = || watched(&message.from_id);
-        let received = || message.to_ids.iter().any(|id| watched(id));
+        let in_scope = |id: &str| self.contains(id, &departments_above);
+        let sent = || in_scope(&message.from_id);
+        let received = || message.to_ids.iter().any(|id| in_scope(id));
         self.all
             || match self.direction {
                 Direction::Either => sent() || received(),
@@ -85,7 +86,7 @@ impl Scope {
             }
     }
 
-    fn watches<'d>(&self, id: &str, departments_above: impl Fn(&str) -> &'d [u32]) -> bool {
+    fn contains<'d>(&self, id: &str, departments_above: impl Fn(&str) -> &'d [u32]) -> bool {
         let lower = || id.bytes().map(|b| b.to_ascii_lowercase());
         let is_member = self
             .members
@@ -99,12 +100,12 @@ impl Scope {
     }
 
     /// Adds the scope to the hash of a rule's definition.
-    pub(crate) fn put(&self, hash: &mut Xxh3) {
+    pub(crate) fn hash_into(&self, hash: &mut Xxh3) {
         hash.update(&[u8::from(self.all)]);
-        put(hash, self.direction.as_str().as_bytes());
+        hash_field(hash, self.direction.as_str().as_bytes());
         hash.update(&(self.members.len() as u64).to_le_bytes());
         for member in &self.members {
-            put(hash, member.as_bytes());
+            hash_field(hash, member.as_bytes());
         }
         hash.update(&(self.departments.len() as u64).to_le_bytes());
         for department in &self.departments {

@@ -1,29 +1,29 @@
-//! A table of a rule file, read key by key: each question gets a checked value or leaves an error
-//! with its place.
+//! Reads a table of a rule file key by key. Each read returns a validated value or records an error
+//! with its location.
 //!
-//! It knows TOML and places; it does not know what a rule is.
+//! This module knows TOML and locations; it does not know what a rule is.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::{Place, RuleError, Source};
+use crate::{RuleError, RuleFile, SourceLocation};
 
-/// Longest part of a refused value that an error shows, in characters.
-const SHOWN: usize = 40;
+/// Maximum number of characters of a refused value that an error shows.
+const MAX_SHOWN: usize = 40;
 
-/// A table, and where it stands.
+/// A TOML table with its location.
 pub(crate) struct Section<'t> {
-    source: Source<'t>,
+    source: RuleFile<'t>,
     table: &'t DeTable<'t>,
     /// Path of the table; empty for the root.
     path: String,
-    /// Where it begins, in bytes of the text.
+    /// Byte offset of the table in the text.
     start: usize,
 }
 
 impl<'t> Section<'t> {
-    /// The whole file.
-    pub(crate) fn root(source: Source<'t>, table: &'t Spanned<DeTable<'t>>) -> Self {
+    /// Returns the root table of a file.
+    pub(crate) fn root(source: RuleFile<'t>, table: &'t Spanned<DeTable<'t>>) -> Self {
         Self {
             source,
             table: table.get_ref(),
@@ -32,7 +32,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Refuses keys other than those named.
+    /// Records an error for each key that is not in `accepted`.
     pub(crate) fn refuse_unknown(
         &self,
         accepted: &'static [&'static str],
@@ -40,27 +40,28 @@ impl<'t> Section<'t> {
     ) {
         for key in self.table.keys() {
             if !accepted.contains(&key.get_ref().as_ref()) {
-                let at = self.place(self.path_of(key.get_ref()), key.span().start);
+                let at = self.location(self.path_of(key.get_ref()), key.span().start);
                 errors.push(RuleError::UnknownKey { at, accepted });
             }
         }
     }
 
-    /// Where the value of a key stands; the table's own place if it is not there.
-    pub(crate) fn place_of(&self, key: &str) -> Place {
+    /// Returns the location of a key's value; if the key is missing, the location of the table.
+    pub(crate) fn location_of(&self, key: &str) -> SourceLocation {
         let at = self.table.get(key).map_or(self.start, |v| v.span().start);
-        self.place(self.path_of(key), at)
+        self.location(self.path_of(key), at)
     }
 
-    /// Says that a required key must be there.
+    /// Records an error if a required key is missing.
     pub(crate) fn require(&self, key: &str, accepted: &'static str, errors: &mut Vec<RuleError>) {
         if !self.table.contains_key(key) {
-            let at = self.place_of(key);
+            let at = self.location_of(key);
             errors.push(RuleError::Missing { at, accepted });
         }
     }
 
-    /// The value of a key, made by `parse`; none if it is not there or not accepted.
+    /// Returns the value of a key, parsed by `parse`; `None` if the key is missing or, with a
+    /// recorded error, if the value is not accepted.
     pub(crate) fn value<T>(
         &self,
         key: &str,
@@ -72,7 +73,8 @@ impl<'t> Section<'t> {
         self.parsed(&self.path_of(key), value, accepted, parse, errors)
     }
 
-    /// The accepted elements of an array; none if the key is not there.
+    /// Returns the accepted elements of an array; empty if the key is missing. Records an error for
+    /// each element that is not accepted.
     pub(crate) fn values<T>(
         &self,
         key: &str,
@@ -91,7 +93,8 @@ impl<'t> Section<'t> {
         elements.iter().enumerate().filter_map(element).collect()
     }
 
-    /// The table of a key; none if it is not there or no table.
+    /// Returns the table of a key; `None` if the key is missing or, with a recorded error, if the
+    /// value is not a table.
     pub(crate) fn table(
         &self,
         key: &str,
@@ -99,10 +102,11 @@ impl<'t> Section<'t> {
         errors: &mut Vec<RuleError>,
     ) -> Option<Self> {
         let table = self.value(key, accepted, DeValue::as_table, errors)?;
-        Some(self.below(self.path_of(key), table, self.table.get(key)?))
+        Some(self.subsection(self.path_of(key), table, self.table.get(key)?))
     }
 
-    /// The tables of an array; none if the key is not there.
+    /// Returns the tables of an array; empty if the key is missing. Records an error for each
+    /// element that is not a table.
     pub(crate) fn tables(
         &self,
         key: &str,
@@ -117,7 +121,7 @@ impl<'t> Section<'t> {
         for (position, value) in elements.iter().enumerate() {
             let path = format!("{path}[{position}]");
             if let Some(table) = self.parsed(&path, value, accepted, DeValue::as_table, errors) {
-                tables.push(self.below(path, table, value));
+                tables.push(self.subsection(path, table, value));
             }
         }
         tables
@@ -134,7 +138,7 @@ impl<'t> Section<'t> {
         let parsed = parse(value.get_ref());
         if parsed.is_none() {
             errors.push(RuleError::Value {
-                at: self.place(path.to_owned(), value.span().start),
+                at: self.location(path.to_owned(), value.span().start),
                 found: shown(value.get_ref()),
                 accepted,
             });
@@ -142,7 +146,12 @@ impl<'t> Section<'t> {
         parsed
     }
 
-    fn below(&self, path: String, table: &'t DeTable<'t>, value: &Spanned<DeValue<'t>>) -> Self {
+    fn subsection(
+        &self,
+        path: String,
+        table: &'t DeTable<'t>,
+        value: &Spanned<DeValue<'t>>,
+    ) -> Self {
         Self {
             source: self.source,
             table,
@@ -159,24 +168,24 @@ impl<'t> Section<'t> {
         }
     }
 
-    fn place(&self, key: String, at: usize) -> Place {
-        Place {
-            file: self.source.file.to_owned(),
+    fn location(&self, key: String, at: usize) -> SourceLocation {
+        SourceLocation {
+            file: self.source.name.to_owned(),
             line: line(self.source.text, at),
             key,
         }
     }
 }
 
-/// The line a byte of a text stands in, from 1.
+/// Returns the line number of a byte offset, starting at 1.
 pub(crate) fn line(text: &str, at: usize) -> usize {
     let before = text.as_bytes().get(..at).unwrap_or(text.as_bytes());
     before.split(|&byte| byte == b'\n').count()
 }
 
-/// A refused value as an error names it.
+/// Formats a refused value for an error, shortened.
 fn shown(value: &DeValue<'_>) -> String {
-    let short = |text: &str| match text.char_indices().nth(SHOWN) {
+    let short = |text: &str| match text.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     };

@@ -1,8 +1,8 @@
-//! Rules compiled together, and the check of a batch of messages.
+//! Compiles rules together and checks batches of messages.
 //!
-//! Compiling is all or nothing. A check is a function of the rules, the messages and the answers
-//! about departments; it holds one set of buffers for the whole batch. A set is `Send + Sync`, so
-//! a large batch can be cut into parts that are checked side by side.
+//! Compilation succeeds for all rules or fails. The result of a check depends only on the rules,
+//! the messages and the departments that the caller supplies. A check uses one set of buffers for
+//! the whole batch. A set is `Send + Sync`, so parts of a large batch can be checked in parallel.
 
 use std::error::Error;
 use std::fmt;
@@ -10,17 +10,15 @@ use std::fmt;
 use chatledger_schemas::{Message, Violation};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::matcher::{Found, Matcher, Scratch};
-use crate::rule::put;
-use crate::{Rule, RuleError, Source, source};
+use crate::matcher::{MatchedSpan, Matcher, Scratch};
+use crate::rule::hash_field;
+use crate::{Rule, RuleError, RuleFile, source};
 
-/// Hits of a rule in one message that a violation shows: the first ones. Whoever wrote so many has
-/// been found out, and a row has its bounds.
-pub const MOST_HITS: usize = 1_000;
+/// Maximum number of hits of a rule in one message that a violation lists. Further hits are left
+/// out, because the size of a row is limited.
+pub const MAX_HITS: usize = 1_000;
 
-/// Every rule there is, with the automaton of the active ones.
-///
-/// The default is a set without rules.
+/// A compiled set of rules. The default is a set without rules.
 #[derive(Default)]
 pub struct RuleSet {
     rules: Vec<Rule>,
@@ -32,30 +30,28 @@ pub struct RuleSet {
 pub struct Hit {
     /// Position of the rule in [`RuleSet::rules`].
     pub rule: usize,
-    /// Range of Unicode scalar values of the text, end exclusive.
+    /// Range of Unicode scalar values in the text, end exclusive.
     pub span: (u32, u32),
 }
 
-/// Compiles the rules of all sources into one set.
+/// Compiles the rules of all files into one set. The rules keep the order of the files.
 ///
-/// `words_file` reads a words file: it gets the name of the rule file and the name of the words
-/// file as written there, and answers with the text. It is asked once for each `words_file` key.
-/// In the text each line is a word as it stands, except blank lines and lines that begin with `#`;
-/// a byte order mark and CRLF line ends are no part of it.
-///
-/// Rules stand in the set in the order of the sources.
+/// `words_file` reads a words file. It is called once for each key `words_file`, with the name of
+/// the rule file and the name of the words file as written there, and returns the text. Each line
+/// of the text is a word and is used without trimming; blank lines and lines that start with `#`
+/// are ignored, a byte order mark and CRLF line ends are removed.
 ///
 /// # Errors
-/// Everything that is wrong with the sources, in their order. The one error that shows only when
-/// all else is well is [`RuleError::Automaton`].
+/// All errors in the files, in their order. [`RuleError::Automaton`] is reported only if there is
+/// no other error.
 pub fn compile<E>(
-    sources: &[Source<'_>],
+    files: &[RuleFile<'_>],
     words_file: impl FnMut(&str, &str) -> Result<String, E>,
 ) -> Result<RuleSet, Vec<RuleError>>
 where
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    let definitions = source::read(sources, words_file)?;
+    let definitions = source::read(files, words_file)?;
     let mut rules = Vec::with_capacity(definitions.len());
     let mut active = Vec::new();
     for definition in definitions {
@@ -70,41 +66,41 @@ where
 }
 
 impl RuleSet {
-    /// The rules, inactive ones too, in the order of their sources.
+    /// Returns all rules, including inactive ones, in the order of their files.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// Whether no rule is active, so that nothing can be found.
+    /// Whether no rule is active.
     pub fn is_empty(&self) -> bool {
         !self.rules.iter().any(Rule::is_active)
     }
 
-    /// Hash over the ids and versions of all rules, whatever their order: 16 hex digits.
+    /// Returns a hash over the ids and versions of all rules, independent of their order: 16
+    /// hexadecimal digits.
     pub fn version(&self) -> String {
         let mut versions: Vec<_> = self.rules.iter().map(|r| (&r.id, &r.version)).collect();
         versions.sort_unstable();
         let mut hash = Xxh3::new();
         for (id, version) in versions {
-            put(&mut hash, id.as_bytes());
-            put(&mut hash, version.as_bytes());
+            hash_field(&mut hash, id.as_bytes());
+            hash_field(&mut hash, version.as_bytes());
         }
         format!("{:016x}", hash.digest())
     }
 
-    /// Bytes the compiled words take.
+    /// Returns the size of the compiled words in bytes.
     pub fn heap_bytes(&self) -> usize {
         self.matcher.heap_bytes()
     }
 
-    /// The violations of a batch: in the order of the messages, those of one message in the order
-    /// of the rules, one for each rule a message breaks, with its spans, the first
-    /// [`MOST_HITS`].
+    /// Returns the violations of a batch: one for each rule that a message breaks, ordered by
+    /// message and then by rule. A violation lists the first [`MAX_HITS`] hits.
     ///
-    /// `departments_above` says to which departments a userid belongs, with all their ancestors;
-    /// nothing for ids that are no members. It is asked only about parties of messages that a rule
-    /// with departments has a hit in. `detected_at_ms` (since the epoch, UTC) goes into the rows
-    /// as it is.
+    /// `departments_above` returns the departments of a userid with all their ancestors, and an
+    /// empty slice for ids of other parties. It is called only for messages in which a rule with
+    /// departments has a hit. `detected_at_ms` (milliseconds since the epoch, UTC) is copied into
+    /// the violations.
     pub fn check<'d>(
         &self,
         messages: &[Message],
@@ -119,30 +115,30 @@ impl RuleSet {
                     .scope
                     .covers(message, &departments_above)
             };
-            let found = self.matcher.scan(&message.content, &mut scratch, covers);
+            let hits = self.matcher.scan(&message.content, &mut scratch, covers);
             violations.extend(
-                found
-                    .chunk_by(|a, b| a.rule == b.rule)
+                hits.chunk_by(|a, b| a.rule == b.rule)
                     .map(|hits| self.violation(message, hits, detected_at_ms)),
             );
         }
         violations
     }
 
-    /// The hits of all active rules in a text, whatever their scope, by rule and then by position.
+    /// Returns the hits of all active rules in a text regardless of their scope, ordered by rule
+    /// and then by position.
     pub fn find(&self, content: &str) -> Vec<Hit> {
         let mut scratch = Scratch::default();
         self.matcher
             .scan(content, &mut scratch, |_| true)
             .iter()
-            .map(|found| Hit {
-                rule: found.rule as usize,
-                span: span(found),
+            .map(|hit| Hit {
+                rule: hit.rule as usize,
+                span: span(hit),
             })
             .collect()
     }
 
-    fn violation(&self, message: &Message, hits: &[Found], detected_at: i64) -> Violation {
+    fn violation(&self, message: &Message, hits: &[MatchedSpan], detected_at: i64) -> Violation {
         let rule = &self.rules[hits[0].rule as usize];
         Violation {
             corp_id: message.corp_id.clone(),
@@ -159,10 +155,10 @@ impl RuleSet {
             severity: rule.severity,
             matched: hits
                 .iter()
-                .take(MOST_HITS)
+                .take(MAX_HITS)
                 .map(|hit| message.content[hit.span.start.byte..hit.span.end.byte].to_owned())
                 .collect(),
-            spans: hits.iter().take(MOST_HITS).map(span).collect(),
+            spans: hits.iter().take(MAX_HITS).map(span).collect(),
             detected_at,
         }
     }
@@ -176,12 +172,12 @@ impl fmt::Debug for RuleSet {
     }
 }
 
-fn span(found: &Found) -> (u32, u32) {
-    (found.span.start.char, found.span.end.char)
+fn span(hit: &MatchedSpan) -> (u32, u32) {
+    (hit.span.start.char, hit.span.end.char)
 }
 
-/// A function of corp, message and rule alone, so that finding a violation again gives its row
-/// again, whatever wording of the rule found it.
+/// Derives the id of a violation from corp, message and rule alone. The same violation keeps its id
+/// when it is detected again, even by another version of the rule.
 fn violation_id(message: &Message, rule: &Rule) -> String {
     let parts = [message.corp_id.as_str(), &message.msgid, &rule.id];
     format!("{:032x}", xxh3_128(parts.join("\0").as_bytes()))

@@ -1,9 +1,9 @@
-//! The text of rule files, read into definitions.
+//! Parses the text of rule files into definitions.
 //!
-//! Every error of every file is collected with the place it stands at; one error is enough to
-//! refuse all. Nothing is repaired: a value is accepted as it stands or named in an error.
+//! All errors of all files are collected with their locations; a single error refuses the whole
+//! set. Invalid values are reported, never repaired.
 //!
-//! Reading files is not done here: texts are handed in, words files come from a function.
+//! This module reads no files: the caller passes the texts and a function that reads words files.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -11,17 +11,17 @@ use std::error::Error;
 use chatledger_schemas::Severity;
 use toml::de::{DeTable, DeValue};
 
-use crate::rule::Definition;
-use crate::scope::{Direction, Scope};
+use crate::rule::RuleDefinition;
+use crate::scope::{Direction, RuleScope};
 use crate::section::{Section, line};
-use crate::{Place, RuleError};
+use crate::{RuleError, SourceLocation};
 
-/// The text of a rule file, and its name for error messages.
+/// The text of a rule file and its name for error messages.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
-    /// Name of the file, as people know it.
-    pub file: &'a str,
-    /// Its contents.
+pub struct RuleFile<'a> {
+    /// Name of the file in error messages.
+    pub name: &'a str,
+    /// Content of the file.
     pub text: &'a str,
 }
 
@@ -37,61 +37,61 @@ const RULE_KEYS: &[&str] = &[
 ];
 const SCOPE_KEYS: &[&str] = &["all", "members", "departments", "direction"];
 
-/// Characters of a word or an allowed phrase at most.
-const MOST_CHARACTERS: usize = 1_000;
-/// Words and allowed phrases of all rules together at most.
-const MOST_WORDS: usize = 1_000_000;
+/// Maximum number of characters of a word or an allow phrase.
+const MAX_CHARACTERS: usize = 1_000;
+/// Maximum number of words and allow phrases of all rules together.
+const MAX_WORDS: usize = 1_000_000;
 
-const ID: &str = "1 to 64 characters, none of them white space or control";
+const ID: &str = "1 to 64 characters without white space or control characters";
 const TEXT: &str = "a string that is not blank";
 const WORDS: &str = "an array of strings of at most 1000 characters";
 const SEVERITY: &str = "low, medium, high, critical";
 const DIRECTION: &str = "either, sent, received";
 const DEPARTMENTS: &str = "an array of department ids, 1 to 4294967295";
 
-/// Reads all sources.
+/// Parses all files.
 pub(crate) fn read<E>(
-    sources: &[Source<'_>],
+    files: &[RuleFile<'_>],
     mut words_file: impl FnMut(&str, &str) -> Result<String, E>,
-) -> Result<Vec<Definition>, Vec<RuleError>>
+) -> Result<Vec<RuleDefinition>, Vec<RuleError>>
 where
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     let mut errors = Vec::new();
     let mut definitions = Vec::new();
-    for &source in sources {
-        let (root, refused) = DeTable::parse_recoverable(source.text);
-        if refused.is_empty() {
+    for &source in files {
+        let (root, syntax_errors) = DeTable::parse_recoverable(source.text);
+        if syntax_errors.is_empty() {
             let root = Section::root(source, &root);
             root.refuse_unknown(&["rule"], &mut errors);
             for rule in root.tables("rule", "[[rule]] tables", &mut errors) {
-                let mut read_words = |at: Place, name: &str| {
-                    words_file(source.file, name).map_err(|error| RuleError::WordsFile {
+                let mut read_words = |at: SourceLocation, name: &str| {
+                    words_file(source.name, name).map_err(|error| RuleError::WordsFile {
                         at,
                         words_file: name.into(),
                         source: error.into(),
                     })
                 };
                 definitions.push((
-                    rule.place_of("id"),
+                    rule.location_of("id"),
                     definition(&rule, &mut read_words, &mut errors),
                 ));
             }
         } else {
-            errors.extend(refused.into_iter().map(|error| RuleError::Syntax {
-                file: source.file.into(),
+            errors.extend(syntax_errors.into_iter().map(|error| RuleError::Syntax {
+                file: source.name.into(),
                 line: line(source.text, error.span().map_or(0, |span| span.start)),
                 message: error.message().into(),
             }));
         }
     }
-    refuse_repeated_ids(&definitions, &mut errors);
-    let words = |rule: &Definition| rule.words.len() + rule.allow.len();
+    refuse_duplicate_ids(&definitions, &mut errors);
+    let words = |rule: &RuleDefinition| rule.words.len() + rule.allow.len();
     let found = definitions.iter().map(|(_, rule)| words(rule)).sum();
-    if found > MOST_WORDS {
+    if found > MAX_WORDS {
         errors.push(RuleError::TooManyWords {
             found,
-            most: MOST_WORDS,
+            max: MAX_WORDS,
         });
     }
     if errors.is_empty() {
@@ -101,28 +101,28 @@ where
     }
 }
 
-/// Reads a rule. What was refused is replaced by a default, so that the search for errors can go
-/// on; the definition is then never used.
+/// Reads a rule. A refused value is replaced by a default so that further errors can be found; the
+/// definition is not used in that case.
 fn definition(
     rule: &Section<'_>,
-    words_file: &mut impl FnMut(Place, &str) -> Result<String, RuleError>,
+    words_file: &mut impl FnMut(SourceLocation, &str) -> Result<String, RuleError>,
     errors: &mut Vec<RuleError>,
-) -> Definition {
+) -> RuleDefinition {
     rule.refuse_unknown(RULE_KEYS, errors);
     rule.require("id", ID, errors);
     rule.require("name", TEXT, errors);
     rule.require("severity", SEVERITY, errors);
     let mut words = rule.values("words", WORDS, word, errors);
     if let Some(name) = rule.value("words_file", TEXT, not_blank, errors) {
-        match words_file(rule.place_of("words_file"), &name) {
+        match words_file(rule.location_of("words_file"), &name) {
             Ok(text) => {
                 let long = |(_, line): &(usize, &str)| word_is_long(line);
                 if let Some((line, _)) = text.lines().enumerate().find(long) {
                     errors.push(RuleError::LongWord {
-                        at: rule.place_of("words_file"),
+                        at: rule.location_of("words_file"),
                         words_file: name,
                         line: line + 1,
-                        most: MOST_CHARACTERS,
+                        max: MAX_CHARACTERS,
                     });
                 } else {
                     words.extend(words_of_file(&text));
@@ -131,7 +131,7 @@ fn definition(
             Err(error) => errors.push(error),
         }
     }
-    Definition {
+    RuleDefinition {
         id: rule.value("id", ID, id, errors).unwrap_or_default(),
         name: rule
             .value("name", TEXT, not_blank, errors)
@@ -151,9 +151,9 @@ fn definition(
     }
 }
 
-fn scope(section: &Section<'_>, errors: &mut Vec<RuleError>) -> Scope {
+fn scope(section: &Section<'_>, errors: &mut Vec<RuleError>) -> RuleScope {
     section.refuse_unknown(SCOPE_KEYS, errors);
-    Scope::new(
+    RuleScope::new(
         section
             .value("all", "true, false", DeValue::as_bool, errors)
             .unwrap_or_default(),
@@ -165,18 +165,21 @@ fn scope(section: &Section<'_>, errors: &mut Vec<RuleError>) -> Scope {
     )
 }
 
-/// Names each later rule whose id an earlier one has, in whatever file.
-fn refuse_repeated_ids(definitions: &[(Place, Definition)], errors: &mut Vec<RuleError>) {
+/// Records an error for each rule whose id an earlier rule of any file already has.
+fn refuse_duplicate_ids(
+    definitions: &[(SourceLocation, RuleDefinition)],
+    errors: &mut Vec<RuleError>,
+) {
     let mut first = HashMap::new();
-    for (at, Definition { id, .. }) in definitions {
+    for (at, RuleDefinition { id, .. }) in definitions {
         if id.is_empty() {
             continue;
         }
         if let Some(&earlier) = first.get(id) {
             errors.push(RuleError::DuplicateId {
-                at: Place::clone(at),
+                at: SourceLocation::clone(at),
                 id: id.clone(),
-                first: Box::new(Place::clone(earlier)),
+                first: Box::new(SourceLocation::clone(earlier)),
             });
         } else {
             first.insert(id, at);
@@ -184,7 +187,7 @@ fn refuse_repeated_ids(definitions: &[(Place, Definition)], errors: &mut Vec<Rul
     }
 }
 
-/// The words of a words file: its lines as they are, without blank ones and comments.
+/// Returns the words of a words file: its lines without trimming, except blank lines and comments.
 fn words_of_file(text: &str) -> impl Iterator<Item = String> {
     text.strip_prefix('\u{feff}')
         .unwrap_or(text)
@@ -198,7 +201,7 @@ fn word(value: &DeValue<'_>) -> Option<String> {
 }
 
 fn word_is_long(word: &str) -> bool {
-    word.len() > MOST_CHARACTERS && word.chars().count() > MOST_CHARACTERS
+    word.len() > MAX_CHARACTERS && word.chars().count() > MAX_CHARACTERS
 }
 
 fn text(value: &DeValue<'_>) -> Option<String> {

@@ -1,5 +1,5 @@
-//! The matcher against a plain reading of its rules: texts and words over a small alphabet, full
-//! of overlaps, with characters that fold to one, to several, and together.
+//! Compares the matcher with a naive implementation. Texts and words use a small alphabet, so that
+//! overlaps are frequent, with characters that fold to one character, to several, or together.
 #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
 
 mod support;
@@ -7,8 +7,8 @@ mod support;
 use proptest::prelude::*;
 use support::{list, message, no_departments, rules};
 
-/// The segments of a text over the alphabet: what each folds to and how many characters it has. A
-/// segment is a character with the voiced marks behind it.
+/// Returns the segments of a text over the alphabet: the folded text and the number of characters
+/// of each. A segment is a character with the voiced marks after it.
 fn fold(text: &str) -> Vec<(String, usize)> {
     let mut chars = text.chars().peekable();
     let mut segments = Vec::new();
@@ -41,7 +41,7 @@ fn folded(text: &str) -> Vec<char> {
         .collect()
 }
 
-/// Every place where one of the phrases stands, in characters of the folded text.
+/// Returns every occurrence of the phrases, in characters of the folded text.
 fn occurrences(text: &[char], phrases: &[String]) -> Vec<(usize, usize)> {
     let phrases: Vec<Vec<char>> = phrases.iter().map(|phrase| folded(phrase)).collect();
     let mut found = Vec::new();
@@ -59,11 +59,11 @@ fn inside(hit: (usize, usize), other: (usize, usize)) -> bool {
     other.0 <= hit.0 && hit.1 <= other.1
 }
 
-/// The spans of a rule in a text, in characters of the text.
+/// Returns the spans of a rule in a text, in characters of the text.
 fn naive(text: &str, words: &[String], allow: &[String]) -> Vec<(u32, u32)> {
     let segments = fold(text);
     let plain = folded(text);
-    // For each folded character where its segment begins and ends in the original.
+    // For each folded character: start and end of its segment in the original.
     let mut origin = Vec::new();
     let mut at = 0;
     for (folded, taken) in &segments {
@@ -97,7 +97,7 @@ proptest! {
     })]
 
     #[test]
-    fn finds_what_a_plain_search_finds(
+    fn matcher_finds_the_same_as_a_naive_search(
         sets in prop::collection::vec((phrases(8), phrases(4)), 1..4),
         texts in prop::collection::vec("[abABａＢfiﬁkg㎏微ｶカガﾞ😀]{0,24}", 1..4),
     ) {
@@ -141,7 +141,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_and_any_words_are_taken(
+    fn any_text_and_any_words_give_ordered_spans_within_the_text(
         words in prop::collection::vec("\\PC{0,4}|[\u{300}-\u{310}ﾞﾟ\u{1161}\u{11a8}]{1,3}", 0..6),
         text in "(\\PC|[\u{300}-\u{310}ﾞﾟ\u{1161}\u{11a8}a-c]){0,40}",
     ) {

@@ -1,4 +1,4 @@
-//! Rule files and words files: what is accepted, what is refused and how, what versions follow.
+//! Rule files and words files: accepted and refused content, error texts, and versions.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,7 +11,7 @@ mod support;
 use std::error::Error as _;
 use std::io;
 
-use chatledger_rules::{RuleError, RuleSet, Source, compile};
+use chatledger_rules::{RuleError, RuleFile, RuleSet, compile};
 use support::{rules, try_rules};
 
 const GOOD: &str = r#"
@@ -31,8 +31,8 @@ direction = "either"
 "#;
 
 fn with_words(rule_file: &str, words: &str) -> RuleSet {
-    let source = Source {
-        file: "rules/a.toml",
+    let source = RuleFile {
+        name: "rules/a.toml",
         text: rule_file,
     };
     compile(&[source], |rule_file, name| {
@@ -42,7 +42,7 @@ fn with_words(rule_file: &str, words: &str) -> RuleSet {
     .unwrap()
 }
 
-/// Checks that files are refused with exactly these errors, whatever their order.
+/// Checks that files are refused with exactly these errors, in any order.
 fn refused(files: &[(&str, &str)], expected: &[&str]) {
     let errors = try_rules(files).expect_err("must be refused");
     let mut errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
@@ -53,7 +53,7 @@ fn refused(files: &[(&str, &str)], expected: &[&str]) {
 }
 
 #[test]
-fn a_words_file_adds_its_lines() {
+fn words_file_adds_its_lines_to_the_words() {
     let set = with_words(
         GOOD,
         "\u{feff}返点\r\n\r\n  \r\n# 注释\r\n 回 扣 \n返点\n加我微信",
@@ -72,9 +72,9 @@ fn a_words_file_adds_its_lines() {
 }
 
 #[test]
-fn a_words_file_that_cannot_be_read_is_an_error_with_its_cause() {
-    let source = Source {
-        file: "a.toml",
+fn unreadable_words_file_is_an_error_with_its_cause() {
+    let source = RuleFile {
+        name: "a.toml",
         text: GOOD,
     };
     let errors = compile(&[source], |_, _| {
@@ -99,7 +99,7 @@ fn files_without_rules_are_accepted() {
 }
 
 #[test]
-fn every_error_of_every_file_is_named_at_once() {
+fn all_errors_of_all_files_are_reported_together() {
     refused(
         &[
             (
@@ -130,44 +130,44 @@ scope = []
             ("d.toml", "rule = [1]"),
         ],
         &[
-            "a.toml:2: colour: unknown key, accepted here: rule",
-            r#"a.toml:4: rule[0].id: found "a b", accepted: 1 to 64 characters, none of them white space or control"#,
-            "a.toml:3: rule[0].name: is missing, accepted: a string that is not blank",
-            r#"a.toml:5: rule[0].severity: found "hihg", accepted: low, medium, high, critical"#,
-            "a.toml:6: rule[0].words[1]: found 7, accepted: an array of strings of at most 1000 characters",
-            "a.toml:6: rule[0].words[3]: found an array, accepted: an array of strings of at most 1000 characters",
-            "a.toml:7: rule[0].word: unknown key, accepted here: id, name, category, severity, \
+            "a.toml:2: colour: unknown key; accepted: rule",
+            r#"a.toml:4: rule[0].id: found "a b"; accepted: 1 to 64 characters without white space or control characters"#,
+            "a.toml:3: rule[0].name: missing; accepted: a string that is not blank",
+            r#"a.toml:5: rule[0].severity: found "hihg"; accepted: low, medium, high, critical"#,
+            "a.toml:6: rule[0].words[1]: found 7; accepted: an array of strings of at most 1000 characters",
+            "a.toml:6: rule[0].words[3]: found an array; accepted: an array of strings of at most 1000 characters",
+            "a.toml:7: rule[0].word: unknown key; accepted: id, name, category, severity, \
              words, words_file, allow, scope",
-            r#"a.toml:8: rule[0].words_file: found "", accepted: a string that is not blank"#,
-            r#"a.toml:10: rule[0].scope.all: found "yes", accepted: true, false"#,
-            r#"a.toml:11: rule[0].scope.members: found "zhangsan", accepted: an array of userids"#,
-            "a.toml:12: rule[0].scope.departments[1]: found 0, accepted: an array of department \
+            r#"a.toml:8: rule[0].words_file: found ""; accepted: a string that is not blank"#,
+            r#"a.toml:10: rule[0].scope.all: found "yes"; accepted: true, false"#,
+            r#"a.toml:11: rule[0].scope.members: found "zhangsan"; accepted: an array of userids"#,
+            "a.toml:12: rule[0].scope.departments[1]: found 0; accepted: an array of department \
              ids, 1 to 4294967295",
-            "a.toml:12: rule[0].scope.departments[2]: found -3, accepted: an array of department \
+            "a.toml:12: rule[0].scope.departments[2]: found -3; accepted: an array of department \
              ids, 1 to 4294967295",
-            "a.toml:12: rule[0].scope.departments[3]: found 4294967296, accepted: an array of \
+            "a.toml:12: rule[0].scope.departments[3]: found 4294967296; accepted: an array of \
              department ids, 1 to 4294967295",
-            r#"a.toml:12: rule[0].scope.departments[4]: found "12", accepted: an array of department ids, 1 to 4294967295"#,
-            r#"a.toml:13: rule[0].scope.direction: found "both", accepted: either, sent, received"#,
-            "a.toml:14: rule[0].scope.people: unknown key, accepted here: all, members, \
+            r#"a.toml:12: rule[0].scope.departments[4]: found "12"; accepted: an array of department ids, 1 to 4294967295"#,
+            r#"a.toml:13: rule[0].scope.direction: found "both"; accepted: either, sent, received"#,
+            "a.toml:14: rule[0].scope.people: unknown key; accepted: all, members, \
              departments, direction",
-            "a.toml:15: rule[1].id: is missing, accepted: 1 to 64 characters, none of them white \
-             space or control",
-            r#"a.toml:16: rule[1].name: found " ", accepted: a string that is not blank"#,
-            r#"a.toml:17: rule[1].category: found "", accepted: a string that is not blank"#,
-            "a.toml:15: rule[1].severity: is missing, accepted: low, medium, high, critical",
-            "a.toml:18: rule[1].allow: found 3, accepted: an array of strings of at most 1000 characters",
-            "a.toml:19: rule[1].scope: found an array, accepted: a table",
-            "b.toml:2: not TOML: string values must be quoted, expected literal string",
-            "b.toml:3: not TOML: unclosed array table, expected `]`",
-            "c.toml:1: rule: found a table, accepted: [[rule]] tables",
-            "d.toml:1: rule[0]: found 1, accepted: [[rule]] tables",
+            "a.toml:15: rule[1].id: missing; accepted: 1 to 64 characters without white \
+             space or control characters",
+            r#"a.toml:16: rule[1].name: found " "; accepted: a string that is not blank"#,
+            r#"a.toml:17: rule[1].category: found ""; accepted: a string that is not blank"#,
+            "a.toml:15: rule[1].severity: missing; accepted: low, medium, high, critical",
+            "a.toml:18: rule[1].allow: found 3; accepted: an array of strings of at most 1000 characters",
+            "a.toml:19: rule[1].scope: found an array; accepted: a table",
+            "b.toml:2: not valid TOML: string values must be quoted, expected literal string",
+            "b.toml:3: not valid TOML: unclosed array table, expected `]`",
+            "c.toml:1: rule: found a table; accepted: [[rule]] tables",
+            "d.toml:1: rule[0]: found 1; accepted: [[rule]] tables",
         ],
     );
 }
 
 #[test]
-fn a_long_refused_value_is_shown_shortened() {
+fn long_refused_value_is_shortened_in_the_error() {
     let long = "长".repeat(5_000);
     let errors = try_rules(&[("a.toml", &format!("rule = '{long}'"))]).unwrap_err();
     let shown = errors[0].to_string();
@@ -176,21 +176,21 @@ fn a_long_refused_value_is_shown_shortened() {
 }
 
 #[test]
-fn an_id_may_be_used_once_in_all_files() {
+fn duplicate_ids_across_files_are_refused() {
     let rule = |id: &str| format!("[[rule]]\nid = '{id}'\nname = 'n'\nseverity = 'low'\n");
     let first = rule("a") + &rule("b");
     let second = rule("c") + &rule("a") + &rule("c");
     refused(
         &[("one.toml", &first), ("two.toml", &second)],
         &[
-            r#"two.toml:6: rule[1].id: the id "a" is taken by one.toml:2: rule[0].id"#,
-            r#"two.toml:10: rule[2].id: the id "c" is taken by two.toml:2: rule[0].id"#,
+            r#"two.toml:6: rule[1].id: the id "a" is already used by one.toml:2: rule[0].id"#,
+            r#"two.toml:10: rule[2].id: the id "c" is already used by two.toml:2: rule[0].id"#,
         ],
     );
 }
 
 #[test]
-fn a_version_changes_with_every_part_of_the_definition() {
+fn version_changes_with_every_part_of_the_definition() {
     let words = "返点\n回扣\n";
     let original = with_words(GOOD, words);
     let version = original.rules()[0].version.clone();
@@ -226,7 +226,7 @@ fn a_version_changes_with_every_part_of_the_definition() {
 }
 
 #[test]
-fn a_version_does_not_change_with_order_repetition_or_place_of_words() {
+fn version_ignores_order_repetition_and_source_of_words() {
     let original = with_words(GOOD, "返点\n回扣\n");
     for (rule_file, words) in [
         (GOOD.to_owned(), "回扣\r\n# 佣金\r\n返点\r\n返点"),
@@ -256,7 +256,7 @@ fn a_version_does_not_change_with_order_repetition_or_place_of_words() {
 }
 
 #[test]
-fn a_set_s_version_does_not_depend_on_the_order_of_its_rules() {
+fn set_version_does_not_depend_on_the_order_of_rules() {
     let rule = |id: &str| format!("[[rule]]\nid = '{id}'\nname = 'n'\nseverity = 'low'\n");
     let set = |ids: &[&str]| rules(&ids.iter().map(|id| rule(id)).collect::<String>()).version();
     assert_eq!(set(&["a", "b"]), set(&["b", "a"]));
@@ -265,7 +265,7 @@ fn a_set_s_version_does_not_depend_on_the_order_of_its_rules() {
 }
 
 #[test]
-fn words_beyond_their_bounds_are_refused_by_place() {
+fn words_beyond_the_limits_are_refused_with_their_location() {
     let long = "长".repeat(1_001);
     let fine = "长".repeat(1_000);
     let rule = |id: &str, words: &str| {
@@ -276,13 +276,13 @@ fn words_beyond_their_bounds_are_refused_by_place() {
     refused(
         &[("a.toml", &rule("a", &format!("words = ['x', '{long}']")))],
         &[&format!(
-            "a.toml:5: rule[0].words[1]: found \"{shown}…\", accepted: an array of strings of at \
+            "a.toml:5: rule[0].words[1]: found \"{shown}…\"; accepted: an array of strings of at \
              most 1000 characters"
         )],
     );
     let text = rule("a", "words_file = 'w.txt'");
-    let source = Source {
-        file: "a.toml",
+    let source = RuleFile {
+        name: "a.toml",
         text: &text,
     };
     let of_file = |words: String| compile(&[source], move |_, _| Ok::<_, io::Error>(words.clone()));
@@ -290,7 +290,7 @@ fn words_beyond_their_bounds_are_refused_by_place() {
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert_eq!(
         errors[0].to_string(),
-        "a.toml:5: rule[0].words_file: \"w.txt\", line 2: a word has at most 1000 characters"
+        "a.toml:5: rule[0].words_file: \"w.txt\", line 2: longer than 1000 characters"
     );
     let many = "word\n".repeat(1_000_001);
     let errors = of_file(many).unwrap_err();

@@ -1,4 +1,4 @@
-//! What counts as a violation: words, allow phrases, folding, spans, scopes.
+//! Which messages are violations: words, allow phrases, folding, spans, scopes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,12 +8,12 @@
 
 mod support;
 
-use chatledger_rules::{Inactive, MOST_HITS, State};
+use chatledger_rules::{InactiveReason, MAX_HITS, RuleState};
 use chatledger_schemas::Severity;
 use support::{list, message, no_departments, rules, try_rules};
 
-/// Checks the spans that a rule of these words and allow phrases has in a text, and that a
-/// violation shows the text of each.
+/// Checks the spans of a rule with these words and allow phrases in a text, and that the violation
+/// lists the text of each span.
 fn check(words: &[&str], allow: &[&str], text: &str, expected: &[(u32, u32)]) {
     let set = rules(&format!(
         "[[rule]]\nid = 'r'\nname = 'r'\nseverity = 'low'\nscope.all = true\n\
@@ -22,7 +22,10 @@ fn check(words: &[&str], allow: &[&str], text: &str, expected: &[(u32, u32)]) {
         list(allow)
     ));
     let spans: Vec<_> = set.find(text).into_iter().map(|hit| hit.span).collect();
-    assert_eq!(spans, expected, "{words:?} without {allow:?} in {text:?}");
+    assert_eq!(
+        spans, expected,
+        "{words:?} with allow phrases {allow:?} in {text:?}"
+    );
 
     let violations = set.check(&[message(text)], no_departments, 7);
     assert_eq!(violations.len(), usize::from(!expected.is_empty()));
@@ -38,7 +41,7 @@ fn check(words: &[&str], allow: &[&str], text: &str, expected: &[(u32, u32)]) {
 }
 
 #[test]
-fn words_are_found_wherever_they_stand() {
+fn words_are_found_at_any_position() {
     check(&["加我微信"], &[], "", &[]);
     check(&["加我微信"], &[], "加我微", &[]);
     check(&["加我微信"], &[], "加我微信", &[(0, 4)]);
@@ -55,7 +58,7 @@ fn words_are_found_wherever_they_stand() {
 }
 
 #[test]
-fn overlapping_words_all_count_and_contained_ones_do_not() {
+fn overlapping_words_are_all_hits_and_contained_ones_are_not() {
     check(&["aba"], &[], "ababa", &[(0, 3), (2, 5)]);
     check(
         &["私下转账", "转账付款"],
@@ -76,24 +79,25 @@ fn overlapping_words_all_count_and_contained_ones_do_not() {
 }
 
 #[test]
-fn a_hit_inside_an_allow_phrase_does_not_count() {
+fn hit_inside_an_allow_phrase_is_ignored() {
     let (words, allow) = (&["加我微信"], &["不要加我微信"]);
     check(words, allow, "不要加我微信", &[]);
     check(words, allow, "要加我微信", &[(1, 5)]);
     check(words, allow, "不要加我微信，加我微信", &[(7, 11)]);
     check(words, &["加我微信"], "加我微信", &[]);
     check(words, &["加我微信群"], "加我微信群，加我微信", &[(6, 10)]);
-    // Overlapping is not inside.
+    // A hit that only overlaps an allow phrase is not inside it.
     check(words, &["微信群"], "加我微信群", &[(0, 4)]);
     check(words, &["请加我"], "请加我微信", &[(1, 5)]);
     check(words, &["请加", "微信群"], "请加我微信群", &[(1, 5)]);
-    // The longer word is not inside, and the shorter one inside it neither counts on its own.
+    // The longer word is not inside the allow phrase; the shorter one inside it is no hit of its
+    // own.
     check(&["微信", "微信转账"], &["加微信"], "加微信转账", &[(1, 5)]);
     check(&["信转", "微信"], &["加微信"], "加微信转", &[(2, 4)]);
 }
 
 #[test]
-fn an_allow_phrase_speaks_for_its_own_rule_only() {
+fn allow_phrase_applies_to_its_own_rule_only() {
     let set = rules(
         "[[rule]]\nid = 'a'\nname = 'a'\nseverity = 'low'\nscope.all = true\n\
          words = ['微信']\nallow = ['加微信']\n\
@@ -115,7 +119,7 @@ fn case_and_width_do_not_matter() {
 }
 
 #[test]
-fn characters_that_become_several_are_taken_whole() {
+fn span_covers_the_whole_character_that_folds_to_several() {
     check(&["finance"], &[], "ﬁnance", &[(0, 6)]);
     check(&["f"], &[], "ﬁ", &[(0, 1)]);
     check(&["f", "i"], &[], "ﬁﬁ", &[(0, 1), (1, 2)]);
@@ -128,7 +132,7 @@ fn characters_that_become_several_are_taken_whole() {
 }
 
 #[test]
-fn several_characters_that_become_one_are_taken_whole() {
+fn span_covers_all_characters_that_fold_to_one() {
     check(&["ガス"], &[], "ｶﾞｽ", &[(0, 3)]);
     check(&["ｶﾞｽ"], &[], "ガス", &[(0, 2)]);
     check(&["パ"], &[], "ﾊﾟﾊﾟ", &[(0, 2), (2, 4)]);
@@ -139,7 +143,7 @@ fn several_characters_that_become_one_are_taken_whole() {
 }
 
 #[test]
-fn emoji_count_as_their_scalar_values() {
+fn emoji_are_counted_in_scalar_values() {
     check(&["转账"], &[], "👍🏽转账👨‍👩‍👧转账", &[(2, 4), (9, 11)]);
     check(&["💰"], &[], "红包💰💰", &[(2, 3), (3, 4)]);
     check(&["👨‍👩‍👧"], &[], "a👨‍👩‍👧b", &[(1, 6)]);
@@ -157,7 +161,7 @@ fn blank_and_repeated_words_are_ignored() {
 }
 
 #[test]
-fn a_violation_carries_the_message_and_the_rule() {
+fn violation_contains_the_fields_of_message_and_rule() {
     let set = rules(
         "[[rule]]\nid = 'private-deal'\nname = '私下交易监控'\nseverity = 'high'\n\
          words = ['转我私账', '加我微信']\nscope.all = true\n",
@@ -187,7 +191,7 @@ fn a_violation_carries_the_message_and_the_rule() {
 }
 
 #[test]
-fn violations_come_by_message_then_by_rule() {
+fn violations_are_ordered_by_message_then_by_rule() {
     let rule = |id: &str, word: &str| {
         format!(
             "[[rule]]\nid = '{id}'\nname = 'n'\nseverity = 'low'\nscope.all = true\n\
@@ -208,8 +212,9 @@ fn violations_come_by_message_then_by_rule() {
 }
 
 #[test]
-fn scope_and_direction_decide_together() {
-    // A sends to B and the customer; A is in 3 below 2 below 1, B in 4 below 1.
+fn scope_and_direction_are_combined() {
+    // `a` sends to `b` and a customer. `a` is in department 3 (ancestors 2 and 1), `b` in 4
+    // (ancestor 1).
     let departments = |id: &str| -> &[u32] {
         match id {
             "a" => &[3, 2, 1],
@@ -220,7 +225,7 @@ fn scope_and_direction_decide_together() {
     let mut said = message("加我微信");
     said.from_id = "a".into();
     said.to_ids = vec!["b".into(), "wmcustomer".into()];
-    // Scope, then whether it covers the message: either, sent, received.
+    // Scope, and whether it covers the message with direction either, sent, received.
     for (scope, expected) in [
         ("all = true", [true, true, true]),
         ("all = true\nmembers = ['nobody']", [true, true, true]),
@@ -249,7 +254,7 @@ fn scope_and_direction_decide_together() {
                  [rule.scope]\n{scope}\n{direction}"
             ));
             let violations = set.check(std::slice::from_ref(&said), departments, 0);
-            // A rule looks for its words in any text, whoever speaks.
+            // `find` ignores the scope.
             assert_eq!(set.find(&said.content).len(), 1);
             !violations.is_empty()
         });
@@ -260,7 +265,7 @@ fn scope_and_direction_decide_together() {
 }
 
 #[test]
-fn rules_without_words_or_scope_are_kept_and_find_nothing() {
+fn rules_without_words_or_scope_are_listed_and_find_nothing() {
     let rule = |id: &str, rest: &str| {
         format!("[[rule]]\nid = '{id}'\nname = 'n'\nseverity = 'low'\n{rest}\n")
     };
@@ -293,12 +298,18 @@ fn rules_without_words_or_scope_are_kept_and_find_nothing() {
     assert_eq!(
         states,
         [
-            ("no-scope", State::Inactive(Inactive::NoScope)),
-            ("empty-scope", State::Inactive(Inactive::NoScope)),
-            ("direction-only", State::Inactive(Inactive::NoScope)),
-            ("no-words", State::Inactive(Inactive::NoWords)),
-            ("blank-words", State::Inactive(Inactive::NoWords)),
-            ("nothing", State::Inactive(Inactive::NoWordsNoScope)),
+            ("no-scope", RuleState::Inactive(InactiveReason::NoScope)),
+            ("empty-scope", RuleState::Inactive(InactiveReason::NoScope)),
+            (
+                "direction-only",
+                RuleState::Inactive(InactiveReason::NoScope)
+            ),
+            ("no-words", RuleState::Inactive(InactiveReason::NoWords)),
+            ("blank-words", RuleState::Inactive(InactiveReason::NoWords)),
+            (
+                "nothing",
+                RuleState::Inactive(InactiveReason::NoWordsNoScope)
+            ),
         ]
     );
     assert!(set.is_empty());
@@ -308,20 +319,20 @@ fn rules_without_words_or_scope_are_kept_and_find_nothing() {
 }
 
 #[test]
-fn violation_shows_the_first_hits_of_a_message_that_has_very_many() {
+fn violation_lists_only_the_first_hits_of_a_message_with_very_many() {
     let set =
         rules("[[rule]]\nid='r'\nname='r'\nseverity='low'\nscope.all=true\nwords=['酒', '白酒']\n");
-    let text = "白酒".repeat(MOST_HITS + 500);
-    assert_eq!(set.find(&text).len(), MOST_HITS + 500);
+    let text = "白酒".repeat(MAX_HITS + 500);
+    assert_eq!(set.find(&text).len(), MAX_HITS + 500);
     let violations = set.check(&[message(&text)], no_departments, 7);
     assert_eq!(violations.len(), 1);
-    assert_eq!(violations[0].matched.len(), MOST_HITS);
+    assert_eq!(violations[0].matched.len(), MAX_HITS);
     assert_eq!(violations[0].spans.last(), Some(&(1998, 2000)));
 }
 
 #[test]
-fn text_of_nothing_but_nested_words_is_checked_in_bounded_memory() {
-    // Every position ends a thousand words: 300 million occurrences, were all of them kept.
+fn text_of_nested_words_is_checked_in_bounded_memory() {
+    // A thousand words end at every position, which would be 300 million occurrences in total.
     let words: Vec<String> = (1..=1_000).map(|length| "a".repeat(length)).collect();
     let set = rules(&format!(
         "[[rule]]\nid='r'\nname='r'\nseverity='low'\nscope.all=true\nwords={}\n",

@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use chatledger_crypto::{KeyRing, Opener as _, SealRing};
 use chatledger_decode::decode;
-use chatledger_rules::{RuleSet, Source, compile};
+use chatledger_rules::{RuleFile, RuleSet, compile};
 use chatledger_schemas::sealed::{MAX_MSGID_BYTES, MAX_RECORD_BYTES};
 use chatledger_schemas::{CorpId, Message, Reason, SealedRecord, Secret};
 
@@ -151,8 +151,8 @@ fn within(rules: &RuleSet, message: &Message) {
 }
 
 fn compiled(text: &str) -> Option<RuleSet> {
-    let source = Source {
-        file: "a.toml",
+    let source = RuleFile {
+        name: "a.toml",
         text,
     };
     let words = |_: &str, _: &str| Ok::<_, std::io::Error>("加我微信\n# no\n\nb\n".to_owned());

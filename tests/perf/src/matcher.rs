@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
-use chatledger_rules::{RuleSet, Source, compile};
+use chatledger_rules::{RuleFile, RuleSet, compile};
 use chatledger_schemas::Message;
 use serde::Serialize;
 
@@ -86,8 +86,8 @@ pub fn measure(words: &[&str], messages: &[Message]) -> Result<Line> {
 }
 
 fn rules(words: &[&str]) -> Result<RuleSet> {
-    let source = Source {
-        file: "perf",
+    let source = RuleFile {
+        name: "perf",
         text: RULE,
     };
     compile(&[source], |_, _| Ok::<_, String>(words.join("\n"))).map_err(|errors| {

@@ -13,7 +13,7 @@ use chatledger_clickhouse::tables::{Messages, Violations};
 use chatledger_crypto::{KeyRing, Opener};
 use chatledger_decode::decode;
 use chatledger_parquet::{BatchEncoder, Target, Tz, Zones};
-use chatledger_rules::{RuleSet, Source, compile};
+use chatledger_rules::{RuleFile, RuleSet, compile};
 use chatledger_schemas::{Message, Violation};
 use serde::Serialize;
 
@@ -201,9 +201,9 @@ fn rules(dir: &Path) -> Result<RuleSet> {
         }
     }
     files.sort();
-    let sources: Vec<Source<'_>> = files
+    let sources: Vec<RuleFile<'_>> = files
         .iter()
-        .map(|(file, text)| Source { file, text })
+        .map(|(name, text)| RuleFile { name, text })
         .collect();
     compile(&sources, |_, words| {
         std::fs::read_to_string(dir.join(words))

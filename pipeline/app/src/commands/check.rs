@@ -1,6 +1,6 @@
 //! `chatledger check`
 
-use chatledger_rules::{RuleSet, State};
+use chatledger_rules::{RuleSet, RuleState};
 use chatledger_schemas::config::Mode;
 use comfy_table::{Table, presets};
 use serde_json::json;
@@ -67,8 +67,8 @@ fn as_json(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> serde_json::
     );
     let rules = rules.rules().iter().map(|rule| {
         let why = match &rule.state {
-            State::Active => None,
-            State::Inactive(why) => Some(why.to_string()),
+            RuleState::Active => None,
+            RuleState::Inactive(why) => Some(why.to_string()),
         };
         json!({ "id": rule.id, "name": rule.name, "severity": rule.severity, "words": rule.words,
                 "active": rule.is_active(), "inactive_because": why })
@@ -109,8 +109,8 @@ fn tell(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> Result<(), Fail
         table.set_header(vec!["rule", "name", "severity", "words", "in effect"]);
         for rule in rules.rules() {
             let state = match &rule.state {
-                State::Active => "yes".to_owned(),
-                State::Inactive(why) => format!("no: {why}"),
+                RuleState::Active => "yes".to_owned(),
+                RuleState::Inactive(why) => format!("no: {why}"),
             };
             table.add_row(vec![
                 rule.id.clone(),

@@ -230,7 +230,9 @@ impl TableWriter {
         self.looks = 0;
         warn!(
             table,
-            token, rows, "the server knows the insert token but lost its rows; inserting them again"
+            token,
+            rows,
+            "the server knows the insert token but lost its rows; inserting them again"
         );
         Ok(format!("{token}-{:016x}", rand::random::<u64>()))
     }
@@ -305,7 +307,7 @@ impl BatchWriter for TableWriter {
             let rows = batches().flat_map(|batch| &batch.dead_letters).collect();
             self.deliver(DeadLetters, &token, attempt, rows).await?;
             let events = || batches().flat_map(|batch| &batch.events);
-            let rows = events().filter(|event| event.event.closes()).collect();
+            let rows = events().filter(|event| event.event.settles()).collect();
             self.deliver(SettledDeadLetters, &token, attempt, rows)
                 .await?;
             let rows = events().filter(|event| event.event != Event::Retried);

@@ -78,7 +78,10 @@ pub fn config_schema() -> Value {
         }
         schema["$defs"][format!("sink.{}", kind.name)] = table;
         let reference = json!({ "$ref": format!("#/$defs/sink.{}", kind.name) });
-        tables.insert(kind.name.to_owned(), json!({ "anyOf": [reference, { "type": "null" }] }));
+        tables.insert(
+            kind.name.to_owned(),
+            json!({ "anyOf": [reference, { "type": "null" }] }),
+        );
     }
     let sink = &mut schema["properties"]["sink"];
     sink["properties"] = Value::Object(tables);
@@ -140,7 +143,9 @@ fn steps(
     points: &'static [&'static str],
     step: fn(&'static str) -> failpoint::Step,
 ) -> Vec<failpoint::Step> {
-    let own = points.iter().filter_map(|point| point.strip_prefix(sink)?.strip_prefix('.'));
+    let own = points
+        .iter()
+        .filter_map(|point| point.strip_prefix(sink)?.strip_prefix('.'));
     own.map(step).collect()
 }
 

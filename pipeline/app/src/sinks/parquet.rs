@@ -17,7 +17,7 @@ use chatledger_engine::ports::{BatchWriter, CheckpointStore, WriteAttempt};
 use chatledger_engine::sink::{Limits, Probe, ProbeError, SchemaVersions, Sink, Stream};
 use chatledger_engine::sink_checkpoint::SinkCheckpoint;
 use chatledger_parquet::{BatchEncoder, EncodedFile, MessageFile, Target, Zones};
-use chatledger_schemas::ledger::{Anchor, RecordKey, RowDigest};
+use chatledger_schemas::ledger::{ChainAnchor, RecordKey, RowDigest};
 use chatledger_schemas::{Classified, CorpId, FaultClass};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -74,9 +74,7 @@ fn make(config: &mut SinkConfig<'_, '_>) -> Option<Sink> {
         .duration("sink.parquet.roll_interval", &section.roll_interval);
     let target = Target::open(&section.url, config.validator.folder());
     let target = target.map_err(|error| {
-        config
-            .validator
-            .problem("sink.parquet.url", chain(&error));
+        config.validator.problem("sink.parquet.url", chain(&error));
     });
     let (target, interval) = (target.ok()?, interval?);
     let corps = config.corps.iter();
@@ -108,7 +106,7 @@ struct FileWriter {
     target: Target,
     zones: Zones,
     /// The furthest link of the hash chain of each corp in the open batch.
-    anchors: BTreeMap<CorpId, Anchor>,
+    anchors: BTreeMap<CorpId, ChainAnchor>,
     files: Files,
 }
 
@@ -196,8 +194,9 @@ impl BatchWriter for FileWriter {
                 ];
                 let anchors = std::mem::take(&mut self.anchors);
                 let anchors = anchors.values();
-                metadata
-                    .extend(anchors.map(|anchor| (Anchor::key(&anchor.corp_id), anchor.value())));
+                metadata.extend(
+                    anchors.map(|anchor| (ChainAnchor::key(&anchor.corp_id), anchor.value())),
+                );
                 let encoded = tokio::task::spawn_blocking(move || encoder.finish(&name, &metadata));
                 let mut files = encoded.await.map_err(Fault::local)?.map_err(Fault::new)?;
                 // Taken from the end: messages are written first, so that no violation is visible
@@ -241,7 +240,10 @@ impl Classified for NotACheckpoint {
 
 impl FileCheckpoints {
     fn path(&self, log: &str) -> String {
-        format!("_chatledger/lanes/{}.json", checkpoint_name(&self.prefix, log))
+        format!(
+            "_chatledger/lanes/{}.json",
+            checkpoint_name(&self.prefix, log)
+        )
     }
 }
 
@@ -420,7 +422,7 @@ impl AuditReader for FileAudit {
     fn anchors<'a>(
         &'a self,
         corp: &'a CorpId,
-    ) -> BoxFuture<'a, Result<Vec<(Anchor, String)>, Fault>> {
+    ) -> BoxFuture<'a, Result<Vec<(ChainAnchor, String)>, Fault>> {
         async move {
             let mut anchors = Vec::new();
             self.each(corp, MessageFile::anchors, |path, in_file| {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use chatledger_engine::kafka::directory::{CorpDirectory, DirectoryFollower, DirectoryStage};
 use chatledger_engine::kafka::key_watch::KeyWatch;
-use chatledger_engine::kafka::process_checkpoints::ProcessCheckpointReader;
 use chatledger_engine::kafka::process::{CorpTools, ProcessStage};
+use chatledger_engine::kafka::process_checkpoints::ProcessCheckpointReader;
 use chatledger_engine::kafka::sink::SinkStage;
 use chatledger_engine::kafka::source::SourceStage;
 use chatledger_engine::kafka::{Ending, Topic};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use chatledger_engine::fault::retry_limited;
 use chatledger_engine::sink::{ProbeError, SchemaVersions, Sink};
-use chatledger_schemas::config::Mode;
 use chatledger_schemas::Classified;
+use chatledger_schemas::config::Mode;
 use chatledger_wecom::{Archive, ArchiveOptions, OnCall};
 use tracing::{info, warn};
 

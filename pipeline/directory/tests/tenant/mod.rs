@@ -1,5 +1,5 @@
-//! Rows of a small company, made short.
-#![allow(dead_code, reason = "each test file uses a part")]
+//! Constructors for directory rows and messages.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use chatledger_schemas::directory::{
     Consent, Customer, Department, Follow, Member, Room, RoomKind, RoomMember, Snapshot,
@@ -89,7 +89,7 @@ pub(crate) fn consent(member: &str, room: &str, customer: &str, status: &str) ->
     }
 }
 
-/// A message as decoding leaves it.
+/// Returns a message as the decode stage produces it.
 pub(crate) fn message(from: &str, room: &str) -> Message {
     Message {
         corp_id: CorpId::from("wwcorp"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chatledger_schemas::ledger::{Digest128, Entry, Outcome, RecordKey, Settled};
+use chatledger_schemas::ledger::{Digest128, LedgerEntry, Outcome, RecordKey, RecordOutcome};
 use serde::Serialize;
 
 use super::{BLOCK, Content, Finding, Place, Sum, block_of};
@@ -65,7 +65,7 @@ impl LedgerSums {
     }
 
     /// Adds a pulled record or an accepted gap.
-    pub fn pulled(&mut self, entry: &Entry) {
+    pub fn pulled(&mut self, entry: &LedgerEntry) {
         if self.covers(entry.seq) {
             let block = self.blocks.entry(block_of(entry.seq)).or_default();
             if entry.gap {
@@ -77,7 +77,7 @@ impl LedgerSums {
     }
 
     /// Adds the outcome of a record.
-    pub fn settled(&mut self, settled: &Settled) {
+    pub fn settled(&mut self, settled: &RecordOutcome) {
         if self.covers(settled.seq) {
             let block = self.blocks.entry(block_of(settled.seq)).or_default();
             let sum = match settled.outcome {
@@ -247,7 +247,7 @@ mod tests {
                 sealed: msgid,
             };
             ledger.pulled(&chain.record(&input));
-            ledger.settled(&Settled {
+            ledger.settled(&RecordOutcome {
                 seq,
                 msgid,
                 outcome: Outcome::Message,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use chatledger_schemas::ledger::{Anchor, Entry, Link};
+use chatledger_schemas::ledger::{ChainAnchor, ChainLink, LedgerEntry};
 use serde::Serialize;
 
 use crate::chain::Chain;
@@ -41,20 +41,20 @@ pub struct Alteration {
 pub struct Verifier {
     chain: Chain,
     /// The chain before the last entry.
-    before: Link,
-    last: Option<Entry>,
+    before: ChainLink,
+    last: Option<LedgerEntry>,
     entries: u64,
     gaps: u64,
     findings: Vec<Alteration>,
     /// Numbers that did not come where they were due, and the position before them.
     absent: BTreeMap<u64, u64>,
-    anchors: HashMap<u64, Vec<(Anchor, String, bool)>>,
+    anchors: HashMap<u64, Vec<(ChainAnchor, String, bool)>>,
 }
 
 impl Verifier {
     /// Begins at a corp's first entry. `anchors` were delivered with rows: each with the place in
     /// which it was found.
-    pub fn new(corp: &str, anchors: impl IntoIterator<Item = (Anchor, String)>) -> Self {
+    pub fn new(corp: &str, anchors: impl IntoIterator<Item = (ChainAnchor, String)>) -> Self {
         let mut by_seq: HashMap<u64, Vec<_>> = HashMap::new();
         for (anchor, place) in anchors {
             by_seq
@@ -64,7 +64,7 @@ impl Verifier {
         }
         Self {
             chain: Chain::genesis(corp),
-            before: Link::genesis(corp),
+            before: ChainLink::genesis(corp),
             last: None,
             entries: 0,
             gaps: 0,
@@ -75,7 +75,7 @@ impl Verifier {
     }
 
     /// The next entry.
-    pub fn entry(&mut self, entry: &Entry) {
+    pub fn entry(&mut self, entry: &LedgerEntry) {
         self.entries += 1;
         self.gaps += u64::from(entry.gap);
         if let Some(anchors) = self.anchors.get_mut(&entry.seq) {
@@ -129,13 +129,13 @@ impl Verifier {
         self.chain.number = number;
     }
 
-    fn go_on(&mut self, entry: &Entry) {
+    fn go_on(&mut self, entry: &LedgerEntry) {
         self.before = self.chain.link;
         self.chain = Chain::at(entry);
         self.last = Some(*entry);
     }
 
-    fn find(&mut self, what: Tampered, entry: &Entry) {
+    fn find(&mut self, what: Tampered, entry: &LedgerEntry) {
         self.findings.push(Alteration {
             what,
             place: "ledger".into(),
@@ -205,7 +205,7 @@ mod tests {
     use crate::chain::ChainInput;
     use chatledger_schemas::ledger::digest_of;
 
-    fn entries() -> Vec<Entry> {
+    fn entries() -> Vec<LedgerEntry> {
         let mut chain = Chain::genesis("ww1");
         (1..=9_u64)
             .map(|seq| {
@@ -220,7 +220,7 @@ mod tests {
             .collect()
     }
 
-    fn follow(entries: &[Entry], anchors: &[Anchor]) -> Vec<(Tampered, u64, u64)> {
+    fn follow(entries: &[LedgerEntry], anchors: &[ChainAnchor]) -> Vec<(Tampered, u64, u64)> {
         let anchors = anchors
             .iter()
             .map(|anchor| (anchor.clone(), "file".to_owned()));
@@ -270,12 +270,12 @@ mod tests {
     #[test]
     fn ledger_that_was_written_anew_or_cut_short_does_not_fit_its_anchors() {
         let good = entries();
-        let anchor = |entry: &Entry| Anchor {
+        let anchor = |entry: &LedgerEntry| ChainAnchor {
             corp_id: "ww1".into(),
             seq: entry.seq,
             link: entry.link,
         };
-        let anchors: Vec<Anchor> = good.iter().map(anchor).collect();
+        let anchors: Vec<ChainAnchor> = good.iter().map(anchor).collect();
         assert_eq!(follow(&good, &anchors), []);
         assert_eq!(
             follow(&good[..8], &anchors),
@@ -283,7 +283,7 @@ mod tests {
             "the end was cut off"
         );
         let mut chain = Chain::genesis("ww1");
-        let anew: Vec<Entry> = good
+        let anew: Vec<LedgerEntry> = good
             .iter()
             .filter(|entry| entry.seq != 50)
             .map(|entry| chain.again(entry))

@@ -16,7 +16,7 @@ use std::fmt;
 use std::time::Duration;
 
 use chatledger_schemas::CorpId;
-use chatledger_schemas::ledger::{Anchor, Digest128, RecordKey, RowDigest};
+use chatledger_schemas::ledger::{ChainAnchor, Digest128, RecordKey, RowDigest};
 use futures::future::BoxFuture;
 use serde::Serialize;
 
@@ -160,7 +160,12 @@ impl fmt::Display for Finding {
         let what = what.as_str();
         match place.content {
             Content::Messages => write!(f, "seq {seq}: {what} in {}", place.sink),
-            other => write!(f, "seq {seq}: {what} in {} ({})", place.sink, other.as_str()),
+            other => write!(
+                f,
+                "seq {seq}: {what} in {} ({})",
+                place.sink,
+                other.as_str()
+            ),
         }
     }
 }
@@ -270,7 +275,7 @@ pub trait AuditReader: Send + Sync {
     fn anchors<'a>(
         &'a self,
         _corp: &'a CorpId,
-    ) -> BoxFuture<'a, Result<Vec<(Anchor, String)>, Fault>> {
+    ) -> BoxFuture<'a, Result<Vec<(ChainAnchor, String)>, Fault>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 

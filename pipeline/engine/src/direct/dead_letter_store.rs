@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use chatledger_crypto::{Opened, Opener, Rejected};
+use chatledger_crypto::{OpenError, OpenedRecord, Opener};
 use chatledger_schemas::{CorpId, DeadLetter, DeadLetterEvent, SealedRecord};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,7 +33,7 @@ pub struct DeadLetterStore {
     letters: Lines,
     events: Lines,
     index: DeadLetterIndex<u64>,
-    remembered: HashMap<DeadLetterKey, Rejected>,
+    remembered: HashMap<DeadLetterKey, OpenError>,
 }
 
 impl DeadLetterStore {
@@ -48,7 +48,7 @@ impl DeadLetterStore {
         let letters = Lines::open(&folder.join(LETTERS), |offset, letter: DeadLetter| {
             index.add(&letter, offset);
             if letter.seq > position {
-                let rejected = Rejected {
+                let rejected = OpenError {
                     reason: letter.reason,
                     error: letter.error.clone(),
                     key_version: letter.key_version,
@@ -131,7 +131,7 @@ impl DeadLetterStore {
     }
 
     /// What is remembered of letters whose records come again.
-    pub fn remembered(&self) -> &HashMap<DeadLetterKey, Rejected> {
+    pub fn remembered(&self) -> &HashMap<DeadLetterKey, OpenError> {
         &self.remembered
     }
 }
@@ -261,15 +261,15 @@ pub struct Remembering<'a> {
     /// Its keys.
     pub opener: &'a dyn Opener,
     /// What was store.
-    pub remembered: &'a HashMap<DeadLetterKey, Rejected>,
+    pub remembered: &'a HashMap<DeadLetterKey, OpenError>,
 }
 
 impl Opener for Remembering<'_> {
-    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<Opened, Rejected>> {
+    fn open(&self, batch: &[SealedRecord]) -> Vec<Result<OpenedRecord, OpenError>> {
         if self.remembered.is_empty() {
             return self.opener.open(batch);
         }
-        let store: Vec<Option<&Rejected>> = batch
+        let store: Vec<Option<&OpenError>> = batch
             .iter()
             .map(|r| DeadLetterKey::new(self.corp_id, r.seq, &r.msgid, &r.json_text()))
             .map(|key| self.remembered.get(&key))
@@ -277,7 +277,7 @@ impl Opener for Remembering<'_> {
         let unknown = batch.iter().zip(&store).filter(|(_, p)| p.is_none());
         let unknown: Vec<SealedRecord> = unknown.map(|(record, _)| record.clone()).collect();
         let mut opened = self.opener.open(&unknown).into_iter();
-        let one = |rejected: Option<&Rejected>| match rejected {
+        let one = |rejected: Option<&OpenError>| match rejected {
             Some(rejected) => Some(Err(rejected.clone())),
             None => opened.next(),
         };

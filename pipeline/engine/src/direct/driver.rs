@@ -8,7 +8,7 @@ use std::time::Instant;
 use chatledger_crypto::{KeyRing, Opener};
 use chatledger_directory::Directory;
 use chatledger_rules::RuleSet;
-use chatledger_schemas::ledger::Anchor;
+use chatledger_schemas::ledger::ChainAnchor;
 use chatledger_schemas::{CorpId, SealedRecord};
 use futures::FutureExt;
 use tokio::sync::mpsc;
@@ -410,7 +410,7 @@ impl Processor {
             return Ok(None);
         };
         if let Some(state) = &self.state {
-            processed.batch.anchors.push(Anchor {
+            processed.batch.anchors.push(ChainAnchor {
                 corp_id: self.corp_id.clone(),
                 seq: state.ledger.last(),
                 link: state.ledger.chain().link,

@@ -1,6 +1,6 @@
 //! The ledger of the direct driver: a file, written before any sink is.
 //!
-//! Format (version 2): 16 bytes of header, then [`Line::BYTES`] a line: an [`Entry`] of the chain,
+//! Format (version 2): 16 bytes of header, then [`Line::BYTES`] a line: a [`LedgerEntry`] of the chain,
 //! what became of its record, the digest of its row ([`chatledger_schemas::ledger`]). Lines ascend
 //! by `seq`.
 //!
@@ -14,13 +14,13 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use chatledger_schemas::ledger::{Digest128, Entry, Outcome};
+use chatledger_schemas::ledger::{Digest128, LedgerEntry, Outcome};
 use tracing::error;
 
 use super::StateError;
 use crate::chain::{Chain, ChainInput};
 use crate::failpoint;
-use crate::stages::RecordOutcome;
+use crate::stages::ProcessedRecord;
 use crate::window::{MsgHash, Window};
 
 const HEADER: &[u8; 16] = b"chatledger led\0\x02";
@@ -29,7 +29,7 @@ const HEADER: &[u8; 16] = b"chatledger led\0\x02";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
     /// The record's place in the chain.
-    pub entry: Entry,
+    pub entry: LedgerEntry,
     /// What became of it; `None` for a gap.
     pub outcome: Option<Outcome>,
     /// Digest of the message's row; zeros if it is none.
@@ -38,7 +38,7 @@ pub struct Line {
 
 impl Line {
     /// Bytes of a line.
-    pub const BYTES: usize = Entry::BYTES + 24;
+    pub const BYTES: usize = LedgerEntry::BYTES + 24;
 
     fn encode(&self, out: &mut Vec<u8>) {
         let outcome: u64 = match self.outcome {
@@ -54,10 +54,10 @@ impl Line {
 
     /// `None` for bytes that no append wrote.
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (entry, rest) = bytes.split_at_checked(Entry::BYTES)?;
+        let (entry, rest) = bytes.split_at_checked(LedgerEntry::BYTES)?;
         let (outcome, row) = rest.split_first_chunk::<8>()?;
         Some(Self {
-            entry: Entry::decode(entry)?,
+            entry: LedgerEntry::decode(entry)?,
             outcome: match u64::from_le_bytes(*outcome) {
                 0 => None,
                 1 => Some(Outcome::Message),
@@ -249,7 +249,7 @@ impl Ledger {
     pub fn append(
         &mut self,
         seen: &[ChainInput],
-        outcomes: &[RecordOutcome],
+        outcomes: &[ProcessedRecord],
     ) -> Result<(), StateError> {
         let mut chain = self.chain;
         let mut expected = self.expected.iter().copied().peekable();
@@ -416,7 +416,7 @@ mod tests {
     use super::*;
     use chatledger_schemas::ledger::digest_of;
 
-    fn record(seq: u64, at: i64) -> (ChainInput, RecordOutcome) {
+    fn record(seq: u64, at: i64) -> (ChainInput, ProcessedRecord) {
         let id = seq.to_string();
         let seen = ChainInput {
             seq,
@@ -424,7 +424,7 @@ mod tests {
             msgid: digest_of(id.as_bytes()),
             sealed: digest_of(format!("{{{id}}}").as_bytes()),
         };
-        let record = RecordOutcome {
+        let record = ProcessedRecord {
             seq,
             hash: u128::from_le_bytes(seen.msgid),
             at,

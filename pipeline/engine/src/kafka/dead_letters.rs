@@ -64,7 +64,7 @@ impl<P: Retained> DeadLetterReader<P> {
     ) -> Result<bool, Fault> {
         match self.group.next(wait).await? {
             GroupEvent::Record(record) => match read(&record)? {
-                DeadLetterRecord::Letter(letter) => {
+                DeadLetterRecord::DeadLetter(letter) => {
                     let retained = retained(&letter);
                     self.letters.add(&letter, retained);
                 }

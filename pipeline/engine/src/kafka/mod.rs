@@ -35,8 +35,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chatledger_schemas::Retry;
-use chatledger_schemas::ledger::Link;
+use chatledger_schemas::RetryRequest;
+use chatledger_schemas::ledger::ChainLink;
 use chatledger_schemas::{Classified, FaultClass};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -129,9 +129,9 @@ pub struct LogRecord {
     /// Header `seq`; 0 if there is none.
     pub seq: u64,
     /// Header `link`, the corp's chain up to the sealed record this comes from.
-    pub link: Option<Link>,
+    pub link: Option<ChainLink>,
     /// Header `retry`: it is a dead letter's record, which is tried again.
-    pub retry: Option<Retry>,
+    pub retry: Option<RetryRequest>,
     /// When it was written, milliseconds since the epoch, UTC.
     pub timestamp: i64,
 }
@@ -157,9 +157,9 @@ pub struct OutRecord {
     /// Header `seq`.
     pub seq: u64,
     /// Header `link`.
-    pub link: Option<Link>,
+    pub link: Option<ChainLink>,
     /// Header `retry`.
-    pub retry: Option<Retry>,
+    pub retry: Option<RetryRequest>,
 }
 
 /// A partition that this process has been given.

@@ -15,7 +15,7 @@ use chatledger_crypto::{Opener, SealRing};
 use chatledger_directory::Directory;
 use chatledger_rules::RuleSet;
 use chatledger_schemas::directory::{DirectoryRow, Room, RoomKind};
-use chatledger_schemas::ledger::{LedgerRecord, Link, Settled};
+use chatledger_schemas::ledger::{ChainLink, LedgerRecord, RecordOutcome};
 use chatledger_schemas::{CorpId, SealedRecord};
 use serde::Serialize;
 use tracing::{info, warn};
@@ -400,7 +400,7 @@ fn sealed(record: &LogRecord) -> SealedRecord {
 fn rows(
     corp: &str,
     processed: &Processed,
-    link: &dyn Fn(u64) -> Option<Link>,
+    link: &dyn Fn(u64) -> Option<ChainLink>,
     seal: &SealRing,
 ) -> Result<Vec<OutRecord>, Fault> {
     let batch = &processed.batch;
@@ -467,7 +467,7 @@ fn rows(
     if let Some(last) = batch.messages.len().checked_sub(1) {
         out[last].link = link(batch.messages[last].seq);
     }
-    let settled = processed.outcomes.iter().map(|record| Settled {
+    let settled = processed.outcomes.iter().map(|record| RecordOutcome {
         seq: record.seq,
         msgid: record.hash.to_le_bytes(),
         outcome: record.outcome,
@@ -476,7 +476,7 @@ fn rows(
     out.push(OutRecord {
         topic: Topic::Ledger,
         key: corp.as_bytes().to_vec(),
-        value: Bytes::from(LedgerRecord::Settled(settled.collect()).encode()),
+        value: Bytes::from(LedgerRecord::Outcomes(settled.collect()).encode()),
         corp_id: corp.to_owned(),
         seq: batch.range.last,
         link: None,

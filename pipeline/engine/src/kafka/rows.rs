@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use chatledger_crypto::{SealRing, UnsealError};
-use chatledger_schemas::ledger::Anchor;
+use chatledger_schemas::ledger::ChainAnchor;
 use chatledger_schemas::{Classified, CorpId, DeadLetterRecord, FaultClass};
 use serde::de::DeserializeOwned;
 
@@ -31,7 +31,7 @@ pub(super) fn decode(
     let mut batch = Batch::empty(range);
     for record in records {
         if let Some(link) = record.link {
-            batch.anchors.push(Anchor {
+            batch.anchors.push(ChainAnchor {
                 corp_id: CorpId::from(record.corp_id.as_str()),
                 seq: record.seq,
                 link,
@@ -44,7 +44,9 @@ pub(super) fn decode(
         Topic::DeadLetter => {
             for row in rows(topic, records, seal)? {
                 match row {
-                    DeadLetterRecord::Letter(dead_letter) => batch.dead_letters.push(dead_letter),
+                    DeadLetterRecord::DeadLetter(dead_letter) => {
+                        batch.dead_letters.push(dead_letter)
+                    }
                     DeadLetterRecord::Event(event) => batch.events.push(event),
                 }
             }

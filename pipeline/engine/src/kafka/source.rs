@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chatledger_schemas::ledger::{Entry, LedgerRecord, Link};
+use chatledger_schemas::ledger::{ChainLink, LedgerEntry, LedgerRecord};
 use chatledger_schemas::{CorpId, SealedRecord};
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ struct CursorRecord {
 
 impl CursorRecord {
     fn chain(&self, corp: &str) -> Chain {
-        Link::from_hex(&self.link).map_or_else(
+        ChainLink::from_hex(&self.link).map_or_else(
             || Chain::genesis(corp),
             |link| Chain {
                 number: self.number,
@@ -292,7 +292,7 @@ impl SourceStage {
         let (count, now, mut chain) = (records.len(), now_ms(), at.chain);
         let corp_id = &corp.corp_id;
         let (records, entries, chain) = tokio::task::spawn_blocking(move || {
-            let entries: Vec<Entry> = records
+            let entries: Vec<LedgerEntry> = records
                 .iter()
                 .map(|record| chain.record(&ChainInput::of(record, now)))
                 .collect();
@@ -330,7 +330,7 @@ impl SourceStage {
 }
 
 /// The record that adds entries to the ledger.
-fn ledger(corp: &CorpId, entries: Vec<Entry>) -> OutRecord {
+fn ledger(corp: &CorpId, entries: Vec<LedgerEntry>) -> OutRecord {
     OutRecord {
         topic: Topic::Ledger,
         key: corp.as_str().as_bytes().to_vec(),

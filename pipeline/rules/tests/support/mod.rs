@@ -1,23 +1,20 @@
-//! Rule sets and messages for the tests of this crate.
-#![allow(dead_code, reason = "each test program uses its part")]
-#![allow(
-    clippy::panic,
-    reason = "rules that must be accepted are a failed test if refused"
-)]
+//! Constructors of rule sets and messages for the tests of this crate.
+#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(clippy::panic, reason = "a failed expectation is a failed test")]
 
-use chatledger_rules::{RuleError, RuleSet, Source, compile};
+use chatledger_rules::{RuleError, RuleFile, RuleSet, compile};
 use chatledger_schemas::{ConversationKind, Message, PartyKind};
 
-/// Compiles rule files, given as (name, text), that name no words files.
+/// Compiles rule files, given as (name, text). Words files cannot be read.
 pub(crate) fn try_rules(files: &[(&str, &str)]) -> Result<RuleSet, Vec<RuleError>> {
     let sources: Vec<_> = files
         .iter()
-        .map(|&(file, text)| Source { file, text })
+        .map(|&(name, text)| RuleFile { name, text })
         .collect();
     compile(&sources, |_, name| Err::<String, _>(format!("no {name}")))
 }
 
-/// Compiles one rule file that must be accepted.
+/// Compiles one rule file; panics if it is refused.
 pub(crate) fn rules(text: &str) -> RuleSet {
     match try_rules(&[("rules.toml", text)]) {
         Ok(set) => set,
@@ -25,7 +22,7 @@ pub(crate) fn rules(text: &str) -> RuleSet {
     }
 }
 
-/// A TOML array of strings, every character escaped.
+/// Returns a TOML array of strings with every character escaped.
 pub(crate) fn list<S: AsRef<str>>(phrases: &[S]) -> String {
     let quoted = |phrase: &S| {
         let escaped = |c: char| format!("\\U{:08X}", u32::from(c));
@@ -38,12 +35,12 @@ pub(crate) fn list<S: AsRef<str>>(phrases: &[S]) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
-/// A directory in which nobody is in any department.
+/// Returns no departments for any id.
 pub(crate) fn no_departments(_: &str) -> &'static [u32] {
     &[]
 }
 
-/// A message of zhangsan to lisi.
+/// Returns a message from zhangsan to lisi.
 pub(crate) fn message(content: &str) -> Message {
     Message {
         corp_id: "ww0123456789abcdef".into(),

@@ -9,7 +9,7 @@ use chatledger_engine::fault::Fault;
 use chatledger_engine::kafka::GroupEvent;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::config::Mode;
-use chatledger_schemas::ledger::{Entry, LedgerRecord, Settled};
+use chatledger_schemas::ledger::{LedgerEntry, LedgerRecord, RecordOutcome};
 
 use crate::config::Settings;
 use crate::exit::{Failure, chain};
@@ -22,11 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One item of the ledger.
 #[derive(Debug, Clone, Copy)]
-pub enum LedgerEntry {
+pub enum LedgerItem {
     /// A record was pulled, or a gap accepted.
-    Pulled(Entry),
+    Pulled(LedgerEntry),
     /// The outcome of a record.
-    Settled(Settled),
+    Settled(RecordOutcome),
     /// An entry that this version did not write.
     Unreadable,
 }
@@ -78,7 +78,11 @@ impl LedgerReader {
     ///
     /// # Errors
     /// There is no ledger, or it cannot be read.
-    pub async fn read(&self, corp: &CorpId, mut each: impl FnMut(LedgerEntry)) -> Result<(), Failure> {
+    pub async fn read(
+        &self,
+        corp: &CorpId,
+        mut each: impl FnMut(LedgerItem),
+    ) -> Result<(), Failure> {
         match self {
             Self::Files { state_dir, .. } => {
                 let path = state_dir.join(corp.as_str()).join("ledger");
@@ -94,7 +98,7 @@ impl LedgerReader {
     }
 }
 
-fn file(path: &std::path::Path, mut each: impl FnMut(LedgerEntry)) -> Result<(), Failure> {
+fn file(path: &std::path::Path, mut each: impl FnMut(LedgerItem)) -> Result<(), Failure> {
     let mut reader = Reader::open(path).map_err(|error| {
         let error = chain(&error);
         Failure::refused(format!("no ledger to compare with: {error}"))
@@ -102,9 +106,9 @@ fn file(path: &std::path::Path, mut each: impl FnMut(LedgerEntry)) -> Result<(),
     while let Some(line) = reader.next_line().map_err(Failure::other)? {
         match line {
             Ok(line) => {
-                each(LedgerEntry::Pulled(line.entry));
+                each(LedgerItem::Pulled(line.entry));
                 if let Some(outcome) = line.outcome {
-                    each(LedgerEntry::Settled(Settled {
+                    each(LedgerItem::Settled(RecordOutcome {
                         seq: line.entry.seq,
                         msgid: line.entry.msgid,
                         outcome,
@@ -112,13 +116,17 @@ fn file(path: &std::path::Path, mut each: impl FnMut(LedgerEntry)) -> Result<(),
                     }));
                 }
             }
-            Err(_) => each(LedgerEntry::Unreadable),
+            Err(_) => each(LedgerItem::Unreadable),
         }
     }
     Ok(())
 }
 
-async fn topic(names: &Names, corp: &CorpId, each: &mut impl FnMut(LedgerEntry)) -> Result<(), Fault> {
+async fn topic(
+    names: &Names,
+    corp: &CorpId,
+    each: &mut impl FnMut(LedgerItem),
+) -> Result<(), Fault> {
     let member = names.join(&Role::Ledger)().await?;
     let mut last_event = std::time::Instant::now();
     loop {
@@ -131,15 +139,15 @@ async fn topic(names: &Names, corp: &CorpId, each: &mut impl FnMut(LedgerEntry))
                 match LedgerRecord::decode(&record.value) {
                     Some(LedgerRecord::Pulled(entries)) => {
                         for entry in entries {
-                            each(LedgerEntry::Pulled(entry));
+                            each(LedgerItem::Pulled(entry));
                         }
                     }
-                    Some(LedgerRecord::Settled(settled)) => {
+                    Some(LedgerRecord::Outcomes(settled)) => {
                         for one in settled {
-                            each(LedgerEntry::Settled(one));
+                            each(LedgerItem::Settled(one));
                         }
                     }
-                    None => each(LedgerEntry::Unreadable),
+                    None => each(LedgerItem::Unreadable),
                 }
             }
             GroupEvent::End(_) => return Ok(()),

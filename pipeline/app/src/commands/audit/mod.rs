@@ -11,7 +11,7 @@ use chatledger_engine::audit::AuditReader;
 use chatledger_engine::sink::Sink;
 use chatledger_schemas::config::Mode;
 
-pub use self::ledger::{LedgerEntry, LedgerReader};
+pub use self::ledger::{LedgerItem, LedgerReader};
 use crate::config::{self, Corp, Settings};
 use crate::exit::Failure;
 use crate::wiring;

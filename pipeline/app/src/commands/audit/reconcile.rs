@@ -19,7 +19,7 @@ use chatledger_schemas::CorpId;
 use chatledger_schemas::ledger::RecordKey;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use super::{Audited, LedgerEntry, LedgerReader};
+use super::{Audited, LedgerItem, LedgerReader};
 use crate::cli::ReconcileArgs;
 use crate::commands::say;
 use crate::exit::Failure;
@@ -100,7 +100,9 @@ impl Run<'_> {
         let first = args.from_seq.unwrap_or(0);
         let delivered = self.ledger().delivered(self.corp)?.unwrap_or(u64::MAX);
         let bound = args.to_seq.unwrap_or(u64::MAX).min(delivered);
-        let patience = args.wait.map_or_else(|| self.audited.patience(), Into::into);
+        let patience = args
+            .wait
+            .map_or_else(|| self.audited.patience(), Into::into);
         let deadline = tokio::time::Instant::now() + patience;
         let mut last = None;
         let mut attempt = 0;
@@ -155,13 +157,13 @@ impl Run<'_> {
         };
         self.ledger()
             .read(self.corp, |entry| match entry {
-                LedgerEntry::Pulled(entry) => {
+                LedgerItem::Pulled(entry) => {
                     totals.end = totals.end.max(entry.seq);
                     totals.not_compared += u64::from(entry.seq > last && !entry.gap);
                     totals.sums.pulled(&entry);
                 }
-                LedgerEntry::Settled(settled) => totals.sums.settled(&settled),
-                LedgerEntry::Unreadable => totals.unreadable += 1,
+                LedgerItem::Settled(settled) => totals.sums.settled(&settled),
+                LedgerItem::Unreadable => totals.unreadable += 1,
             })
             .await?;
         Ok(totals)
@@ -264,8 +266,8 @@ impl Run<'_> {
         self.ledger()
             .read(self.corp, |entry| {
                 let (seq, msgid, outcome) = match entry {
-                    LedgerEntry::Pulled(entry) if !entry.gap => (entry.seq, entry.msgid, None),
-                    LedgerEntry::Settled(settled) => {
+                    LedgerItem::Pulled(entry) if !entry.gap => (entry.seq, entry.msgid, None),
+                    LedgerItem::Settled(settled) => {
                         (settled.seq, settled.msgid, Some(settled.outcome))
                     }
                     _ => return,
@@ -311,7 +313,7 @@ impl Run<'_> {
         let mut known = HashSet::new();
         self.ledger()
             .read(self.corp, |entry| {
-                if let LedgerEntry::Pulled(entry) = entry
+                if let LedgerItem::Pulled(entry) = entry
                     && entry.seq > last
                 {
                     let (seq, msgid) = (entry.seq, entry.msgid);
@@ -404,9 +406,8 @@ fn table(result: &Reconciliation, audited: &Audited, all_blocks: bool) -> Table 
     let row = |name: String, totals: &Totals| {
         let held = |sink: &&str| {
             let mut places = totals.places.iter();
-            let held = places.find(|held| {
-                held.place.content == Content::Messages && held.place.sink == *sink
-            });
+            let held = places
+                .find(|held| held.place.content == Content::Messages && held.place.sink == *sink);
             held.map_or(0, |held| held.sum.rows)
         };
         let mut numbers = vec![totals.pulled.rows];

@@ -12,10 +12,12 @@ use chatledger_engine::audit::AuditReader;
 use chatledger_engine::audit::chain::{Alteration, Tampered, Verifier};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::CorpId;
-use chatledger_schemas::ledger::{Anchor, Digest128, Outcome, RecordKey, RowDigest, Settled};
+use chatledger_schemas::ledger::{
+    ChainAnchor, Digest128, Outcome, RecordKey, RecordOutcome, RowDigest,
+};
 use serde::Serialize;
 
-use super::{Audited, LedgerEntry, LedgerReader};
+use super::{Audited, LedgerItem, LedgerReader};
 use crate::cli::VerifyArgs;
 use crate::commands::say;
 use crate::exit::Failure;
@@ -216,9 +218,9 @@ impl Report {
 /// What the ledger holds about settled records.
 #[derive(Default)]
 struct Known {
-    first: HashMap<u64, Settled>,
+    first: HashMap<u64, RecordOutcome>,
     /// Further records at one position: a record without a readable `seq` gets its neighbour's.
-    further: HashMap<u64, Vec<Settled>>,
+    further: HashMap<u64, Vec<RecordOutcome>>,
     /// When the newest records were pulled, milliseconds since the epoch, UTC.
     pulled: HashMap<u64, i64>,
     /// Pull times before this are not remembered.
@@ -226,13 +228,13 @@ struct Known {
 }
 
 impl Known {
-    fn add(&mut self, entry: LedgerEntry) {
+    fn add(&mut self, entry: LedgerItem) {
         match entry {
-            LedgerEntry::Pulled(entry) if entry.at >= self.recent => {
+            LedgerItem::Pulled(entry) if entry.at >= self.recent => {
                 self.pulled.insert(entry.seq, entry.at);
             }
-            LedgerEntry::Pulled(_) | LedgerEntry::Unreadable => {}
-            LedgerEntry::Settled(settled) => match self.first.entry(settled.seq) {
+            LedgerItem::Pulled(_) | LedgerItem::Unreadable => {}
+            LedgerItem::Settled(settled) => match self.first.entry(settled.seq) {
                 Entry::Vacant(vacant) => drop(vacant.insert(settled)),
                 Entry::Occupied(mut known) if known.get().msgid == settled.msgid => {
                     known.insert(settled);
@@ -246,13 +248,13 @@ impl Known {
         }
     }
 
-    fn of(&self, key: RecordKey) -> Option<&Settled> {
+    fn of(&self, key: RecordKey) -> Option<&RecordOutcome> {
         let further = self.further.get(&key.seq).into_iter().flatten();
         let mut all = self.first.get(&key.seq).into_iter().chain(further);
         all.find(|settled| settled.msgid == key.msgid)
     }
 
-    fn all(&self) -> impl Iterator<Item = &Settled> {
+    fn all(&self) -> impl Iterator<Item = &RecordOutcome> {
         self.first.values().chain(self.further.values().flatten())
     }
 }
@@ -261,7 +263,7 @@ impl Known {
 async fn follow(
     reader: &LedgerReader,
     corp: &CorpId,
-    anchors: Vec<(Anchor, String)>,
+    anchors: Vec<(ChainAnchor, String)>,
     report: &mut Report,
 ) -> Result<Known, Failure> {
     let anchors = anchors
@@ -275,9 +277,9 @@ async fn follow(
     reader
         .read(corp, |entry| {
             match &entry {
-                LedgerEntry::Pulled(entry) => verifier.entry(entry),
-                LedgerEntry::Settled(_) => {}
-                LedgerEntry::Unreadable => verifier.unreadable(),
+                LedgerItem::Pulled(entry) => verifier.entry(entry),
+                LedgerItem::Settled(_) => {}
+                LedgerItem::Unreadable => verifier.unreadable(),
             }
             known.add(entry);
         })

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use chatledger_engine::fault::Fault;
-use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::dead_letter_index::DeadLetterIndex;
 use chatledger_engine::dead_letter_requests::Requester;
-use chatledger_engine::dead_letter_requests::{ReplayCounts, DeadLetterRequest};
+use chatledger_engine::dead_letter_requests::{DeadLetterRequest, ReplayCounts};
+use chatledger_engine::fault::Fault;
+use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::{DeadLetter, FaultClass};
 use tokio::time::{Instant, timeout};
@@ -33,7 +33,11 @@ impl Log {
         Ok(within(self.0.read(retained)).await?.letters)
     }
 
-    pub(super) async fn serve(&self, request: DeadLetterRequest, wait: Duration) -> Result<ReplayCounts, Failure> {
+    pub(super) async fn serve(
+        &self,
+        request: DeadLetterRequest,
+        wait: Duration,
+    ) -> Result<ReplayCounts, Failure> {
         let at = now_ms();
         match request {
             DeadLetterRequest::Replay { filter, actor } => {

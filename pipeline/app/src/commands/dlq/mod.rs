@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use chatledger_directory::Directory;
 use chatledger_engine::dead_letter_index::{DeadLetterFilter, DeadLetterIndex, Retained};
-use chatledger_engine::dead_letter_requests::{Requester, ReplayCounts, DeadLetterRequest};
+use chatledger_engine::dead_letter_requests::{DeadLetterRequest, ReplayCounts, Requester};
 use chatledger_engine::shared::now_ms;
 use chatledger_engine::stages::{PulledRecord, Tools, process};
 use chatledger_engine::window::Window;
@@ -44,7 +44,11 @@ enum Letterbox {
 }
 
 impl Letterbox {
-    async fn read(&self, sealed: bool, filter: &DeadLetterFilter) -> Result<DeadLetterIndex<Shown>, Failure> {
+    async fn read(
+        &self,
+        sealed: bool,
+        filter: &DeadLetterFilter,
+    ) -> Result<DeadLetterIndex<Shown>, Failure> {
         // Records are many and large; only those requester for are held.
         let retained = |letter: &DeadLetter| {
             let wanted = sealed
@@ -62,7 +66,11 @@ impl Letterbox {
         }
     }
 
-    async fn serve(&self, request: DeadLetterRequest, wait: std::time::Duration) -> Result<ReplayCounts, Failure> {
+    async fn serve(
+        &self,
+        request: DeadLetterRequest,
+        wait: std::time::Duration,
+    ) -> Result<ReplayCounts, Failure> {
         match self {
             Self::State(state) => state.serve(request, wait).await,
             Self::Log(log) => log.serve(request, wait).await,
@@ -173,7 +181,11 @@ fn filter(which: &FilterArgs) -> DeadLetterFilter {
 }
 
 /// What the keys of the configuration would open.
-fn would_open(settings: &Settings, letters: &DeadLetterIndex<Shown>, which: &DeadLetterFilter) -> ReplayCounts {
+fn would_open(
+    settings: &Settings,
+    letters: &DeadLetterIndex<Shown>,
+    which: &DeadLetterFilter,
+) -> ReplayCounts {
     let mut outcome = ReplayCounts::default();
     let requester = Requester {
         actor: actor(),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use chatledger_engine::dead_letter_index::{DeadLetterFilter, DeadLetterKey, DeadLetterIndex, DeadLetterStatus};
+use chatledger_engine::dead_letter_index::{
+    DeadLetterFilter, DeadLetterIndex, DeadLetterKey, DeadLetterStatus,
+};
 use chatledger_engine::dead_letter_requests::ReplayCounts;
 use chatledger_schemas::Reason;
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -133,7 +135,11 @@ impl Group {
 }
 
 /// One letter, with its record as it came: sealed.
-pub(super) fn show(letters: &DeadLetterIndex<Shown>, which: &DeadLetterFilter, as_json: bool) -> Result<(), Failure> {
+pub(super) fn show(
+    letters: &DeadLetterIndex<Shown>,
+    which: &DeadLetterFilter,
+    as_json: bool,
+) -> Result<(), Failure> {
     let chosen = letters.select(None, which, usize::MAX);
     if chosen.is_empty() {
         return Err(Failure::refused(

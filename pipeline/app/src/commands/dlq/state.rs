@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chatledger_engine::dead_letter_index::DeadLetterIndex;
+use chatledger_engine::dead_letter_requests::{DeadLetterRequest, ReplayCounts};
 use chatledger_engine::direct::control_inbox::{ControlInbox, RequestStatus as Stands};
 use chatledger_engine::direct::dead_letter_store;
 use chatledger_engine::direct::replayer::ReplayError;
 use chatledger_engine::direct::{StateError, StateLock};
-use chatledger_engine::dead_letter_index::DeadLetterIndex;
-use chatledger_engine::dead_letter_requests::{ReplayCounts, DeadLetterRequest};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::{CorpId, DeadLetter};
 use tokio::time::Instant;
@@ -45,14 +45,19 @@ impl State {
         let mut all = DeadLetterIndex::default();
         for corp in &self.corps {
             let folder = self.folder.join(corp.as_str());
-            let letters = dead_letter_store::read(&folder, &retained).map_err(|error| refused(&error))?;
+            let letters =
+                dead_letter_store::read(&folder, &retained).map_err(|error| refused(&error))?;
             all.append(letters);
         }
         Ok(all)
     }
 
     /// Has it done by the process that runs, or does it itself.
-    pub(super) async fn serve(&self, request: DeadLetterRequest, wait: Duration) -> Result<ReplayCounts, Failure> {
+    pub(super) async fn serve(
+        &self,
+        request: DeadLetterRequest,
+        wait: Duration,
+    ) -> Result<ReplayCounts, Failure> {
         let corps = self.corps.iter().filter(|corp| wanted(&request, corp));
         let corps: Vec<&CorpId> = corps.collect();
         match StateLock::take(&self.folder) {
@@ -129,7 +134,8 @@ impl State {
 }
 
 fn wanted(request: &DeadLetterRequest, corp: &CorpId) -> bool {
-    let (DeadLetterRequest::Replay { filter, .. } | DeadLetterRequest::Drop { filter, .. }) = request;
+    let (DeadLetterRequest::Replay { filter, .. } | DeadLetterRequest::Drop { filter, .. }) =
+        request;
     filter.corp.as_ref().is_none_or(|own| own == corp.as_str())
 }
 

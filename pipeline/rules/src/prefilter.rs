@@ -1,29 +1,29 @@
-//! Where in a text a pattern may begin, told from the three characters there.
+//! Decides from three characters whether a pattern may start at a position of a text.
 //!
-//! In an automaton of tens of thousands of words nearly every character of ordinary text begins
-//! one, so that nearly every step probes a far place in memory, almost always in vain. Two small
-//! bit tables turn that down first: hardly any three characters begin a word. They never miss a
-//! place where a pattern begins; they name some where none does.
+//! With tens of thousands of words, almost every character of ordinary text is the first character
+//! of some word, so almost every step of the automaton would cause a cache miss for nothing. Three
+//! characters rarely start a word; two small bit tables check them first. The check has false
+//! positives but no false negatives.
 
-/// The beginnings of a set of patterns.
+/// The first characters of a set of patterns.
 #[derive(Default)]
-pub(crate) struct Openings {
+pub(crate) struct Prefilter {
     /// Patterns of one character, sorted.
     singles: Vec<char>,
-    /// The first two characters of longer patterns.
-    pairs: Bits,
-    /// Of those the whole ones of two characters, and the first three of longer ones.
-    triples: Bits,
+    /// The first two characters of all longer patterns.
+    pairs: HashFilter,
+    /// The patterns of two characters, and the first three characters of longer patterns.
+    triples: HashFilter,
 }
 
-/// A set of hashes. It may contain more than was put in, never less.
+/// A set of hashes with false positives and without false negatives.
 #[derive(Default)]
-struct Bits {
+struct HashFilter {
     words: Vec<u64>,
 }
 
-impl Openings {
-    pub(crate) fn of(patterns: &[&str]) -> Self {
+impl Prefilter {
+    pub(crate) fn new(patterns: &[&str]) -> Self {
         let mut singles = Vec::new();
         let mut pairs = Vec::new();
         let mut triples = Vec::new();
@@ -41,14 +41,15 @@ impl Openings {
         singles.sort_unstable();
         Self {
             singles,
-            pairs: Bits::of(pairs),
-            triples: Bits::of(triples),
+            pairs: HashFilter::from_hashes(pairs),
+            triples: HashFilter::from_hashes(triples),
         }
     }
 
-    /// Whether a pattern may begin with these characters; behind the end of a text stands `\0`.
+    /// Whether a pattern may start with these characters; positions after the end of the text are
+    /// `\0`.
     #[inline]
-    pub(crate) fn may_begin(&self, [a, b, c]: [char; 3]) -> bool {
+    pub(crate) fn may_start(&self, [a, b, c]: [char; 3]) -> bool {
         let pair = pair(a, b);
         (self.pairs.contains(pair)
             && (self.triples.contains(pair) || self.triples.contains(triple(a, b, c))))
@@ -62,10 +63,10 @@ impl Openings {
     }
 }
 
-impl Bits {
-    /// Takes eight to sixteen bits for each different hash: of strangers one in ten gets through,
-    /// and the pairs of a big lexicon stay in the nearest cache.
-    fn of(mut hashes: Vec<u64>) -> Self {
+impl HashFilter {
+    /// Uses 8 to 16 bits per distinct hash. About one in ten other hashes is a false positive, and
+    /// the pairs of a large word list fit into the L1 cache.
+    fn from_hashes(mut hashes: Vec<u64>) -> Self {
         hashes.sort_unstable();
         hashes.dedup();
         let words = (hashes.len() / 8).next_power_of_two();
@@ -73,7 +74,7 @@ impl Bits {
             words: vec![0; words],
         };
         for hash in hashes {
-            let (word, bit) = bits.place(hash);
+            let (word, bit) = bits.index(hash);
             bits.words[word] |= bit;
         }
         bits
@@ -81,13 +82,14 @@ impl Bits {
 
     #[inline]
     fn contains(&self, hash: u64) -> bool {
-        let (word, bit) = self.place(hash);
+        let (word, bit) = self.index(hash);
         self.words.get(word).is_some_and(|word| word & bit != 0)
     }
 
-    /// The upper bits of a product are the well mixed ones.
+    /// Returns the word and the bit of a hash. It uses the upper bits, which are mixed best by the
+    /// multiplication.
     #[inline]
-    fn place(&self, hash: u64) -> (usize, u64) {
+    fn index(&self, hash: u64) -> (usize, u64) {
         let word = (hash >> 32) as usize & self.words.len().wrapping_sub(1);
         (word, 1 << (hash >> 58))
     }
@@ -103,7 +105,7 @@ fn pair(a: char, b: char) -> u64 {
 
 #[inline]
 fn triple(a: char, b: char, c: char) -> u64 {
-    // A character has 21 bits, so the three fit without touching.
+    // A character has 21 bits, so three of them fit into 64 bits without overlap.
     let all = u64::from(u32::from(a)) << 42 | u64::from(u32::from(b)) << 21;
     (all | u64::from(u32::from(c)))
         .wrapping_mul(MIX)
@@ -118,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_beginning_is_known_and_hardly_any_other() {
+    fn every_pattern_start_is_accepted_and_few_others_are() {
         let words: Vec<String> = (0..20_000_u32)
             .map(|n| {
                 let of = |n: u32| char::from_u32(0x4e00 + n * 7919 % 20_000).unwrap();
@@ -126,36 +128,32 @@ mod tests {
             })
             .collect();
         let patterns: Vec<&str> = words.iter().map(String::as_str).collect();
-        let openings = Openings::of(&patterns);
-        let opening = |word: &str| -> [char; 3] {
+        let prefilter = Prefilter::new(&patterns);
+        let start = |word: &str| -> [char; 3] {
             let chars: Vec<char> = word.chars().take(3).collect();
             chars.try_into().unwrap()
         };
-        assert!(
-            patterns
-                .iter()
-                .all(|word| openings.may_begin(opening(word)))
-        );
-        let strangers = patterns
+        assert!(patterns.iter().all(|word| prefilter.may_start(start(word))));
+        let false_positives = patterns
             .iter()
-            .map(|word| opening(word))
-            .filter(|&[a, b, c]| openings.may_begin([a, c, b]))
+            .map(|word| start(word))
+            .filter(|&[a, b, c]| prefilter.may_start([a, c, b]))
             .count();
-        assert!(strangers < patterns.len() / 20, "{strangers}");
+        assert!(false_positives < patterns.len() / 20, "{false_positives}");
     }
 
     #[test]
-    fn short_patterns_begin_whatever_follows() {
-        let openings = Openings::of(&["a", "bc"]);
-        for (opening, expected) in [
+    fn short_patterns_are_accepted_with_any_following_character() {
+        let prefilter = Prefilter::new(&["a", "bc"]);
+        for (start, expected) in [
             (['a', 'x', 'y'], true),
             (['a', '\0', '\0'], true),
             (['b', 'c', 'x'], true),
             (['b', 'c', '\0'], true),
             (['c', 'b', 'a'], false),
         ] {
-            assert_eq!(openings.may_begin(opening), expected, "{opening:?}");
+            assert_eq!(prefilter.may_start(start), expected, "{start:?}");
         }
-        assert!(!Openings::default().may_begin(['a', 'b', 'c']));
+        assert!(!Prefilter::default().may_start(['a', 'b', 'c']));
     }
 }
