@@ -112,10 +112,10 @@ impl ClickHouse {
         self.send::<T>(None, Box::new(records)).await
     }
 
-    pub(crate) async fn send<'r, T: Table>(
+    pub(crate) async fn send<T: Table>(
         &self,
         token: Option<&str>,
-        records: Rows<'_, T::Record<'r>>,
+        records: Rows<'_, T::Record<'_>>,
     ) -> Result<(), Error> {
         let mut records = records.peekable();
         if records.peek().is_none() {

@@ -288,7 +288,7 @@ async fn presence_of_rows_with_extreme_times_and_ids_is_detected() {
 #[tokio::test]
 async fn dead_letters_without_a_msgid_are_distinguished_by_position() {
     let clickhouse = database().await;
-    let letter = |seq, msgid: &str| DeadLetter {
+    let dead_letter = |seq, msgid: &str| DeadLetter {
         corp_id: "ww1".into(),
         seq,
         msgid: msgid.into(),
@@ -299,19 +299,19 @@ async fn dead_letters_without_a_msgid_are_distinguished_by_position() {
         first_seen: NOON,
         attempts: 0,
     };
-    let letters = [
-        letter(7, ""),
-        letter(7, "a"),
-        letter(u64::MAX, ""),
-        letter(8, ""),
+    let dead_letters = [
+        dead_letter(7, ""),
+        dead_letter(7, "a"),
+        dead_letter(u64::MAX, ""),
+        dead_letter(8, ""),
     ];
     clickhouse
-        .insert(DeadLetters, "batch", &letters[..3])
+        .insert(DeadLetters, "batch", &dead_letters[..3])
         .await
         .unwrap();
-    let all: Vec<&DeadLetter> = letters.iter().collect();
+    let all: Vec<&DeadLetter> = dead_letters.iter().collect();
     let absent = clickhouse.absent(DeadLetters, &all).await.unwrap();
-    assert_eq!(absent, [&letters[3]]);
+    assert_eq!(absent, [&dead_letters[3]]);
 }
 
 #[tokio::test]

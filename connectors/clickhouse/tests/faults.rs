@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use chatledger_clickhouse::code::CODES;
+use chatledger_clickhouse::tables::Messages;
 use chatledger_clickhouse::{ClickHouse, Error, Options, RequestError};
 use chatledger_schemas::{Classified, FaultClass};
 use support::{Engine, database, messages, number, options, options_of};

@@ -171,7 +171,7 @@ async fn violations_and_dead_letters_are_read_as_they_were_written() {
     };
     assert_eq!(read, expected);
 
-    let letters: Vec<DeadLetter> = (1..)
+    let dead_letters: Vec<DeadLetter> = (1..)
         .zip(Reason::ALL)
         .map(|(seq, reason)| DeadLetter {
             corp_id: CorpId::from("ww1"),
@@ -186,7 +186,7 @@ async fn violations_and_dead_letters_are_read_as_they_were_written() {
         })
         .collect();
     clickhouse
-        .insert(DeadLetters, "token", &letters)
+        .insert(DeadLetters, "token", &dead_letters)
         .await
         .unwrap();
     let read: Vec<(u64, String, String)> = clickhouse
@@ -195,7 +195,7 @@ async fn violations_and_dead_letters_are_read_as_they_were_written() {
         .fetch_all()
         .await
         .unwrap();
-    let expected: Vec<_> = letters
+    let expected: Vec<_> = dead_letters
         .iter()
         .map(|l| (l.seq, l.reason.as_str().to_owned(), l.sealed.clone()))
         .collect();

@@ -32,7 +32,7 @@ pub trait Table: Copy + Send + Sync + 'static {
     type Row: RowWrite;
 
     /// Makes the row of a record.
-    fn row<'r>(record: Self::Record<'r>) -> <Self::Row as Row>::Value<'r>;
+    fn row(record: Self::Record<'_>) -> <Self::Row as Row>::Value<'_>;
 }
 
 /// A table that batches are written into, each batch once.
