@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use chatledger_e2e::tenant::{Plan, Tenant};
 use chatledger_e2e::{Driver, place, services};
 use serde_json::Value;
+use test_case::test_case;
 
 /// Bytes of a line of the direct driver's ledger, and of the header before the first.
 const LINE: usize = 112;
@@ -82,6 +83,9 @@ fn python(script: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_altered_by_hand_are_named_by_block(driver: Driver) {
     let tenant = drained("reconcile", driver).await;
     let (code, clean) = told(&tenant, "reconcile", &[]).await;
@@ -175,16 +179,6 @@ async fn rows_altered_by_hand_are_named_by_block(driver: Driver) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_altered_by_hand_are_named_by_block_in_the_direct_driver() {
-    rows_altered_by_hand_are_named_by_block(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_altered_by_hand_are_named_by_block_in_the_kafka_driver() {
-    rows_altered_by_hand_are_named_by_block(Driver::Kafka).await;
-}
-
 /// What `verify` has found, as (what, place begins with, seq).
 async fn verified(tenant: &Tenant) -> Vec<(String, String, u64)> {
     let (code, told) = told(tenant, "verify", &["--settle", "0s"]).await;
@@ -259,6 +253,9 @@ async fn each_alteration_of_the_ledger_is_named_with_its_record() {
     assert!(all.iter().any(|(what, ..)| what == "inserted"), "{all:?}");
 }
 
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
 async fn each_alteration_of_a_row_is_named(driver: Driver) {
     let tenant = drained("content", driver).await;
     assert_eq!(verified(&tenant).await, []);
@@ -310,17 +307,10 @@ async fn each_alteration_of_a_row_is_named(driver: Driver) {
     );
 }
 
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
 #[tokio::test(flavor = "multi_thread")]
-async fn each_alteration_of_a_row_is_named_in_the_direct_driver() {
-    each_alteration_of_a_row_is_named(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_alteration_of_a_row_is_named_in_the_kafka_driver() {
-    each_alteration_of_a_row_is_named(Driver::Kafka).await;
-}
-
-async fn window_that_was_missed_is_refused_and_an_accepted_gap_is_noted(driver: Driver) {
+async fn missed_window_is_refused_and_an_accepted_gap_is_recorded(driver: Driver) {
     let tenant = drained("window", driver).await;
     let six_days = Duration::from_secs(6 * 24 * 3600);
     let then = (SystemTime::now() - six_days).duration_since(SystemTime::UNIX_EPOCH);
@@ -362,14 +352,4 @@ async fn window_that_was_missed_is_refused_and_an_accepted_gap_is_noted(driver: 
     let total = &told["corps"][0]["total"];
     assert_eq!((code, &total["gaps"]), (0, &Value::from(1)), "{total}");
     assert_eq!(verified(&tenant).await, []);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn window_that_was_missed_is_refused_in_the_direct_driver() {
-    window_that_was_missed_is_refused_and_an_accepted_gap_is_noted(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn window_that_was_missed_is_refused_in_the_kafka_driver() {
-    window_that_was_missed_is_refused_and_an_accepted_gap_is_noted(Driver::Kafka).await;
 }

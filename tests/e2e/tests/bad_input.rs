@@ -6,6 +6,7 @@ use std::fs;
 
 use chatledger_e2e::tenant::{Ended, Plan, Tenant};
 use chatledger_e2e::{Driver, stored};
+use test_case::test_case;
 
 /// An address where nobody listens: its port was free a moment ago.
 fn nobody() -> String {
@@ -254,7 +255,10 @@ async fn migrate_twice_changes_nothing_the_second_time() {
     stored::equals_truth(&tenant).await.unwrap();
 }
 
-async fn second_process_on_a_state_folder_is_refused(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn second_process_on_a_state_folder_is_refused_with_exit_code_4(driver: Driver) {
     let tenant = tenant("locked", driver).await;
     let mut first = tenant.chatledger("run", &[]).unwrap();
     Tenant::endpoints(&mut first).await.unwrap();
@@ -269,14 +273,4 @@ async fn second_process_on_a_state_folder_is_refused(driver: Driver) {
     // And the lock goes with its holder.
     tenant.drain().await.unwrap();
     stored::equals_truth(&tenant).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn second_process_on_a_state_folder_of_the_direct_driver_is_refused_with_4() {
-    second_process_on_a_state_folder_is_refused(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn second_process_on_a_state_folder_of_the_kafka_driver_is_refused_with_4() {
-    second_process_on_a_state_folder_is_refused(Driver::Kafka).await;
 }

@@ -11,6 +11,7 @@ use chatledger_e2e::tenant::{Ended, Plan, Tenant};
 use chatledger_e2e::waiting::{until, until_true};
 use chatledger_e2e::{Driver, Expected, stored};
 use serde_json::Value;
+use test_case::test_case;
 
 const SOON: Duration = Duration::from_secs(90);
 const UNKNOWN_KEY: u64 = 10;
@@ -112,7 +113,10 @@ async fn files_hold(tenant: &Tenant, expected: &Expected) {
     .unwrap();
 }
 
-async fn letters_wait_for_their_key(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_wait_for_their_key_and_are_then_delivered_once(driver: Driver) {
     let tenant = drained("letters", driver).await;
     let all = UNKNOWN_KEY + BROKEN;
 
@@ -257,16 +261,6 @@ async fn open_letters_are(endpoints: &Endpoints, letters: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_wait_for_their_key_in_the_direct_driver_and_are_then_delivered_once() {
-    letters_wait_for_their_key(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn letters_wait_for_their_key_in_the_kafka_driver_and_are_then_delivered_once() {
-    letters_wait_for_their_key(Driver::Kafka).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn letters_are_replayed_and_dropped_while_nothing_runs() {
     let tenant = drained("alone", Driver::Direct).await;
     let tried = told(&tenant, &["replay", "--reason", LACKING]).await;
@@ -340,7 +334,10 @@ async fn replay_killed_between_two_sinks_is_repeated_exactly() {
 }
 
 /// Kills at moments spread over the replay that a start with a new key begins by itself.
-async fn replay_killed_at_any_moment(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_killed_at_any_moment_delivers_once(driver: Driver) {
     let tenant = drained("shot", driver).await;
     add_key(&tenant);
     for delay in [0, 60, 150, 300, 500, 800] {
@@ -355,16 +352,6 @@ async fn replay_killed_at_any_moment(driver: Driver) {
     let expected = Expected::with_withheld_key(&tenant.truth()).unwrap();
     assert_equal(&tenant, &expected).await;
     assert_eq!(told(&tenant, &["list"]).await["open"], BROKEN);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn replay_killed_at_any_moment_in_the_direct_driver_delivers_once() {
-    replay_killed_at_any_moment(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn replay_killed_at_any_moment_in_the_kafka_driver_delivers_once() {
-    replay_killed_at_any_moment(Driver::Kafka).await;
 }
 
 /// Two people and a process that starts, all at once.

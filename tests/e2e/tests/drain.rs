@@ -4,8 +4,12 @@
 
 use chatledger_e2e::tenant::{self, Plan, Summary, Tenant};
 use chatledger_e2e::{Driver, directory, stored};
+use test_case::test_case;
 
-async fn drain_equals_truth(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_of_all_types_and_faults_equals_the_truth(driver: Driver) {
     let faults = "broken=20,unknown_key=10,duplicates=40";
     let plan = Plan::new("drain", driver, tenant::messages().unwrap()).faults(faults);
     let tenant = Tenant::start(plan).await.unwrap();
@@ -28,14 +32,4 @@ async fn drain_equals_truth(driver: Driver) {
     tenant.append(57).await.unwrap();
     assert_eq!(tenant.drain().await.unwrap().messages, 57);
     stored::equals_truth(&tenant).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn drain_of_all_types_and_faults_in_the_direct_driver_equals_the_truth() {
-    drain_equals_truth(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn drain_of_all_types_and_faults_in_the_kafka_driver_equals_the_truth() {
-    drain_equals_truth(Driver::Kafka).await;
 }

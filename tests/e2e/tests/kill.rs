@@ -14,6 +14,7 @@ use std::time::Duration;
 use chatledger_e2e::kills::{Moment, kill_at, moments};
 use chatledger_e2e::tenant::{self, Plan, Tenant};
 use chatledger_e2e::{Driver, Expected, stored};
+use test_case::test_case;
 
 const KILLS: usize = 10;
 
@@ -24,7 +25,10 @@ fn seed() -> u64 {
     }
 }
 
-async fn killed_drain_equals_truth(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_killed_ten_times_equals_the_truth(driver: Driver) {
     let messages = tenant::messages().unwrap();
     // Small pages that take their time, so that there is a middle to be killed in.
     let plan = Plan::new("kill", driver, messages)
@@ -68,14 +72,4 @@ async fn killed_drain_equals_truth(driver: Driver) {
 
     tenant.drain().await.unwrap();
     stored::equals_truth(&tenant).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn drain_killed_ten_times_in_the_direct_driver_equals_the_truth() {
-    killed_drain_equals_truth(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn drain_killed_ten_times_in_the_kafka_driver_equals_the_truth() {
-    killed_drain_equals_truth(Driver::Kafka).await;
 }

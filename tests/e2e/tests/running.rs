@@ -10,6 +10,7 @@ use chatledger_e2e::tenant::{Plan, Tenant};
 use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{Driver, Expected, Process, stored};
 use serde_json::Value;
+use test_case::test_case;
 
 /// Never reached unless something hangs.
 const SOON: Duration = Duration::from_secs(180);
@@ -55,7 +56,10 @@ async fn stop(process: &mut Process) -> String {
     log
 }
 
-async fn rules_changed_on_disk_take_effect(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_changed_on_disk_take_effect_and_broken_ones_do_not(driver: Driver) {
     let tenant = Tenant::start(Plan::new("reload", driver, 400))
         .await
         .unwrap();
@@ -120,16 +124,6 @@ async fn rules_changed_on_disk_take_effect(driver: Driver) {
         log.contains("punctuation.toml"),
         "the broken file is not named:\n{log}"
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rules_changed_on_disk_take_effect_in_the_direct_driver_and_broken_ones_do_not() {
-    rules_changed_on_disk_take_effect(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rules_changed_on_disk_take_effect_in_the_kafka_driver_and_broken_ones_do_not() {
-    rules_changed_on_disk_take_effect(Driver::Kafka).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use chatledger_e2e::tenant::{Plan, Tenant};
 use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{Driver, Expected, stored};
 use serde_json::Value;
+use test_case::test_case;
 
 /// Characters of a message that are looked for; a shorter text may stand in a log by chance.
 const SHORTEST: usize = 8;
@@ -74,7 +75,10 @@ fn contents_in(text: &str, contents: &[&str]) -> Vec<String> {
         .collect()
 }
 
-async fn nothing_is_told(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn run_with_a_detailed_log_reveals_no_secret_and_no_message(driver: Driver) {
     let faults = "broken=14,unknown_key=5,duplicates=5,api=0.05@busy+expired+cut";
     let plan = Plan::new("secrets", driver, 3000).faults(faults);
     let tenant = Tenant::start(plan).await.unwrap();
@@ -148,16 +152,6 @@ async fn nothing_is_told(driver: Driver) {
             );
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn run_of_the_direct_driver_with_a_detailed_log_tells_no_secret_and_no_message() {
-    nothing_is_told(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn run_of_the_kafka_driver_with_a_detailed_log_tells_no_secret_and_no_message() {
-    nothing_is_told(Driver::Kafka).await;
 }
 
 #[test]

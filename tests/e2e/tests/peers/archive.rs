@@ -2,13 +2,17 @@
 
 use chatledger_e2e::tenant::{self, Plan, Tenant};
 use chatledger_e2e::{Driver, stored};
+use test_case::test_case;
 
 /// Empty answers after which a drain believes that there is nothing more.
 const EMPTY_ANSWERS: u64 = 3;
 
 /// Drains as many messages as the larger tests take. The share of failing calls is that of the
 /// acceptance; pages are small, so that every kind of failure comes.
-async fn failing_archive(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn archive_that_fails_one_call_in_ten_is_drained_completely(driver: Driver) {
     let messages = tenant::messages().unwrap();
     let page = (messages / 200).clamp(20, 1000);
     // Besides: an empty page though more follows, records that come again under a later seq, a seq
@@ -37,14 +41,4 @@ async fn failing_archive(driver: Driver) {
         made <= 2 * without,
         "{made} calls, {without} without faults"
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn archive_that_fails_one_call_in_ten_is_drained_whole_by_the_direct_driver() {
-    failing_archive(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn archive_that_fails_one_call_in_ten_is_drained_whole_by_the_kafka_driver() {
-    failing_archive(Driver::Kafka).await;
 }

@@ -9,6 +9,7 @@ use chatledger_e2e::services::{self, Engine};
 use chatledger_e2e::tenant::{Plan, Tenant};
 use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{ClickHouse, Driver, Expected};
+use test_case::test_case;
 
 use super::{SOON, all_delivered, equals_truth, exceeds, metric};
 
@@ -52,7 +53,10 @@ const TROUBLES: &[(Trouble, &str)] = &[
     ),
 ];
 
-async fn clickhouse_in_trouble(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_under_every_fault_holds_every_row_once(driver: Driver) {
     let engine = services::engine().await.unwrap();
     let proxy = Proxy::start(engine).await.unwrap();
     let mut plan = Plan::new("trouble", driver, 400)
@@ -90,16 +94,6 @@ async fn clickhouse_in_trouble(driver: Driver) {
     }
     direct.ask("SYSTEM START MERGES messages").await.unwrap();
     equals_truth(&tenant, run).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_in_every_trouble_under_the_direct_driver_holds_every_row_once() {
-    clickhouse_in_trouble(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_in_every_trouble_under_the_kafka_driver_holds_every_row_once() {
-    clickhouse_in_trouble(Driver::Kafka).await;
 }
 
 /// The answer to an insert is lost, and the server has lost its rows though it knows the token: what
@@ -149,7 +143,10 @@ async fn all_delivered_to_clickhouse(
     exceeds(endpoints, name, SINK, rows as f64 - 0.5).await;
 }
 
-async fn clickhouse_dies(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_killed_and_restarted_holds_every_row_once(driver: Driver) {
     let data = Janitor::get().unwrap().folder("dying").unwrap();
     let engine = Engine::start(&data, "127.0.0.1:0").await.unwrap();
     let mut plan = Plan::new("dying", driver, 6000)
@@ -203,14 +200,4 @@ async fn clickhouse_dies(driver: Driver) {
     .await
     .unwrap();
     equals_truth(&tenant, run).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_killed_and_started_again_under_the_direct_driver_holds_every_row_once() {
-    clickhouse_dies(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_killed_and_started_again_under_the_kafka_driver_holds_every_row_once() {
-    clickhouse_dies(Driver::Kafka).await;
 }

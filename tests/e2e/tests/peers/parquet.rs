@@ -7,6 +7,7 @@ use std::process::Command;
 
 use chatledger_e2e::Driver;
 use chatledger_e2e::tenant::{Plan, Tenant};
+use test_case::test_case;
 
 use super::{all_delivered, equals_truth, exceeds, metric};
 
@@ -97,7 +98,10 @@ const TROUBLES: &[Trouble] = &[
     },
 ];
 
-async fn parquet_in_trouble(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn parquet_target_that_is_full_read_only_or_forbidden_holds_every_row_once(driver: Driver) {
     let plan = Plan::new("full_disk", driver, 400)
         .faults("broken=7,unknown_key=3,duplicates=10")
         .with("--batch-limit=100");
@@ -123,15 +127,4 @@ async fn parquet_in_trouble(driver: Driver) {
         assert!(log.contains(word), "{word:?} is not told:\n{log}");
     }
     equals_truth(&tenant, run).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn parquet_target_full_read_only_and_forbidden_under_the_direct_driver_holds_every_row_once()
-{
-    parquet_in_trouble(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn parquet_target_full_read_only_and_forbidden_under_the_kafka_driver_holds_every_row_once() {
-    parquet_in_trouble(Driver::Kafka).await;
 }
