@@ -1,26 +1,26 @@
-//! The configuration file against its shape: the program's own source, which is no library.
+//! Fuzz target for parsing the configuration file; it includes the source file of the program.
 
 #[path = "../../../pipeline/app/src/config/shape.rs"]
-#[allow(unreachable_pub, reason = "there it belongs to a program")]
+#[allow(unreachable_pub, reason = "the file is part of a program")]
 mod shape;
 
-/// As the program's own: one thing that is wrong.
+/// The type that the included file expects: one error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Problem {
     at: String,
     what: String,
 }
 
-/// A configuration file.
+/// Parses a configuration file.
 pub fn config(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match shape::read(&text) {
         Ok(config) => assert!(
             config.corp.iter().all(|corp| !corp.id.is_empty()),
-            "a corp without an id"
+            "a corp has no id"
         ),
         Err(problems) => {
-            assert!(!problems.is_empty(), "refused without a reason");
+            assert!(!problems.is_empty(), "rejected without an error");
             assert!(
                 problems
                     .iter()
