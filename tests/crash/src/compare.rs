@@ -1,63 +1,63 @@
-//! Whether a site holds what it must: every row of the truth once, in the objects of a straight run.
+//! Compares a deployment with an undisturbed run: every row of the truth once, and the same objects.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use chatledger_e2e::{Expected, place, stored};
+use chatledger_e2e::{Expected, paths, stored};
 use serde::Deserialize;
 
-use crate::site::Site;
+use crate::deployment::Deployment;
 
-/// Parquet files by path: rows and a digest of them.
+/// Number of rows and their digest for each Parquet file, by path.
 pub type Objects = BTreeMap<String, (u64, String)>;
 
 #[derive(Deserialize)]
-struct Line {
+struct ObjectLine {
     path: String,
     rows: u64,
     digest: String,
 }
 
-/// What a site is compared with.
+/// The result of an undisturbed run.
 #[derive(Clone, Debug)]
-pub struct Straight {
-    /// The rows.
+pub struct Baseline {
+    /// The expected rows.
     pub expected: Expected,
-    /// The objects of a run that nothing has disturbed; `None` where cuts depend on time.
+    /// The Parquet objects; `None` if batches depend on time.
     pub objects: Option<Objects>,
 }
 
-/// Compares a site with a straight run.
+/// Compares a deployment with an undisturbed run.
 ///
 /// # Errors
-/// A row is missing, stands there twice (before `FINAL` is enough) or differs; or an object does.
-pub async fn same(site: &Site, straight: &Straight) -> Result<()> {
-    stored::tables_equal(&site.clickhouse, &straight.expected).await?;
-    same_files(site, straight)
+/// A row is missing, different, or duplicated without `FINAL`; or an object differs.
+pub async fn same(deployment: &Deployment, baseline: &Baseline) -> Result<()> {
+    stored::tables_equal(&deployment.clickhouse, &baseline.expected).await?;
+    same_files(deployment, baseline)
 }
 
-/// Compares the files of a site alone.
+/// Compares only the files of a deployment.
 ///
 /// # Errors
-/// As [`same`].
-pub fn same_files(site: &Site, straight: &Straight) -> Result<()> {
-    let Some(want) = &straight.objects else {
-        return stored::files_equal(&site.parquet, &straight.expected);
+/// See [`same`].
+pub fn same_files(deployment: &Deployment, baseline: &Baseline) -> Result<()> {
+    let Some(want) = &baseline.objects else {
+        return stored::files_equal(&deployment.parquet, &baseline.expected);
     };
-    let found = objects(&site.parquet)?;
+    let found = objects(&deployment.parquet)?;
     let list = |paths: Vec<&String>| {
         let shown: Vec<&str> = paths.iter().take(3).map(|path| path.as_str()).collect();
         format!("{} ({})", paths.len(), shown.join(", "))
     };
     let missing: Vec<&String> = want.keys().filter(|p| !found.contains_key(*p)).collect();
-    let more: Vec<&String> = found.keys().filter(|p| !want.contains_key(*p)).collect();
+    let unexpected: Vec<&String> = found.keys().filter(|p| !want.contains_key(*p)).collect();
     ensure!(
-        missing.is_empty() && more.is_empty(),
-        "objects missing: {}; objects that a straight run does not make: {}",
+        missing.is_empty() && unexpected.is_empty(),
+        "missing objects: {}; unexpected objects: {}",
         list(missing),
-        list(more)
+        list(unexpected)
     );
     let differ: Vec<&String> = want
         .keys()
@@ -65,21 +65,21 @@ pub fn same_files(site: &Site, straight: &Straight) -> Result<()> {
         .collect();
     ensure!(
         differ.is_empty(),
-        "objects with other rows: {}",
+        "objects with different rows: {}",
         list(differ)
     );
     Ok(())
 }
 
-/// The Parquet files of a folder.
+/// Reads the Parquet files of a folder.
 ///
 /// # Errors
-/// pyarrow cannot read one.
+/// pyarrow cannot read a file.
 pub fn objects(folder: &Path) -> Result<Objects> {
     let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "python", "objects.py"]
         .iter()
         .collect();
-    let output = Command::new(place::python()?)
+    let output = Command::new(paths::python()?)
         .arg(script)
         .arg(folder)
         .stdin(Stdio::null())
@@ -87,9 +87,9 @@ pub fn objects(folder: &Path) -> Result<Objects> {
         .context("start Python")?;
     let messages = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {messages}", folder.display());
-    let text = String::from_utf8(output.stdout).context("read pyarrow's answer")?;
+    let text = String::from_utf8(output.stdout).context("read the output of pyarrow")?;
     let lines = text.lines().map(|line| {
-        let line: Line = serde_json::from_str(line).context("read an object")?;
+        let line: ObjectLine = serde_json::from_str(line).context("parse an object")?;
         Ok((line.path, (line.rows, line.digest)))
     });
     lines.collect()

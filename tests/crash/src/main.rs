@@ -1,23 +1,23 @@
-//! `chatledger-crash`: kills chatledger and counts what is lost and what stands there twice.
+//! `chatledger-crash`: kills chatledger and counts lost and duplicated rows.
 //!
-//! It runs the built programs, the real Kafka and the real ClickHouse engine by the means of
-//! `tests/e2e`, and knows of chatledger commands, files, tables, topics and the names of its fail
-//! points. `tests/crash/run` builds what it needs.
+//! It uses `tests/e2e` to run the built programs, a real Kafka and a real ClickHouse engine. Of
+//! chatledger it knows only commands, files, tables, topics and the names of its fail points.
+//! `tests/crash/run` builds the programs.
 //!
-//! Not here: faults of peers and rebalances between processes; those are `tests/e2e`.
+//! Not here: faults of peers and rebalances between processes; see `tests/e2e`.
 
 #![allow(
     unreachable_pub,
-    reason = "nothing outside a binary can reach it; pub says what a module offers"
+    reason = "in a binary, pub documents the interface of a module"
 )]
 
 mod compare;
+mod deployment;
 mod kill_loop;
 mod matrix;
 mod points;
 mod progress;
 mod report;
-mod site;
 mod topics;
 
 use std::io::Write;
@@ -29,45 +29,45 @@ use clap::{Parser, ValueEnum};
 
 use crate::matrix::Depth;
 use crate::progress::Progress;
-use crate::report::Report;
+use crate::report::CrashReport;
 
-/// Random kills of each driver, if nothing else is said.
-const FEW: u32 = 20;
-/// The same with --all.
-const MANY: u32 = 200;
+/// Random kills of each driver by default.
+const DEFAULT_KILLS: u32 = 20;
+/// Random kills of each driver with --all.
+const KILLS_OF_ALL: u32 = 200;
 
-/// Kills chatledger and compares what is stored with a run that was left alone.
+/// Kills chatledger and compares the stored data with an undisturbed run.
 ///
-/// Without --kills, --matrix and --all: every fail point is killed at in turn, and 20 random kills.
+/// Without --kills, --matrix and --all: kills once at every fail point, and 20 times at random.
 #[derive(Parser)]
 #[command(name = "tests/crash/run", version)]
 struct Cli {
-    /// So many random SIGKILLs over a deployment that is kept busy.
+    /// Number of random SIGKILLs of a busy deployment.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     kills: Option<u32>,
 
-    /// Every fail point with SIGKILL, error and delay, each in a deployment of its own.
+    /// Test every fail point with SIGKILL, error and delay, each in its own deployment.
     #[arg(long)]
     matrix: bool,
 
-    /// --matrix, and 200 random kills unless --kills says otherwise.
+    /// Same as --matrix, plus 200 random kills unless --kills is given.
     #[arg(long)]
     all: bool,
 
-    /// Only this driver.
+    /// Test only this driver.
     #[arg(long, value_enum)]
     driver: Option<DriverName>,
 
-    /// The tenant and the moments of the random kills follow from it.
+    /// Seed of the tenant and the moments of the random kills.
     #[arg(long, default_value_t = 1, value_name = "S")]
     seed: u64,
 
-    /// Messages of the tenant of the fail points.
+    /// Messages of the tenant for the fail points.
     #[arg(long, default_value_t = 570, value_name = "M",
           value_parser = clap::value_parser!(u64).range(300..=20_000))]
     messages: u64,
 
-    /// One JSON object on stdout instead of tables.
+    /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
 }
@@ -89,21 +89,21 @@ impl Cli {
 
     fn depth(&self) -> Option<Depth> {
         if self.matrix || self.all {
-            Some(Depth::Whole)
+            Some(Depth::Matrix)
         } else if self.kills.is_some() {
             None
         } else {
-            Some(Depth::Tour)
+            Some(Depth::KillAtEach)
         }
     }
 
     fn kills(&self) -> Option<u32> {
-        let otherwise = match (self.all, self.matrix) {
-            (true, _) => Some(MANY),
+        let default = match (self.all, self.matrix) {
+            (true, _) => Some(KILLS_OF_ALL),
             (false, true) => None,
-            (false, false) => Some(FEW),
+            (false, false) => Some(DEFAULT_KILLS),
         };
-        self.kills.or(otherwise)
+        self.kills.or(default)
     }
 }
 
@@ -121,7 +121,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> Result<bool> {
-    let mut report = Report::default();
+    let mut report = CrashReport::default();
     points::release_has_none()?;
     for &driver in cli.drivers() {
         if let Some(depth) = cli.depth() {
@@ -132,9 +132,9 @@ async fn run(cli: &Cli) -> Result<bool> {
         }
         if let Some(kills) = cli.kills() {
             let progress = Progress::of(&format!("{driver}: random kills"))?;
-            let found = kill_loop::run(driver, kills, cli.seed, &progress).await;
+            let result = kill_loop::run(driver, kills, cli.seed, &progress).await;
             progress.end();
-            report.loops.push(found?);
+            report.loops.push(result?);
         }
     }
     let text = if cli.json {
@@ -143,5 +143,5 @@ async fn run(cli: &Cli) -> Result<bool> {
         report.text()
     };
     writeln!(std::io::stdout(), "{text}")?;
-    Ok(report.holds())
+    Ok(report.passed())
 }

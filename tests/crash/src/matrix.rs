@@ -1,54 +1,53 @@
-//! Every fail point, with every action, in every driver; and each point killed in turn in few runs.
+//! Tests every fail point with every action in both drivers, or kills once at each point in few runs.
 //!
-//! What a case must end with is what a straight run of the same tenant has. In the direct driver, and
-//! for the sinks of the kafka driver (over copies of the topics), cuts are made to depend on nothing
-//! but the records, and the Parquet objects are compared one by one. In the rest of the kafka driver
-//! offsets depend on when transactions end, so there the rows are compared and not the objects.
+//! Each case must end with the same data as an undisturbed run of the same tenant. In the direct driver,
+//! and for the sinks of the kafka driver (with copies of the topics), batches depend only on the
+//! records, and the Parquet objects are compared one by one. For the other stages of the kafka driver,
+//! offsets depend on when transactions end, so only the rows are compared.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use chatledger_e2e::tenant::{Plan, Tenant};
+use chatledger_e2e::tenant::{Tenant, TenantPlan};
 use chatledger_e2e::{Driver, Expected, services, stored};
 use serde::Serialize;
 
-use crate::compare::{self, Straight};
-use crate::points::{Action, Point, all, passings};
+use crate::compare::{self, Baseline};
+use crate::deployment::{BatchLimits, Deployment, MAX_RUN, only_sinks};
+use crate::points::{FailAction, FailPoint, all, passings};
 use crate::progress::Progress;
-use crate::site::{LIFE, Shape, Site, sinks_alone};
-use crate::topics::{self, Log};
+use crate::topics::{self, TopicCopy};
 
-/// Cuts that depend on the records alone: they end by rows, at ends of pages.
-const BY_ROWS: Shape = Shape {
+/// Batches that depend only on the records: they end by number of rows, at ends of pages.
+const BY_ROWS: BatchLimits = BatchLimits {
     batch_rows: 200,
     batch_interval: "1h",
     roll_rows: 300,
     roll_interval: "1h",
     partitions: 2,
 };
-/// Cuts that depend on the records alone where batches end when the broker has no more: one cut for
-/// a partition.
-const WHOLE: Shape = Shape {
+/// Batches that depend only on the records of a topic: one batch for each partition.
+const ONE_BATCH: BatchLimits = BatchLimits {
     batch_rows: 100_000,
     roll_rows: 10_000_000,
     ..BY_ROWS
 };
-/// Small cuts that end by time as well, as in production.
-const BY_TIME: Shape = Shape {
+/// Small batches that also end by time, as in production.
+const BY_TIME: BatchLimits = BatchLimits {
     batch_interval: "100ms",
     roll_interval: "200ms",
     ..BY_ROWS
 };
 
-/// How the disturbed life of a case ended.
+/// How the disturbed run of a case ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
-    /// By SIGKILL, and another one went on.
+pub enum RunEnding {
+    /// By SIGKILL; another run continued.
     Killed,
-    /// With this exit code, and another one went on.
+    /// With this exit code; another run continued.
     Exit(i32),
-    /// By itself, with everything delivered.
+    /// Normally, after delivering everything.
     WentOn,
 }
 
@@ -59,130 +58,134 @@ pub struct Case {
     pub driver: String,
     /// The fail point.
     pub point: String,
-    /// What was done there.
-    pub action: Action,
-    /// At which passing.
+    /// The action at the fail point.
+    pub action: FailAction,
+    /// Which passing of the fail point was disturbed, from 1.
     pub passing: u64,
-    /// How the life ended in which it was done; `None` if the point was not reached.
-    pub ending: Option<Ending>,
-    /// What is wrong afterwards; `None` if everything is as in a straight run.
+    /// How the disturbed run ended; `None` if the point was not reached.
+    pub ending: Option<RunEnding>,
+    /// Difference from the undisturbed run; `None` if there is none.
     pub wrong: Option<String>,
 }
 
 impl Case {
-    /// Whether the point was reached and nothing is wrong.
-    pub fn holds(&self) -> bool {
+    /// Returns whether the point was reached and the data is correct.
+    pub fn passed(&self) -> bool {
         self.ending.is_some() && self.wrong.is_none()
     }
 }
 
-/// Where the cases of a group of points run.
-struct Ground<'a> {
+/// Runs the cases of a group of fail points.
+struct CaseRunner<'a> {
     tenant: &'a Tenant,
     driver: Driver,
     url: String,
-    /// What the names of its sites begin with.
+    /// Prefix of the names of its deployments.
     name: &'static str,
-    shape: Shape,
-    /// The log to be copied for each site whose sinks alone run.
-    log: Option<&'a Log>,
-    straight: Straight,
-    /// How often each point was passed in the straight run.
+    limits: BatchLimits,
+    /// The topics to copy for each deployment that runs only sinks.
+    topics: Option<&'a TopicCopy>,
+    baseline: Baseline,
+    /// How often each point was passed in the undisturbed run.
     passed: BTreeMap<String, u64>,
     sites: std::cell::Cell<u32>,
 }
 
-impl Ground<'_> {
-    /// A new site, with the log where it needs one.
-    async fn site(&self) -> Result<Site> {
+impl CaseRunner<'_> {
+    /// Creates a deployment, with copied topics if it runs only sinks.
+    async fn deployment(&self) -> Result<Deployment> {
         self.sites.set(self.sites.get() + 1);
         let name = format!("{}_{}", self.name, self.sites.get());
-        let stages = self.log.and_then(|_| sinks_alone(self.driver));
-        let site = Site::new(self.tenant, &self.url, &name, self.shape, stages).await?;
-        if let Some(log) = self.log {
-            topics::write(services::broker().await?, &site.topic_prefix, log).await?;
+        let stages = self.topics.and_then(|_| only_sinks(self.driver));
+        let deployment =
+            Deployment::new(self.tenant, &self.url, &name, self.limits, stages).await?;
+        if let Some(copy) = self.topics {
+            topics::write(services::broker().await?, &deployment.topic_prefix, copy).await?;
         }
-        Ok(site)
+        Ok(deployment)
     }
 
-    async fn clear(&self, site: &Site) -> Result<()> {
+    async fn clear(&self, deployment: &Deployment) -> Result<()> {
         if self.driver == Driver::Kafka {
-            topics::remove(services::broker().await?, &site.topic_prefix).await?;
+            topics::delete(services::broker().await?, &deployment.topic_prefix).await?;
         }
         Ok(())
     }
 
-    /// The straight run: what every case is compared with. It passes every point of the group.
-    async fn lay(&mut self, points: &[&Point], objects: bool) -> Result<()> {
-        let site = self.site().await?;
-        let mut process = site.run(true, Some("*=log"))?;
-        let (code, _) = process.finish(LIFE).await?;
+    /// Performs the undisturbed run, which passes every point of the group.
+    async fn run_baseline(&mut self, points: &[&FailPoint], objects: bool) -> Result<()> {
+        let deployment = self.deployment().await?;
+        let mut process = deployment.run(true, Some("*=log"))?;
+        let (code, _) = process.finish(MAX_RUN).await?;
         let log = process.log()?;
-        ensure!(code == 0, "straight run: exit code {code}:\n{log}");
-        compare::same(&site, &self.straight)
+        ensure!(code == 0, "undisturbed run: exit code {code}:\n{log}");
+        compare::same(&deployment, &self.baseline)
             .await
-            .context("straight run")?;
+            .context("undisturbed run")?;
         if objects {
-            self.straight.objects = Some(compare::objects(&site.parquet)?);
+            self.baseline.objects = Some(compare::objects(&deployment.parquet)?);
         }
         for point in points {
             let passed = passings(&point.name, &log);
-            ensure!(passed > 0, "{}: never passed {}", self.driver, point.name);
+            ensure!(passed > 0, "{}: {} was not passed", self.driver, point.name);
             self.passed.insert(point.name.clone(), passed);
         }
-        self.clear(&site).await?;
-        self.sees(&site).await
+        self.clear(&deployment).await?;
+        self.check_comparison(&deployment).await
     }
 
-    /// A comparison that finds nothing is worth as much as what it would find: here it is shown a
-    /// row that stands there twice and a file that is gone.
-    async fn sees(&self, site: &Site) -> Result<()> {
-        let again = "INSERT INTO messages SELECT * FROM messages LIMIT 1";
-        site.clickhouse.ask(again).await?;
-        let found = stored::tables_equal(&site.clickhouse, &self.straight.expected).await;
-        let told = found.err().map(|error| error.to_string());
+    /// Checks that the comparison itself works: it must find a duplicated row and a deleted file.
+    async fn check_comparison(&self, deployment: &Deployment) -> Result<()> {
+        let duplicate = "INSERT INTO messages SELECT * FROM messages LIMIT 1";
+        deployment.clickhouse.query(duplicate).await?;
+        let found = stored::tables_equal(&deployment.clickhouse, &self.baseline.expected).await;
+        let message = found.err().map(|error| error.to_string());
         ensure!(
-            told.is_some_and(|told| told.contains("there more than once")),
-            "a row that stands there twice is not found"
+            message.is_some_and(|message| message.contains("duplicated")),
+            "the comparison does not find a duplicated row"
         );
-        let file = stored::visible_files(&site.parquet)?.pop();
-        std::fs::remove_file(file.context("there are no files")?).context("remove a file")?;
+        let file = stored::visible_files(&deployment.parquet)?.pop();
+        std::fs::remove_file(file.context("the folder is empty")?).context("delete a file")?;
         ensure!(
-            compare::same_files(site, &self.straight).is_err(),
-            "a file that is gone is not missed"
+            compare::same_files(deployment, &self.baseline).is_err(),
+            "the comparison does not find a deleted file"
         );
         Ok(())
     }
 
-    /// One life with an action at a point. `None` if it ended without having reached it.
-    async fn disturb(&self, site: &Site, order: (&str, Action, u64)) -> Result<Option<Ending>> {
-        let (point, action, passing) = order;
-        let mut process = site.run(true, Some(&action.at(point, passing)))?;
-        let status = process.exit(LIFE).await?;
+    /// Runs the program with an action at a point; returns `None` if the point was not reached.
+    async fn disturb(
+        &self,
+        deployment: &Deployment,
+        target: (&str, FailAction, u64),
+    ) -> Result<Option<RunEnding>> {
+        let (point, action, passing) = target;
+        let mut process = deployment.run(true, Some(&action.at(point, passing)))?;
+        let status = process.exit(MAX_RUN).await?;
         let ending = match status.code() {
-            None => Ending::Killed,
-            Some(0) => Ending::WentOn,
-            Some(code) => Ending::Exit(code),
+            None => RunEnding::Killed,
+            Some(0) => RunEnding::WentOn,
+            Some(code) => RunEnding::Exit(code),
         };
         let log = process.log()?;
-        let reached = action.is_told(point, &log);
+        let reached = action.is_in_log(point, &log);
         ensure!(
-            reached || ending == Ending::WentOn,
-            "ended before {point} was reached: {status}:\n{log}"
+            reached || ending == RunEnding::WentOn,
+            "the run ended before {point}: {status}:\n{log}"
         );
-        let fits = match action {
-            Action::Kill => ending == Ending::Killed,
-            Action::Error => ending != Ending::Killed,
-            Action::Delay => ending == Ending::WentOn,
+        let expected = match action {
+            FailAction::Kill => ending == RunEnding::Killed,
+            FailAction::Error => ending != RunEnding::Killed,
+            FailAction::Delay => ending == RunEnding::WentOn,
         };
         ensure!(
-            !reached || fits,
-            "{action} at {point} ended it by {status}:\n{log}"
+            !reached || expected,
+            "{action} at {point}: the run ended with {status}:\n{log}"
         );
         Ok(reached.then_some(ending))
     }
 
-    fn case(&self, point: &str, action: Action, passing: u64) -> Case {
+    fn case(&self, point: &str, action: FailAction, passing: u64) -> Case {
         Case {
             driver: self.driver.to_string(),
             point: point.to_owned(),
@@ -193,82 +196,82 @@ impl Ground<'_> {
         }
     }
 
-    /// A case on a site of its own.
-    async fn one(&self, point: &str, action: Action) -> Result<Case> {
-        // In the middle; where passings depend on time, rather early.
+    /// Runs a case in its own deployment.
+    async fn run_case(&self, point: &str, action: FailAction) -> Result<Case> {
+        // In the middle; early if the number of passings depends on time.
         let passed = self.passed.get(point).copied().unwrap_or(1);
         let middle = passed.div_ceil(2);
-        let passing = match self.straight.objects {
+        let passing = match self.baseline.objects {
             Some(_) => middle,
             None => middle.min(2),
         };
-        let site = self.site().await?;
+        let deployment = self.deployment().await?;
         let mut case = self.case(point, action, passing);
-        case.ending = self.disturb(&site, (point, action, passing)).await?;
-        if case.ending != Some(Ending::WentOn) {
-            site.drain().await?;
+        case.ending = self.disturb(&deployment, (point, action, passing)).await?;
+        if case.ending != Some(RunEnding::WentOn) {
+            deployment.drain().await?;
         }
-        case.wrong = wrong(compare::same(&site, &self.straight).await);
-        self.clear(&site).await?;
+        case.wrong = difference(compare::same(&deployment, &self.baseline).await);
+        self.clear(&deployment).await?;
         Ok(case)
     }
 
-    /// Dies at each point in turn, each life going on where the last one died; when everything is
-    /// delivered before a point is reached, begins anew.
-    async fn tour(&self, points: &[&Point], progress: &Progress) -> Result<Vec<Case>> {
+    /// Kills at each point in turn; each run continues where the previous one was killed. Starts again
+    /// with a new deployment if everything is delivered before a point is reached.
+    async fn kill_at_each(&self, points: &[&FailPoint], progress: &Progress) -> Result<Vec<Case>> {
         let mut cases: Vec<Case> = Vec::new();
-        let mut site = self.site().await?;
+        let mut deployment = self.deployment().await?;
         let mut begun = cases.len();
         for point in points {
-            let order = (point.name.as_str(), Action::Kill, 1);
-            let mut ending = self.disturb(&site, order).await?;
+            let target = (point.name.as_str(), FailAction::Kill, 1);
+            let mut ending = self.disturb(&deployment, target).await?;
             if ending.is_none() && begun < cases.len() {
-                self.close(&site, &mut cases[begun..]).await?;
+                self.finish(&deployment, &mut cases[begun..]).await?;
                 begun = cases.len();
-                site = self.site().await?;
-                ending = self.disturb(&site, order).await?;
+                deployment = self.deployment().await?;
+                ending = self.disturb(&deployment, target).await?;
             }
-            let mut case = self.case(&point.name, Action::Kill, 1);
+            let mut case = self.case(&point.name, FailAction::Kill, 1);
             case.ending = ending;
             cases.push(case);
             progress.step("");
         }
-        self.close(&site, &mut cases[begun..]).await?;
+        self.finish(&deployment, &mut cases[begun..]).await?;
         Ok(cases)
     }
 
-    /// Drains a site after a tour and tells its cases what is wrong.
-    async fn close(&self, site: &Site, cases: &mut [Case]) -> Result<()> {
-        site.drain().await?;
+    /// Drains a deployment and stores the result of the comparison in its cases.
+    async fn finish(&self, deployment: &Deployment, cases: &mut [Case]) -> Result<()> {
+        deployment.drain().await?;
         let same = async {
-            compare::same(site, &self.straight).await?;
-            site.audits().await
+            compare::same(deployment, &self.baseline).await?;
+            deployment.audits().await
         };
-        let wrong = wrong(same.await);
+        let wrong = difference(same.await);
         for case in cases {
             case.wrong.clone_from(&wrong);
         }
-        self.clear(site).await
+        self.clear(deployment).await
     }
 }
 
-fn wrong(result: Result<()>) -> Option<String> {
+fn difference(result: Result<()>) -> Option<String> {
     result.err().map(|error| format!("{error:#}"))
 }
 
-/// How much is done at the points.
+/// How thoroughly the points are tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// Each point killed in turn.
-    Tour,
-    /// Each point with every action, each on a site of its own.
-    Whole,
+    /// One kill at each point.
+    KillAtEach,
+    /// Every action at each point, each in its own deployment.
+    Matrix,
 }
 
 /// Runs the cases of a driver.
 ///
 /// # Errors
-/// Something that is no finding: a program is missing, or a life ended for another reason.
+/// The test cannot be run: a program is missing, or a run ended for another reason.
 pub async fn run(
     driver: Driver,
     depth: Depth,
@@ -277,23 +280,23 @@ pub async fn run(
     progress: &Progress,
 ) -> Result<Vec<Case>> {
     let points = all()?;
-    let points: Vec<&Point> = points.iter().filter(|point| point.is_in(driver)).collect();
+    let points: Vec<&FailPoint> = points.iter().filter(|point| point.is_in(driver)).collect();
     let faults = format!(
         "broken={},unknown_key={},duplicates={}",
         messages / 20,
         messages / 50,
         messages / 30
     );
-    let plan = Plan::new("crash", driver, messages)
+    let plan = TenantPlan::new("crash", driver, messages)
         .seed(seed)
         .faults(&faults)
-        .with("--batch-limit=100");
+        .arg("--batch-limit=100");
     let tenant = Tenant::start(plan).await?;
-    let straight = Straight {
+    let baseline = Baseline {
         expected: Expected::read(&tenant.truth())?,
         objects: None,
     };
-    let mut ground = Ground {
+    let mut runner = CaseRunner {
         tenant: &tenant,
         driver,
         url: services::engine().await?.to_owned(),
@@ -301,53 +304,59 @@ pub async fn run(
             Driver::Direct => "direct",
             Driver::Kafka => "kafka",
         },
-        shape: match driver {
+        limits: match driver {
             Driver::Direct => BY_ROWS,
             Driver::Kafka => BY_TIME,
         },
-        log: None,
-        straight: straight.clone(),
+        topics: None,
+        baseline: baseline.clone(),
         passed: BTreeMap::new(),
         sites: std::cell::Cell::default(),
     };
-    ground.lay(&points, driver == Driver::Direct).await?;
-    if depth == Depth::Tour {
+    runner
+        .run_baseline(&points, driver == Driver::Direct)
+        .await?;
+    if depth == Depth::KillAtEach {
         progress.begin(points.len() as u64);
-        return ground.tour(&points, progress).await;
+        return runner.kill_at_each(&points, progress).await;
     }
-    progress.begin((points.len() * Action::ALL.len()) as u64);
-    let (of_sinks, others): (Vec<&Point>, Vec<&Point>) = points
+    progress.begin((points.len() * FailAction::ALL.len()) as u64);
+    let (of_sinks, others): (Vec<&FailPoint>, Vec<&FailPoint>) = points
         .iter()
         .copied()
-        .partition(|point| driver == Driver::Kafka && point.is_of_a_sink());
-    let mut cases = each(&ground, &others, progress).await?;
+        .partition(|point| driver == Driver::Kafka && point.is_in_sink());
+    let mut cases = each(&runner, &others, progress).await?;
     if !of_sinks.is_empty() {
-        let source = ground.site().await?;
+        let source = runner.deployment().await?;
         source.drain().await?;
         let broker = services::broker().await?;
-        let log = topics::read(broker, &source.topic_prefix)?;
-        let mut ground = Ground {
+        let copy = topics::read(broker, &source.topic_prefix)?;
+        let mut runner = CaseRunner {
             name: "sinks",
-            shape: WHOLE,
-            log: Some(&log),
-            straight,
-            ..ground
+            limits: ONE_BATCH,
+            topics: Some(&copy),
+            baseline,
+            ..runner
         };
-        ground.lay(&of_sinks, true).await?;
-        cases.extend(each(&ground, &of_sinks, progress).await?);
+        runner.run_baseline(&of_sinks, true).await?;
+        cases.extend(each(&runner, &of_sinks, progress).await?);
     }
     Ok(cases)
 }
 
-async fn each(ground: &Ground<'_>, points: &[&Point], progress: &Progress) -> Result<Vec<Case>> {
+async fn each(
+    runner: &CaseRunner<'_>,
+    points: &[&FailPoint],
+    progress: &Progress,
+) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for point in points {
-        for action in Action::ALL {
-            let case = ground.one(&point.name, action).await;
+        for action in FailAction::ALL {
+            let case = runner.run_case(&point.name, action).await;
             let case =
-                case.with_context(|| format!("{}: {action} at {}", ground.driver, point.name))?;
-            if !case.holds() {
-                progress.tell(&format!("FAILED {case:?}"));
+                case.with_context(|| format!("{}: {action} at {}", runner.driver, point.name))?;
+            if !case.passed() {
+                progress.print(&format!("FAILED {case:?}"));
             }
             cases.push(case);
             progress.step("");

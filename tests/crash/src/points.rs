@@ -1,17 +1,17 @@
-//! The fail points, as the program itself lists them, and what is done at them.
+//! The fail points, as listed by the program itself, and the actions at them.
 
 use std::fmt;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use chatledger_e2e::{Driver, place};
+use chatledger_e2e::{Driver, paths};
 use serde::{Deserialize, Serialize};
 
-use crate::site::{ARMED, RELEASE};
+use crate::deployment::{RELEASE, WITH_FAIL_POINTS};
 
-/// A place at which the program can be stopped.
+/// A step at which the program can be disturbed.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct Point {
+pub struct FailPoint {
     /// Its name, `who.step`.
     pub name: String,
     /// Whether the direct driver passes it.
@@ -20,8 +20,8 @@ pub struct Point {
     pub kafka: bool,
 }
 
-impl Point {
-    /// Whether a driver passes it.
+impl FailPoint {
+    /// Returns whether a driver passes it.
     pub fn is_in(&self, driver: Driver) -> bool {
         match driver {
             Driver::Direct => self.direct,
@@ -29,32 +29,32 @@ impl Point {
         }
     }
 
-    /// Whether a sink passes it.
-    pub fn is_of_a_sink(&self) -> bool {
+    /// Returns whether a sink passes it.
+    pub fn is_in_sink(&self) -> bool {
         ["clickhouse.", "parquet."]
             .iter()
             .any(|sink| self.name.starts_with(sink))
     }
 }
 
-/// What is done at a point.
+/// An action at a fail point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// The process dies.
+pub enum FailAction {
+    /// The process is killed.
     Kill,
     /// The step fails.
     Error,
-    /// Time passes.
+    /// The step is delayed.
     Delay,
 }
 
-impl Action {
-    /// All of them.
+impl FailAction {
+    /// All actions.
     pub const ALL: [Self; 3] = [Self::Kill, Self::Error, Self::Delay];
 
-    /// As `CHATLEDGER_FAILPOINTS` says it.
-    fn order(self) -> &'static str {
+    /// Returns its form in `CHATLEDGER_FAILPOINTS`.
+    fn spec(self) -> &'static str {
         match self {
             Self::Kill => "kill",
             Self::Error => "error",
@@ -62,23 +62,23 @@ impl Action {
         }
     }
 
-    /// The value of `CHATLEDGER_FAILPOINTS` for a point's passing.
+    /// Returns the value of `CHATLEDGER_FAILPOINTS` for one passing of a point.
     pub fn at(self, point: &str, passing: u64) -> String {
-        format!("{point}={}@{passing}", self.order())
+        format!("{point}={}@{passing}", self.spec())
     }
 
-    /// Whether a log shows that it was done at a point.
-    pub fn is_told(self, point: &str, log: &str) -> bool {
+    /// Returns whether a log shows the action at a point.
+    pub fn is_in_log(self, point: &str, log: &str) -> bool {
         match self {
             Self::Kill => log.contains(&format!("fail point {point}: kill")),
             Self::Delay => log.contains(&format!("fail point {point}: delay")),
-            // Told by whoever was given the error, at the end of its chain of causes.
+            // The error is logged by its handler, at the end of a chain of causes.
             Self::Error => log.contains("fail point"),
         }
     }
 }
 
-impl fmt::Display for Action {
+impl fmt::Display for FailAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kill => "kill",
@@ -88,47 +88,43 @@ impl fmt::Display for Action {
     }
 }
 
-/// Asks the program for its points.
+/// Returns the fail points of the program.
 ///
 /// # Errors
-/// It has not been built with them.
-pub fn all() -> Result<Vec<Point>> {
-    let output = Command::new(place::program(ARMED)?)
+/// The program was built without them.
+pub fn all() -> Result<Vec<FailPoint>> {
+    let output = Command::new(paths::program(WITH_FAIL_POINTS)?)
         .args(["check", "--config", "none"])
         .env("CHATLEDGER_FAILPOINTS", "list")
         .output()
-        .context("ask for the fail points")?;
+        .context("list the fail points")?;
     ensure!(
         output.status.success(),
-        "{ARMED} has no fail points: {}",
+        "{WITH_FAIL_POINTS} has no fail points: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    serde_json::from_slice(&output.stdout).context("read the fail points")
+    serde_json::from_slice(&output.stdout).context("parse the fail points")
 }
 
-/// Makes sure that the program as it is released has no fail points.
+/// Checks that the release build has no fail points.
 ///
 /// # Errors
-/// It has some.
+/// It has fail points.
 pub fn release_has_none() -> Result<()> {
-    let path = place::program(RELEASE)?;
+    let path = paths::program(RELEASE)?;
     let program = std::fs::read(&path).with_context(|| path.display().to_string())?;
     let variable = b"CHATLEDGER_FAILPOINTS";
     let found = program
         .windows(variable.len())
         .any(|bytes| bytes == variable);
-    ensure!(
-        !found,
-        "{} has been built with its fail points",
-        path.display()
-    );
+    ensure!(!found, "{} was built with fail points", path.display());
     Ok(())
 }
 
-/// How often a log that tells every passing (`*=log`) shows a point.
+/// Returns how often a point was passed, from a log with every passing (`*=log`).
 pub fn passings(point: &str, log: &str) -> u64 {
-    let told = format!("fail point {point}: passed");
-    log.matches(&told).count() as u64
+    let message = format!("fail point {point}: passed");
+    log.matches(&message).count() as u64
 }
 
 #[cfg(test)]
@@ -136,11 +132,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_done_is_read_from_the_log() {
+    fn actions_and_passings_are_read_from_the_log() {
         let log = "WARN fail point a.b: passed\nWARN fail point a.c: kill\n";
         assert_eq!(passings("a.b", log), 1);
-        assert!(Action::Kill.is_told("a.c", log));
-        assert!(!Action::Kill.is_told("a.b", log) && !Action::Delay.is_told("a.c", log));
-        assert_eq!(Action::Kill.at("a.b", 3), "a.b=kill@3");
+        assert!(FailAction::Kill.is_in_log("a.c", log));
+        assert!(
+            !FailAction::Kill.is_in_log("a.b", log) && !FailAction::Delay.is_in_log("a.c", log)
+        );
+        assert_eq!(FailAction::Kill.at("a.b", 3), "a.b=kill@3");
     }
 }

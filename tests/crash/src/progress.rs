@@ -1,4 +1,4 @@
-//! How far it is: a bar where somebody looks, a line now and then where a log is kept.
+//! Progress of the tests: a bar on a terminal, occasional lines otherwise.
 
 use std::io::Write;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Steps between two lines of a log.
+/// Number of steps between two lines.
 const LINES: u64 = 20;
 
 /// Progress of one part, on stderr.
@@ -16,10 +16,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// That of a part.
+    /// Starts the progress of a part.
     ///
     /// # Errors
-    /// None that can happen: the form of the bar is fixed.
+    /// The template of the bar is invalid; it is a constant.
     pub fn of(what: &str) -> Result<Self> {
         let style = "{prefix} {bar:30} {pos}/{len} {elapsed_precise} {msg}";
         let bar = ProgressBar::new(1)
@@ -32,32 +32,32 @@ impl Progress {
         })
     }
 
-    /// So many steps lie ahead.
+    /// Sets the number of steps.
     pub fn begin(&self, steps: u64) {
         self.bar.set_length(steps);
     }
 
-    /// One more is done.
+    /// Completes one step.
     pub fn step(&self, message: &str) {
         self.bar.set_message(message.to_owned());
         self.bar.inc(1);
         let (done, all) = (self.bar.position(), self.bar.length().unwrap_or_default());
         if self.bar.is_hidden() && (done.is_multiple_of(LINES) || done == all) {
-            self.tell(&format!("{} {done}/{all} {message}", self.what));
+            self.print(&format!("{} {done}/{all} {message}", self.what));
         }
     }
 
-    /// Something that must not wait for the end.
-    pub fn tell(&self, line: &str) {
+    /// Prints a line immediately.
+    pub fn print(&self, line: &str) {
         if self.bar.is_hidden() {
-            // Nobody reads it, then nobody misses it.
+            // Progress is optional; an error on stderr is ignored.
             let _ = writeln!(std::io::stderr(), "{line}");
         } else {
             self.bar.println(line);
         }
     }
 
-    /// All is done.
+    /// Removes the bar.
     pub fn end(&self) {
         self.bar.finish_and_clear();
     }

@@ -1,47 +1,48 @@
-//! What was found, for people and for programs.
+//! The report of the tests, as text and as JSON.
 
 use std::fmt::Write as _;
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::kill_loop::Findings;
-use crate::matrix::{Case, Ending};
-use crate::points::Action;
+use crate::kill_loop::KillLoopResult;
+use crate::matrix::{Case, RunEnding};
+use crate::points::FailAction;
 
-/// Everything that was found.
+/// The results of all tests.
 #[derive(Debug, Default, Serialize)]
-pub struct Report {
+pub struct CrashReport {
     /// The cases of the matrix.
     pub cases: Vec<Case>,
-    /// The loops of random kills.
-    pub loops: Vec<Findings>,
+    /// The kill loops.
+    pub loops: Vec<KillLoopResult>,
 }
 
-impl Report {
-    /// Whether everything holds.
-    pub fn holds(&self) -> bool {
-        self.cases.iter().all(Case::holds) && self.loops.iter().all(Findings::hold)
+impl CrashReport {
+    /// Returns whether all tests passed.
+    pub fn passed(&self) -> bool {
+        self.cases.iter().all(Case::passed) && self.loops.iter().all(KillLoopResult::passed)
     }
 
-    /// As JSON, in one line.
+    /// Returns the report as one line of JSON.
     ///
     /// # Errors
-    /// None that can happen to these values.
+    /// The report cannot be serialised; this does not happen with its types.
     pub fn json(&self) -> serde_json::Result<String> {
         #[derive(Serialize)]
-        struct Whole<'a> {
-            holds: bool,
+        struct JsonReport<'a> {
+            #[serde(rename = "holds")]
+            passed: bool,
             #[serde(flatten)]
-            report: &'a Report,
+            report: &'a CrashReport,
         }
-        serde_json::to_string(&Whole {
-            holds: self.holds(),
+        serde_json::to_string(&JsonReport {
+            passed: self.passed(),
             report: self,
         })
     }
 
-    /// As tables and a last line that says it all.
+    /// Returns the report as tables and a summary in the last line.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for driver in ["direct", "kafka"] {
@@ -49,13 +50,13 @@ impl Report {
                 let _ = writeln!(text, "{driver}\n{table}");
             }
         }
-        for found in &self.loops {
-            let _ = writeln!(text, "{}", line(found));
-            if let Some(wrong) = &found.wrong {
+        for result in &self.loops {
+            let _ = writeln!(text, "{}", line(result));
+            if let Some(wrong) = &result.wrong {
                 let _ = writeln!(text, "  {wrong}");
             }
         }
-        let failed: Vec<&Case> = self.cases.iter().filter(|case| !case.holds()).collect();
+        let failed: Vec<&Case> = self.cases.iter().filter(|case| !case.passed()).collect();
         for case in &failed {
             let wrong = case.wrong.as_deref().unwrap_or("the point was not reached");
             let _ = writeln!(
@@ -64,25 +65,21 @@ impl Report {
                 case.driver, case.action, case.point
             );
         }
-        let kills: u32 = self.loops.iter().map(|found| found.hit).sum();
+        let kills: u32 = self.loops.iter().map(|result| result.hit).sum();
         let _ = write!(
             text,
-            "{}: {} of {} cases as a straight run, {kills} random kills",
-            if self.holds() {
-                "holds"
-            } else {
-                "DOES NOT HOLD"
-            },
+            "{}: {} of {} cases match the undisturbed run, {kills} random kills",
+            if self.passed() { "PASSED" } else { "FAILED" },
             self.cases.len() - failed.len(),
             self.cases.len(),
         );
         text
     }
 
-    /// Points down, actions across; `None` if there are no cases of the driver.
+    /// Returns a table with points as rows and actions as columns; `None` if the driver has no cases.
     fn matrix(&self, driver: &str) -> Option<Table> {
         let cases: Vec<&Case> = self.cases.iter().filter(|c| c.driver == driver).collect();
-        let actions: Vec<Action> = Action::ALL
+        let actions: Vec<FailAction> = FailAction::ALL
             .into_iter()
             .filter(|action| cases.iter().any(|case| case.action == *action))
             .collect();
@@ -91,12 +88,12 @@ impl Report {
         }
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        let heads = actions.iter().map(Action::to_string);
-        table.set_header(std::iter::once("point".to_owned()).chain(heads));
+        let headers = actions.iter().map(FailAction::to_string);
+        table.set_header(std::iter::once("point".to_owned()).chain(headers));
         let mut points: Vec<&str> = cases.iter().map(|case| case.point.as_str()).collect();
         points.dedup();
         for point in points {
-            let cell = |action: &Action| {
+            let cell = |action: &FailAction| {
                 let mut found = cases.iter();
                 let case = found.find(|case| case.point == point && case.action == *action);
                 case.map(|case| cell(case)).unwrap_or_default()
@@ -111,9 +108,9 @@ impl Report {
 fn cell(case: &Case) -> String {
     let how = match case.ending {
         None => return "NOT REACHED".to_owned(),
-        Some(Ending::Killed) => "died, same".to_owned(),
-        Some(Ending::Exit(code)) => format!("exit {code}, same"),
-        Some(Ending::WentOn) => "went on, same".to_owned(),
+        Some(RunEnding::Killed) => "killed, same".to_owned(),
+        Some(RunEnding::Exit(code)) => format!("exit {code}, same"),
+        Some(RunEnding::WentOn) => "completed, same".to_owned(),
     };
     if case.wrong.is_some() {
         how.replace("same", "DIFFERS")
@@ -122,22 +119,22 @@ fn cell(case: &Case) -> String {
     }
 }
 
-fn line(found: &Findings) -> String {
+fn line(result: &KillLoopResult) -> String {
     format!(
-        "{}: {} of {} kills hit a running process, {} of them one that was storing rows; {} messages; \
-         lost: {} in ClickHouse, {} in Parquet; twice: {} in ClickHouse before FINAL, {} in Parquet; \
+        "{}: {} of {} kills hit a running process, {} of them one that had stored rows; {} messages; \
+         lost: {} in ClickHouse, {} in Parquet; duplicated: {} in ClickHouse without FINAL, {} in Parquet; \
          seed {}, {} s",
-        found.driver,
-        found.hit,
-        found.kills,
-        found.while_storing,
-        found.messages,
-        found.lost.clickhouse,
-        found.lost.parquet,
-        found.twice.clickhouse,
-        found.twice.parquet,
-        found.seed,
-        found.seconds
+        result.driver,
+        result.hit,
+        result.kills,
+        result.while_storing,
+        result.messages,
+        result.lost.clickhouse,
+        result.lost.parquet,
+        result.twice.clickhouse,
+        result.twice.parquet,
+        result.seed,
+        result.seconds
     )
 }
 
@@ -145,11 +142,11 @@ fn line(found: &Findings) -> String {
 mod tests {
     use super::*;
 
-    fn case(ending: Option<Ending>, wrong: Option<&str>) -> Case {
+    fn case(ending: Option<RunEnding>, wrong: Option<&str>) -> Case {
         Case {
             driver: "direct".into(),
             point: "a.b".into(),
-            action: Action::Kill,
+            action: FailAction::Kill,
             passing: 1,
             ending,
             wrong: wrong.map(Into::into),
@@ -157,20 +154,20 @@ mod tests {
     }
 
     #[test]
-    fn point_that_was_not_reached_and_row_that_differs_are_failures() {
-        let report = |case| Report {
+    fn missed_point_and_different_row_are_failures() {
+        let report = |case| CrashReport {
             cases: vec![case],
             loops: Vec::new(),
         };
-        assert!(report(case(Some(Ending::Killed), None)).holds());
+        assert!(report(case(Some(RunEnding::Killed), None)).passed());
         let missed = report(case(None, None));
-        assert!(!missed.holds() && missed.text().contains("NOT REACHED"));
-        let differs = report(case(Some(Ending::Killed), Some("2 rows")));
-        assert!(!differs.holds() && differs.text().contains("2 rows"));
+        assert!(!missed.passed() && missed.text().contains("NOT REACHED"));
+        let differs = report(case(Some(RunEnding::Killed), Some("2 rows")));
+        assert!(!differs.passed() && differs.text().contains("2 rows"));
         assert!(
             differs
                 .text()
-                .ends_with("DOES NOT HOLD: 0 of 1 cases as a straight run, 0 random kills")
+                .ends_with("FAILED: 0 of 1 cases match the undisturbed run, 0 random kills")
         );
     }
 }

@@ -1,8 +1,8 @@
-//! Copies of topics, so that sinks can read the same offsets again and again; and their removal.
+//! Copies topics, so that sinks can read the same offsets repeatedly, and deletes topics.
 //!
-//! Where a transaction ends depends on time, and its marker takes an offset, so two runs of the whole
-//! pipeline give one record different offsets and the cuts of a sink different names. Over a copy,
-//! whose offsets are 1, 2, 3, …, they come out the same.
+//! When a transaction ends depends on time, and its marker uses an offset. So in two runs of the whole
+//! pipeline, records have different offsets and the batches of a sink have different names. In a copy,
+//! whose offsets have no gaps, they are the same.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The topics that sinks read.
 const READ_BY_SINKS: [&str; 3] = ["messages", "violations", "deadletter"];
 
-/// What stands on the topics that sinks read.
-pub struct Log {
+/// The contents of the topics that sinks read.
+pub struct TopicCopy {
     partitions: i32,
     records: Vec<(&'static str, OwnedMessage)>,
 }
@@ -35,8 +35,8 @@ fn client(broker: &str) -> ClientConfig {
 /// Reads the topics that sinks read.
 ///
 /// # Errors
-/// The broker does not give them within a minute.
-pub fn read(broker: &str, prefix: &str) -> Result<Log> {
+/// The broker does not return them within a minute.
+pub fn read(broker: &str, prefix: &str) -> Result<TopicCopy> {
     let mut records = Vec::new();
     let mut partitions = 0;
     for topic in READ_BY_SINKS {
@@ -53,15 +53,12 @@ pub fn read(broker: &str, prefix: &str) -> Result<Log> {
             all.add_partition_offset(&name, partition.id(), Offset::Beginning)?;
         }
         partitions = all.count() as i32;
-        ensure!(partitions > 0, "there is no topic {name}");
+        ensure!(partitions > 0, "topic {name} does not exist");
         consumer.assign(&all)?;
         let deadline = Instant::now() + PATIENCE;
         let mut open = partitions;
         while open > 0 {
-            ensure!(
-                Instant::now() < deadline,
-                "{name} cannot be read to its end"
-            );
+            ensure!(Instant::now() < deadline, "{name} was not read completely");
             match consumer.poll(Duration::from_millis(200)) {
                 None => {}
                 Some(Ok(message)) => records.push((topic, message.detach())),
@@ -70,32 +67,35 @@ pub fn read(broker: &str, prefix: &str) -> Result<Log> {
             }
         }
     }
-    Ok(Log {
+    Ok(TopicCopy {
         partitions,
         records,
     })
 }
 
-/// Writes what was read to topics of another prefix, each record to its partition.
+/// Writes the records to topics with another prefix, each to its partition.
 ///
 /// # Errors
-/// The broker refuses.
-pub async fn write(broker: &str, prefix: &str, log: &Log) -> Result<()> {
+/// The broker returns an error.
+pub async fn write(broker: &str, prefix: &str, copy: &TopicCopy) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = client(broker).create()?;
     let names: Vec<String> = READ_BY_SINKS
         .iter()
         .map(|topic| format!("{prefix}.{topic}"))
         .collect();
-    let made = names
+    let new_topics = names
         .iter()
-        .map(|name| NewTopic::new(name, log.partitions, TopicReplication::Fixed(1)));
-    let made: Vec<NewTopic<'_>> = made.collect();
-    for made in admin.create_topics(&made, &AdminOptions::new()).await? {
-        made.map_err(|(name, code)| anyhow::anyhow!("{name}: {code}"))?;
+        .map(|name| NewTopic::new(name, copy.partitions, TopicReplication::Fixed(1)));
+    let new_topics: Vec<NewTopic<'_>> = new_topics.collect();
+    for created in admin
+        .create_topics(&new_topics, &AdminOptions::new())
+        .await?
+    {
+        created.map_err(|(name, code)| anyhow::anyhow!("{name}: {code}"))?;
     }
     let producer: ThreadedProducer<DefaultProducerContext> =
         client(broker).set("enable.idempotence", "true").create()?;
-    for (topic, record) in &log.records {
+    for (topic, record) in &copy.records {
         let name = format!("{prefix}.{topic}");
         let mut out = BaseRecord::to(&name)
             .partition(record.partition())
@@ -112,19 +112,19 @@ pub async fn write(broker: &str, prefix: &str, log: &Log) -> Result<()> {
     producer.flush(PATIENCE).context("copy the records")
 }
 
-/// Removes every topic of a prefix.
+/// Deletes every topic of a prefix.
 ///
 /// # Errors
-/// The broker refuses.
-pub async fn remove(broker: &str, prefix: &str) -> Result<()> {
+/// The broker returns an error.
+pub async fn delete(broker: &str, prefix: &str) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = client(broker).create()?;
     let metadata = admin.inner().fetch_metadata(None, PATIENCE)?;
-    let begins = format!("{prefix}.");
+    let start = format!("{prefix}.");
     let names: Vec<&str> = metadata
         .topics()
         .iter()
         .map(MetadataTopic::name)
-        .filter(|name| name.starts_with(&begins))
+        .filter(|name| name.starts_with(&start))
         .collect();
     admin.delete_topics(&names, &AdminOptions::new()).await?;
     Ok(())

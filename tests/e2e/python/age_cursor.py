@@ -1,5 +1,5 @@
-"""Makes the last answer of every archive older than it is: reads the compacted topic of cursors to its end and writes
-each corp's cursor again with another time. Arguments: broker, topic, milliseconds since the epoch."""
+"""Changes the time of the last response of every archive: reads the compacted cursor topic to its end and writes each
+corp's cursor again with another time. Arguments: broker, topic, milliseconds since the epoch."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ cursors = {}
 while True:
     message = consumer.poll(30)
     if message is None:
-        sys.exit("the broker does not answer")
+        sys.exit("the broker does not respond")
     if message.error():
         if message.error().code() == KafkaError._PARTITION_EOF:
             break

@@ -1,5 +1,7 @@
-"""Alters one row of a Parquet file as somebody would who wants it to say something else: with a tool that
-writes a valid file and keeps the metadata. Arguments: the file, and `change`, `drop` or `add`. Prints the row's seq."""
+"""Tampers with one row of a Parquet file: writes a valid file and keeps the metadata.
+
+Arguments: the file, and `change`, `drop` or `add`. Prints the row's seq.
+"""
 
 import sys
 

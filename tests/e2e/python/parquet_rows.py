@@ -1,9 +1,9 @@
-"""Prints the rows of a folder of Parquet files, one JSON object a line, as pyarrow reads them.
+"""Prints the rows of a folder of Parquet files as read by pyarrow, one JSON object per line.
 
 usage: parquet_rows.py FOLDER messages|violations
 
 The columns are those that the end-to-end tests compare with the truth; `corp_id` and `dt` come from
-the path. Fails where a file cannot be read or holds a column of the path a second time.
+the path. Fails if a file cannot be read or contains a column that is also in its path.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def main(folder: str, table: str) -> None:
     for file in files.files:
         inside = ds.dataset(file, format="parquet").schema.names
         if twice := {"corp_id", "dt"} & set(inside):
-            sys.exit(f"{file} holds {sorted(twice)}, which stand in its path")
+            sys.exit(f"{file} contains {sorted(twice)}, which are in its path")
     for batch in files.to_batches(columns=COLUMNS[table].split()):
         columns = {name: batch.column(name) for name in batch.schema.names}
         columns["msgtime"] = pc.cast(columns["msgtime"], pa.int64())

@@ -26,7 +26,7 @@ def main(brokers: str, topic: str) -> None:
     deadline = time.monotonic() + 60
     while rest:
         if time.monotonic() > deadline:
-            sys.exit(f"partitions {sorted(rest)} of {topic} were not read to their ends")
+            sys.exit(f"partitions {sorted(rest)} of {topic} were not read completely")
         message = consumer.poll(0.2)
         if message is None:
             continue

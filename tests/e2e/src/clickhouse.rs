@@ -1,12 +1,12 @@
-//! Asks a ClickHouse server over HTTP, as anybody would.
+//! A minimal ClickHouse client over HTTP.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value};
 
 use crate::http;
 
-/// One row by column names.
-pub type Row = Map<String, Value>;
+/// One row: values by column name.
+pub type JsonRow = Map<String, Value>;
 
 /// A database on a server.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct ClickHouse {
 }
 
 impl ClickHouse {
-    /// The database on the server; neither has to be there yet.
+    /// Creates a client; the server and the database do not have to exist yet.
     pub fn new(url: &str, database: &str) -> Self {
         Self {
             client: http::client(),
@@ -26,12 +26,12 @@ impl ClickHouse {
         }
     }
 
-    /// Runs a statement and gives the answer's text.
+    /// Runs a statement and returns the text of the response.
     ///
     /// # Errors
-    /// The server does not answer, or refuses; what it says is in the error.
-    pub async fn ask(&self, sql: &str) -> Result<String> {
-        let answer = self
+    /// The server does not respond or returns an error; the error contains its message.
+    pub async fn query(&self, sql: &str) -> Result<String> {
+        let response = self
             .client
             .post(&self.url)
             .query(&[
@@ -42,34 +42,37 @@ impl ClickHouse {
             .body(sql.to_owned())
             .send()
             .await
-            .context("ask ClickHouse")?;
-        let status = answer.status();
-        let text = answer.text().await.context("read ClickHouse's answer")?;
+            .context("send a statement to ClickHouse")?;
+        let status = response.status();
+        let text = response
+            .text()
+            .await
+            .context("read ClickHouse's response")?;
         ensure!(status.is_success(), "{status}: {text}\nin: {sql}");
         Ok(text)
     }
 
-    /// The rows of a query.
+    /// Returns the rows of a query.
     ///
     /// # Errors
-    /// As [`ClickHouse::ask`].
-    pub async fn rows(&self, sql: &str) -> Result<Vec<Row>> {
-        let text = self.ask(sql).await?;
+    /// See [`ClickHouse::query`].
+    pub async fn rows(&self, sql: &str) -> Result<Vec<JsonRow>> {
+        let text = self.query(sql).await?;
         text.lines()
-            .map(|line| serde_json::from_str(line).context("read a row"))
+            .map(|line| serde_json::from_str(line).context("parse a row"))
             .collect()
     }
 
-    /// The one number of a query.
+    /// Returns the single number of a query.
     ///
     /// # Errors
-    /// As [`ClickHouse::ask`], or the answer is another.
+    /// See [`ClickHouse::query`]; or the result is not a number.
     pub async fn number(&self, sql: &str) -> Result<u64> {
         let rows = self.rows(sql).await?;
         let value = rows
             .first()
             .and_then(|row| row.values().next())
             .and_then(Value::as_u64);
-        value.with_context(|| format!("no number in the answer to: {sql}"))
+        value.with_context(|| format!("the result is not a number: {sql}"))
     }
 }

@@ -1,4 +1,4 @@
-//! Compares two sets of rows in any order and says how they differ, in a few lines.
+//! Compares two sets of rows regardless of order and describes the differences briefly.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,13 +6,13 @@ use std::fmt::Write as _;
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-/// Rows of each kind of difference that are shown.
+/// Maximum rows shown for each kind of difference.
 const SHOWN: usize = 3;
 
-/// Compares rows, of which each stands once in `expected`, by the columns `key`.
+/// Compares rows by the columns `key`; each key occurs once in `expected`.
 ///
 /// # Errors
-/// A row is missing, is not expected, stands there twice or differs.
+/// A row is missing, unexpected, duplicated or different.
 pub fn same(what: &str, key: &[&str], expected: &[Value], found: &[Value]) -> Result<()> {
     let name = |row: &Value| {
         key.iter()
@@ -22,7 +22,7 @@ pub fn same(what: &str, key: &[&str], expected: &[Value], found: &[Value]) -> Re
     let mut rest: BTreeMap<Vec<String>, &Value> = BTreeMap::new();
     for row in expected {
         if rest.insert(name(row), row).is_some() {
-            bail!("{what}: the truth has {key:?} {:?} twice", name(row));
+            bail!("{what}: the truth contains {key:?} {:?} twice", name(row));
         }
     }
     let mut seen: BTreeMap<Vec<String>, &Value> = BTreeMap::new();
@@ -52,8 +52,8 @@ pub fn same(what: &str, key: &[&str], expected: &[Value], found: &[Value]) -> Re
         }
     };
     list("missing", &rest.into_values().collect::<Vec<_>>());
-    list("not expected", &unexpected);
-    list("there more than once", &twice);
+    list("unexpected", &unexpected);
+    list("duplicated", &twice);
     if !unequal.is_empty() {
         let _ = write!(text, "\n  {}: different", unequal.len());
         for (name, want, row) in unequal.iter().take(SHOWN) {
@@ -67,7 +67,7 @@ pub fn same(what: &str, key: &[&str], expected: &[Value], found: &[Value]) -> Re
     bail!(text)
 }
 
-/// Columns in which two rows differ.
+/// Returns the columns in which two rows differ.
 fn columns<'a>(one: &'a Value, other: &'a Value) -> Vec<&'a str> {
     let names = |row: &'a Value| row.as_object().into_iter().flat_map(|row| row.keys());
     let mut columns: Vec<&str> = names(one)
@@ -88,14 +88,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_in_another_order_are_the_same() {
+    fn rows_in_another_order_are_equal() {
         let rows = [json!({"id": 1, "x": "a"}), json!({"id": 2, "x": "b"})];
         let other = [rows[1].clone(), rows[0].clone()];
         same("rows", &["id"], &rows, &other).unwrap();
     }
 
     #[test]
-    fn every_kind_of_difference_is_told() {
+    fn every_kind_of_difference_is_reported() {
         let expected = [json!({"id": 1, "x": "a"}), json!({"id": 2, "x": "b"})];
         let found = [
             json!({"id": 1, "x": "z"}),
@@ -108,8 +108,8 @@ mod tests {
         for part in [
             "3 rows, 2 expected",
             "1: missing",
-            "1: not expected",
-            "1: there more than once",
+            "1: unexpected",
+            "1: duplicated",
             "x: \"z\", expected \"a\"",
         ] {
             assert!(error.contains(part), "{part} in {error}");

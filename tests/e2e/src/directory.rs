@@ -1,8 +1,8 @@
-//! What the directory tables must hold, from the simulator's `truth/directory.json`.
+//! Compares the directory tables with the simulator's `truth/directory.json`.
 //!
-//! Compared are the columns that the simulator states. Rooms come from two APIs: rooms with
-//! customers are listed, rooms of members are asked for once a message has named them, and rooms of
-//! other corps can be read nowhere, so that of them only the id is known.
+//! Only columns that the simulator states are compared. Rooms have three sources: customer groups are
+//! listed by an API, internal rooms are requested once a message names them, and of rooms of other
+//! corps only the id is known.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::tenant::Tenant;
 /// Compares the directory tables with the simulator's directory.
 ///
 /// # Errors
-/// Something differs.
+/// A table differs.
 pub async fn equals_truth(tenant: &Tenant, expected: &Expected) -> Result<()> {
     let text =
         std::fs::read(tenant.truth().join("directory.json")).context("read the directory")?;
@@ -27,17 +27,12 @@ pub async fn equals_truth(tenant: &Tenant, expected: &Expected) -> Result<()> {
             .with_context(|| format!("no {name} in the directory"))?;
         Ok(list.iter().map(row).collect())
     };
-    let compare = async |table: &str, key: &[&str], columns: &str, rows: Vec<Value>| {
-        let sql = format!("SELECT {columns} FROM {table} FINAL WHERE active");
-        let found = tenant.clickhouse.rows(&sql).await?;
-        let found: Vec<Value> = found.into_iter().map(Value::Object).collect();
-        same(&format!("table {table}"), key, &rows, &found)
-    };
     let departments = rows(
         "departments",
         &|d| json!({"department_id": d["id"], "parent_id": d["parent"], "name": d["name"]}),
     )?;
     compare(
+        tenant,
         "departments",
         &["department_id"],
         "department_id, parent_id, name",
@@ -49,7 +44,7 @@ pub async fn equals_truth(tenant: &Tenant, expected: &Expected) -> Result<()> {
                "department_ids": m["departments"], "archived": m["archived"]})
     })?;
     let columns = "member_id, name, title, department_ids, archived";
-    compare("members", &["member_id"], columns, members).await?;
+    compare(tenant, "members", &["member_id"], columns, members).await?;
 
     let followed: BTreeSet<&str> = truth["follows"]
         .as_array()
@@ -61,14 +56,14 @@ pub async fn equals_truth(tenant: &Tenant, expected: &Expected) -> Result<()> {
         json!({"customer_id": c["id"], "name": c["name"], "customer_type": c["kind"],
                "corp_name": c["company"], "position": c["position"]})
     })?;
-    // Nobody's contact can be asked for by nobody.
+    // No API returns a customer whom no member follows.
     customers.retain(|row| {
         row["customer_id"]
             .as_str()
             .is_some_and(|id| followed.contains(id))
     });
     let columns = "customer_id, name, customer_type, corp_name, position";
-    compare("customers", &["customer_id"], columns, customers).await?;
+    compare(tenant, "customers", &["customer_id"], columns, customers).await?;
 
     let follows = rows("follows", &|f| {
         json!({"member_id": f["member"], "customer_id": f["customer"], "remark": f["remark"],
@@ -77,41 +72,72 @@ pub async fn equals_truth(tenant: &Tenant, expected: &Expected) -> Result<()> {
     })?;
     let columns = "member_id, customer_id, remark, description, toUnixTimestamp(added_at) AS \
                    added_at, add_way, state";
-    compare("follows", &["member_id", "customer_id"], columns, follows).await?;
+    compare(
+        tenant,
+        "follows",
+        &["member_id", "customer_id"],
+        columns,
+        follows,
+    )
+    .await?;
+    rooms_equal_truth(tenant, &truth, expected).await
+}
 
-    let spoken_in: BTreeSet<&str> = expected
+/// Compares the active rows of a table with the expected ones.
+async fn compare(
+    tenant: &Tenant,
+    table: &str,
+    key: &[&str],
+    columns: &str,
+    rows: Vec<Value>,
+) -> Result<()> {
+    let sql = format!("SELECT {columns} FROM {table} FINAL WHERE active");
+    let found = tenant.clickhouse.rows(&sql).await?;
+    let found: Vec<Value> = found.into_iter().map(Value::Object).collect();
+    same(&format!("table {table}"), key, &rows, &found)
+}
+
+/// Compares rooms and their participants.
+async fn rooms_equal_truth(tenant: &Tenant, truth: &Value, expected: &Expected) -> Result<()> {
+    let mentioned_rooms: BTreeSet<&str> = expected
         .messages
         .iter()
         .filter_map(|row| row["room_id"].as_str())
         .collect();
-    let heard_of = |room: &Value| room["id"].as_str().is_some_and(|id| spoken_in.contains(id));
-    let there: Vec<&Value> = truth["rooms"]
+    let is_mentioned = |room: &Value| {
+        room["id"]
+            .as_str()
+            .is_some_and(|id| mentioned_rooms.contains(id))
+    };
+    let known_rooms: Vec<&Value> = truth["rooms"]
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|room| room["kind"] == "customer" || heard_of(room))
+        .filter(|room| room["kind"] == "customer" || is_mentioned(room))
         .collect();
     let kind = |room: &Value| match room["kind"].as_str() {
         Some("foreign") => Value::from("unresolved"),
         _ => room["kind"].clone(),
     };
-    let rooms = there
+    let rooms = known_rooms
         .iter()
         .map(|room| json!({"room_id": room["id"], "name": room["name"], "kind": kind(room)}));
     compare(
+        tenant,
         "rooms",
         &["room_id"],
         "room_id, name, kind",
         rooms.collect(),
     )
     .await?;
-    // Who is in a room of another corp is known from nowhere.
-    let readable = there.iter().filter(|room| room["kind"] != "foreign");
+    // No API returns the participants of a room of another corp.
+    let readable = known_rooms.iter().filter(|room| room["kind"] != "foreign");
     let parties = readable.flat_map(|room| {
         let parties = room["parties"].as_array().into_iter().flatten();
         parties.map(|party| json!({"room_id": room["id"], "party_id": party}))
     });
     compare(
+        tenant,
         "room_members",
         &["room_id", "party_id"],
         "room_id, party_id",

@@ -1,6 +1,6 @@
-//! What the tables and files must hold, from the simulator's truth.
+//! The expected rows of tables and files, read from the simulator's truth.
 //!
-//! Rows are JSON objects with the columns that the truth knows; [`crate::stored`] reads the same
+//! Rows are JSON objects with the columns that the truth states; [`crate::stored`] reads the same
 //! columns. Not here: room names and department paths, which the truth does not state, and times
 //! that depend on when the program ran.
 
@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result};
 use chrono::{DateTime, FixedOffset};
 use serde_json::Value;
 
-use crate::tenant::{Summary, json_lines};
+use crate::tenant::{DrainSummary, json_lines};
 
-/// The rows of one tenant, each once.
+/// The rows of one tenant, without duplicates.
 #[derive(Clone, Debug)]
 pub struct Expected {
     /// Rows of `messages`.
@@ -30,18 +30,18 @@ impl Expected {
     /// Reads a truth folder.
     ///
     /// # Errors
-    /// A file is missing or of another form.
+    /// A file is missing or invalid.
     pub fn read(truth: &Path) -> Result<Self> {
         let rows = |name: &str| json_lines(&truth.join(name));
         let (messages, violations) = (rows("messages.jsonl")?, rows("violations.jsonl")?);
         Self::of(truth, messages, violations, rows("dead_letters.jsonl")?)
     }
 
-    /// As [`Expected::read`], once the key that the simulator withholds is known: what lacked it
-    /// are messages, and no dead letters any more.
+    /// Like [`Expected::read`], for a run with the key that the simulator withholds: the records sealed
+    /// with it are messages instead of dead letters.
     ///
     /// # Errors
-    /// A file is missing or of another form.
+    /// A file is missing or invalid.
     pub fn with_withheld_key(truth: &Path) -> Result<Self> {
         let rows = |name: &str| json_lines(&truth.join(name));
         let mut messages = rows("messages.jsonl")?;
@@ -49,7 +49,7 @@ impl Expected {
         let mut violations = rows("violations.jsonl")?;
         violations.extend(rows("withheld_violations.jsonl")?);
         let mut dead_letters = rows("dead_letters.jsonl")?;
-        dead_letters.retain(|letter| letter["reason"] != "unknown_key_version");
+        dead_letters.retain(|dead_letter| dead_letter["reason"] != "unknown_key_version");
         Self::of(truth, messages, violations, dead_letters)
     }
 
@@ -61,7 +61,7 @@ impl Expected {
     ) -> Result<Self> {
         let summary = std::fs::read(truth.join("summary.json")).context("read the summary")?;
         let summary = serde_json::from_slice(&summary).context("read the summary")?;
-        // What a violation repeats of its message.
+        // Columns that a violation copies from its message.
         let by_id: HashMap<&str, &Value> = messages
             .iter()
             .filter_map(|row| Some((row["msgid"].as_str()?, row)))
@@ -81,10 +81,10 @@ impl Expected {
         })
     }
 
-    /// What one drain of everything must report.
-    pub fn drained(&self) -> Summary {
+    /// Returns the summary that one complete drain must print.
+    pub fn drained(&self) -> DrainSummary {
         let count = |name: &str| self.summary[name].as_u64().unwrap_or_default();
-        Summary {
+        DrainSummary {
             pulled: count("records"),
             messages: count("messages"),
             violations: count("violations"),
@@ -93,8 +93,7 @@ impl Expected {
         }
     }
 
-    /// The rows as a reader of the Parquet files sees them: with the day in Shanghai that the path
-    /// says.
+    /// Returns the rows as in the Parquet files: with the day in Shanghai, which is part of the path.
     pub fn with_days(rows: &[Value]) -> Vec<Value> {
         rows.iter()
             .map(|row| {
@@ -105,13 +104,13 @@ impl Expected {
             .collect()
     }
 
-    /// The corp's id.
+    /// Returns the corp's id.
     pub fn corp_id(&self) -> &str {
         self.summary["corp_id"].as_str().unwrap_or_default()
     }
 }
 
-/// The day on which a moment (milliseconds since the epoch) falls in Shanghai.
+/// Returns the day in Shanghai of a time in milliseconds since the epoch.
 fn shanghai_day(msgtime: i64) -> Option<String> {
     let shanghai = FixedOffset::east_opt(8 * 3600)?;
     let time = DateTime::from_timestamp_millis(msgtime)?.with_timezone(&shanghai);

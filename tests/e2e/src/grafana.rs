@@ -1,12 +1,10 @@
-//! Reads the Grafana dashboards as Grafana reads them, without Grafana.
+//! Reads the Grafana dashboards without Grafana.
 //!
-//! Gives every ClickHouse query of every panel and every template variable, with the data source's
-//! macros and the dashboard's variables expanded ([`expand`]), so that a test can run exactly what
-//! a manager's browser would run; and, for the panels whose answer can be known, what their rows
-//! must add up to ([`totals`]).
+//! Returns every ClickHouse query of every panel and template variable, with the data source's macros
+//! and the dashboard's variables expanded ([`expand`]), so that a test can run the same SQL as
+//! Grafana; and, where the truth determines it, the total of a panel's rows ([`totals`]).
 //!
-//! Deliberately not here: Grafana's rendering, Prometheus queries (they are listed, not expanded),
-//! and running anything: the caller has the engine.
+//! Not here: rendering, expansion of Prometheus queries, and running queries.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,16 +17,16 @@ pub mod metrics;
 pub mod totals;
 pub mod truth;
 
-pub use expand::View;
+pub use expand::DashboardView;
 pub use totals::{Measure, Total};
-pub use truth::Truth;
+pub use truth::PanelTruth;
 
 /// `type` of the ClickHouse data source's plugin.
 pub const CLICKHOUSE: &str = "grafana-clickhouse-datasource";
 /// `type` of the Prometheus data source.
 pub const PROMETHEUS: &str = "prometheus";
 
-/// The folder of this repository that Grafana is pointed at: `dashboards/` and `provisioning/`.
+/// Returns the folder with `dashboards/` and `provisioning/` that Grafana reads.
 pub fn grafana_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dashboards/grafana")
 }
@@ -40,56 +38,55 @@ pub struct Dashboard {
     pub file: String,
     /// The dashboard's `uid`.
     pub uid: String,
-    /// The whole file.
+    /// The parsed file.
     pub json: Value,
 }
 
-/// One panel of a dashboard; rows are panels too, as in Grafana's model.
+/// One panel of a dashboard; as in Grafana's model, rows are panels too.
 #[derive(Clone, Copy, Debug)]
 pub struct Panel<'a> {
     /// The panel's object.
     pub json: &'a Value,
 }
 
-/// One query of a panel, as it stands in the file.
+/// One query of a panel, not expanded.
 #[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
+pub struct PanelTarget<'a> {
     /// The target's object.
     pub json: &'a Value,
 }
 
-/// A panel's ClickHouse query, ready to run.
+/// An expanded ClickHouse query of a panel.
 #[derive(Clone, Debug)]
 pub struct PanelQuery {
     /// `uid` of the dashboard.
     pub dashboard: String,
     /// Title of the panel; unique within the dashboard.
     pub panel: String,
-    /// The SQL with macros and variables expanded. It names no database: run it with
-    /// `database=chatledger`.
+    /// The expanded SQL. It names no database: run it with `database=chatledger`.
     pub sql: String,
-    /// What its rows must come to, where that can be known.
+    /// Expected total of its rows, if the truth determines it.
     pub total: Option<Total>,
 }
 
-/// A template variable's ClickHouse query. The first column of its rows are the variable's values
-/// (the second, if any, their labels).
+/// A template variable's ClickHouse query. The first column of its rows contains the values, the
+/// second, if any, the labels.
 #[derive(Clone, Debug)]
 pub struct VariableQuery {
     /// `uid` of the dashboard.
     pub dashboard: String,
-    /// Name of the variable; the same name means the same thing in every dashboard.
+    /// Name of the variable; a name has the same meaning in every dashboard.
     pub name: String,
     /// The SQL. It names no database.
     pub sql: String,
 }
 
-/// Loads every dashboard of the repository, by file name.
+/// Loads every dashboard of the repository, ordered by file name.
 pub fn load() -> Result<Vec<Dashboard>> {
     load_from(&grafana_dir().join("dashboards"))
 }
 
-/// Loads every `*.json` of a folder, by file name.
+/// Loads every `*.json` of a folder, ordered by file name.
 pub fn load_from(dir: &Path) -> Result<Vec<Dashboard>> {
     let mut paths: Vec<PathBuf> = fs::read_dir(dir)
         .with_context(|| format!("list {}", dir.display()))?
@@ -124,7 +121,7 @@ impl Dashboard {
         })
     }
 
-    /// Every panel, rows and the panels of collapsed rows included, in the order of the file.
+    /// Returns every panel, including rows and the panels of collapsed rows, in the order of the file.
     pub fn panels(&self) -> Vec<Panel<'_>> {
         fn walk<'a>(panels: &'a Value, out: &mut Vec<Panel<'a>>) {
             for json in panels.as_array().into_iter().flatten() {
@@ -137,7 +134,7 @@ impl Dashboard {
         out
     }
 
-    /// The template variables' objects.
+    /// Returns the objects of the template variables.
     pub fn variables(&self) -> impl Iterator<Item = &Value> {
         self.json["templating"]["list"]
             .as_array()
@@ -145,7 +142,7 @@ impl Dashboard {
             .flatten()
     }
 
-    /// The ClickHouse queries behind the template variables.
+    /// Returns the ClickHouse queries of the template variables.
     pub fn variable_queries(&self) -> Vec<VariableQuery> {
         self.variables()
             .filter(|v| v["type"] == "query" && v["datasource"]["type"] == CLICKHOUSE)
@@ -157,8 +154,8 @@ impl Dashboard {
             .collect()
     }
 
-    /// The ClickHouse queries of all panels, expanded for `view`.
-    pub fn panel_queries(&self, view: &View) -> Result<Vec<PanelQuery>> {
+    /// Returns the ClickHouse queries of all panels, expanded for `view`.
+    pub fn panel_queries(&self, view: &DashboardView) -> Result<Vec<PanelQuery>> {
         let mut out = Vec::new();
         for panel in self.panels() {
             for target in panel.targets() {
@@ -181,38 +178,38 @@ impl Dashboard {
 }
 
 impl<'a> Panel<'a> {
-    /// The panel's `id`.
+    /// Returns the panel's `id`.
     pub fn id(self) -> Option<u64> {
         self.json["id"].as_u64()
     }
 
-    /// The panel's title; empty if it has none.
+    /// Returns the panel's title; empty if it has none.
     pub fn title(self) -> &'a str {
         self.json["title"].as_str().unwrap_or_default()
     }
 
-    /// Whether it is only a heading.
+    /// Returns whether it is only a heading.
     pub fn is_row(self) -> bool {
         self.json["type"] == "row"
     }
 
-    /// The panel's queries.
-    pub fn targets(self) -> impl Iterator<Item = Target<'a>> {
+    /// Returns the panel's queries.
+    pub fn targets(self) -> impl Iterator<Item = PanelTarget<'a>> {
         self.json["targets"]
             .as_array()
             .into_iter()
             .flatten()
-            .map(|json| Target { json })
+            .map(|json| PanelTarget { json })
     }
 }
 
-impl<'a> Target<'a> {
-    /// The SQL, if this is a ClickHouse query.
+impl<'a> PanelTarget<'a> {
+    /// Returns the SQL if this is a ClickHouse query.
     pub fn raw_sql(self) -> Option<&'a str> {
         self.json["rawSql"].as_str()
     }
 
-    /// The PromQL, if this is a Prometheus query.
+    /// Returns the PromQL if this is a Prometheus query.
     pub fn expr(self) -> Option<&'a str> {
         self.json["expr"].as_str()
     }

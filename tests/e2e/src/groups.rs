@@ -1,4 +1,4 @@
-//! A deployment's consumer groups and topics, as whoever runs the brokers sees and changes them.
+//! Reads and changes consumer groups and topics of a deployment like an operator of the brokers.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use rdkafka::groups::GroupInfo;
 
 use crate::waiting::until_true;
 
-/// Longest wait for the brokers.
+/// Maximum wait for the brokers.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn admin(brokers: &str) -> Result<AdminClient<DefaultClientContext>> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers);
-    config.create().context("set the Kafka client up")
+    config.create().context("create the Kafka client")
 }
 
 fn reader(brokers: &str) -> Result<BaseConsumer> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers);
-    config.create().context("set the Kafka client up")
+    config.create().context("create the Kafka client")
 }
 
-/// The groups whose names begin with `prefix` and a dot.
+/// Returns the groups whose names begin with `prefix` and a dot.
 fn named(brokers: &str, prefix: &str) -> Result<Vec<String>> {
     let consumer = reader(brokers)?;
     let list = consumer.fetch_group_list(None, PATIENCE);
@@ -37,38 +37,46 @@ fn named(brokers: &str, prefix: &str) -> Result<Vec<String>> {
     Ok(ours.map(str::to_owned).collect())
 }
 
-/// Sets every group of a deployment back to the beginning, by removing what it has committed. Waits
-/// until the brokers no longer count members that have ended; returns the groups' names.
+/// Resets every group of a deployment to the beginning by deleting its committed offsets. Waits until
+/// the brokers have removed the members of ended processes; returns the names of the groups.
 ///
 /// # Errors
-/// The brokers do not answer, or a member lives on.
-pub async fn set_back(brokers: &str, prefix: &str) -> Result<Vec<String>> {
+/// The brokers do not respond, or a group still has members.
+pub async fn reset(brokers: &str, prefix: &str) -> Result<Vec<String>> {
     let names = named(brokers, prefix)?;
     let admin = admin(brokers)?;
     for name in &names {
-        until_true(&format!("{name} has no members"), PATIENCE, async || {
-            let removed = admin.delete_groups(&[name], &AdminOptions::new()).await;
-            let removed = removed.context("remove a group")?;
-            match removed.into_iter().next().context("no answer")? {
-                Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => Ok(true),
-                Err((_, RDKafkaErrorCode::NonEmptyGroup)) => Ok(false),
-                Err((_, code)) => anyhow::bail!("{name}: {code}"),
-            }
-        })
+        until_true(
+            &format!("group {name} has no members"),
+            PATIENCE,
+            async || {
+                let removed = admin.delete_groups(&[name], &AdminOptions::new()).await;
+                let removed = removed.context("delete a group")?;
+                match removed
+                    .into_iter()
+                    .next()
+                    .context("the response is empty")?
+                {
+                    Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => Ok(true),
+                    Err((_, RDKafkaErrorCode::NonEmptyGroup)) => Ok(false),
+                    Err((_, code)) => anyhow::bail!("{name}: {code}"),
+                }
+            },
+        )
         .await?;
     }
     Ok(names)
 }
 
-/// Whether there are records in every one of these partitions of a topic.
+/// Returns whether all of these partitions of a topic contain records.
 ///
 /// # Errors
-/// The brokers do not answer.
-pub fn used(brokers: &str, topic: &str, partitions: std::ops::Range<i32>) -> Result<bool> {
+/// The brokers do not respond.
+pub fn have_records(brokers: &str, topic: &str, partitions: std::ops::Range<i32>) -> Result<bool> {
     let consumer = reader(brokers)?;
     for partition in partitions {
         let ends = consumer.fetch_watermarks(topic, partition, PATIENCE);
-        let (_, end) = ends.with_context(|| format!("look at {topic}/{partition}"))?;
+        let (_, end) = ends.with_context(|| format!("read the offsets of {topic}/{partition}"))?;
         if end == 0 {
             return Ok(false);
         }
@@ -76,15 +84,15 @@ pub fn used(brokers: &str, topic: &str, partitions: std::ops::Range<i32>) -> Res
     Ok(true)
 }
 
-/// Gives a topic more partitions.
+/// Increases the number of partitions of a topic.
 ///
 /// # Errors
-/// The brokers refuse.
-pub async fn widen(brokers: &str, topic: &str, partitions: usize) -> Result<()> {
+/// The brokers return an error.
+pub async fn add_partitions(brokers: &str, topic: &str, partitions: usize) -> Result<()> {
     let more = NewPartitions::new(topic, partitions);
     let admin = admin(brokers)?;
     let done = admin.create_partitions([&more], &AdminOptions::new()).await;
-    let done = done.context("ask for partitions")?;
+    let done = done.context("add partitions")?;
     ensure!(done.iter().all(Result::is_ok), "{topic}: {done:?}");
     Ok(())
 }

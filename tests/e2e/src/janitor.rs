@@ -1,9 +1,9 @@
-//! Ends and removes everything that a test binary has started, however the binary ends.
+//! Stops and removes everything that a test binary has started, even if the binary is killed.
 //!
-//! A shell in a process group of its own reads from a pipe whose other end is ours. When we end
-//! (even by SIGKILL) the pipe closes, and it kills the process groups still standing, stops the
-//! brokers, unmounts what is mounted in the folder and removes it. `CHATLEDGER_E2E_KEEP=1` keeps
-//! the folder and names it.
+//! A shell in its own process group reads from a pipe held by the test binary. When the binary ends
+//! (even by SIGKILL), the pipe closes. Then the shell kills the remaining process groups, stops the
+//! brokers, unmounts file systems in the folder and removes it. `CHATLEDGER_E2E_KEEP=1` keeps the
+//! folder and prints its path.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result};
 
-use crate::place;
+use crate::paths;
 
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
@@ -41,7 +41,7 @@ pub struct Janitor {
 static JANITOR: OnceLock<std::result::Result<Janitor, String>> = OnceLock::new();
 
 impl Janitor {
-    /// The one of this process; started at the first call.
+    /// Returns the janitor of this process; the first call starts it.
     ///
     /// # Errors
     /// It cannot be started.
@@ -56,11 +56,11 @@ impl Janitor {
         let folder = tempfile::Builder::new()
             .prefix("chatledger-e2e-")
             .tempdir()
-            .context("make a temporary folder")?
+            .context("create a temporary folder")?
             .keep();
         let mut shell = Command::new("bash")
             .args(["-c", SCRIPT, "janitor"])
-            .arg(place::repository().join("deploy/local/kafka"))
+            .arg(paths::repository().join("deploy/local/kafka"))
             .arg(&folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -74,36 +74,36 @@ impl Janitor {
         })
     }
 
-    /// A new folder of this name, removed in the end.
+    /// Creates a folder whose name begins with `name`; it is removed in the end.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be created.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let prefix = format!("{name}-");
         let folder = tempfile::Builder::new()
             .prefix(&prefix)
             .tempdir_in(&self.folder);
-        Ok(folder.context("make a temporary folder")?.keep())
+        Ok(folder.context("create a temporary folder")?.keep())
     }
 
-    /// A process group to be killed in the end.
+    /// Registers a process group, which is killed in the end.
     pub fn group(&self, id: u32) {
-        self.tell(format_args!("group {id}"));
+        self.send(format_args!("group {id}"));
     }
 
-    /// A process group that has ended; its number may be another's from now on.
+    /// Unregisters a process group that has ended; its number can be reused.
     pub fn gone(&self, id: u32) {
-        self.tell(format_args!("gone {id}"));
+        self.send(format_args!("gone {id}"));
     }
 
-    /// A broker to be stopped in the end, by its data directory.
+    /// Registers a broker by its data directory; it is stopped in the end.
     pub fn broker(&self, data: &Path) {
-        self.tell(format_args!("broker {}", data.display()));
+        self.send(format_args!("broker {}", data.display()));
     }
 
-    fn tell(&self, words: std::fmt::Arguments<'_>) {
+    fn send(&self, words: std::fmt::Arguments<'_>) {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
-        // If the janitor is dead, its folder and children are found by whoever killed it.
+        // If the janitor was killed, nothing can be cleaned up.
         let _ = writeln!(pipe, "{words}");
     }
 }

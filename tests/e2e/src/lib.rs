@@ -1,13 +1,13 @@
-//! Runs chatledger as its users do (the built programs, the real Kafka, the real ClickHouse engine,
-//! a simulated tenant) and compares what it stored with the truth.
+//! End-to-end tests: run the built programs with a real Kafka, a real ClickHouse engine and a
+//! simulated tenant, and compare the stored data with the truth.
 //!
-//! It does not know how chatledger works inside: of its crates it links none, it sees commands,
+//! It does not know the internals of chatledger: it links none of its crates and uses only commands,
 //! files, tables and topics.
 //!
-//! A test takes a [`Tenant`], runs `chatledger` over it and asks [`stored`] whether tables and files
-//! hold the truth. One engine and one broker serve all tests of a test binary ([`services`]); each
-//! tenant has a database and a topic prefix of its own. Whatever a test binary starts ends with it,
-//! however it ends ([`janitor`]).
+//! A test starts a [`Tenant`], runs `chatledger` on it and compares tables and files with the truth
+//! ([`stored`]). All tests of a test binary share one engine and one broker ([`services`]); each
+//! tenant has its own database and topic prefix. Everything that a test binary starts is stopped when
+//! the binary ends, even if it is killed ([`janitor`]).
 
 pub mod clickhouse;
 pub mod difference;
@@ -19,7 +19,7 @@ pub mod http;
 pub mod janitor;
 pub mod kills;
 pub mod metrics;
-pub mod place;
+pub mod paths;
 pub mod process;
 pub mod proxy;
 pub mod seal;
@@ -33,4 +33,4 @@ pub mod waiting;
 pub use clickhouse::ClickHouse;
 pub use expected::Expected;
 pub use process::Process;
-pub use tenant::{Driver, Plan, Summary, Tenant};
+pub use tenant::{DrainSummary, Driver, Tenant, TenantPlan};

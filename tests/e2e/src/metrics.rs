@@ -1,10 +1,10 @@
-//! Reads `/metrics` and its neighbours of a running `chatledger`.
+//! Reads `/metrics` and the other HTTP endpoints of a running `chatledger`.
 
 use anyhow::{Context as _, Result};
 
 use crate::http;
 
-/// The endpoints of one process.
+/// The HTTP endpoints of one process.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
     client: reqwest::Client,
@@ -12,7 +12,7 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// Those at `host:port`.
+    /// Creates the endpoints at `host:port`.
     pub fn new(address: &str) -> Self {
         Self {
             client: http::client(),
@@ -20,24 +20,24 @@ impl Endpoints {
         }
     }
 
-    /// Status and text of a path.
+    /// Returns status and text of a path.
     ///
     /// # Errors
-    /// Nobody answers.
+    /// The process does not respond.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
-        let answer = self
+        let response = self
             .client
             .get(format!("{}{path}", self.base))
             .send()
             .await?;
-        let status = answer.status().as_u16();
-        Ok((status, answer.text().await.context("read the answer")?))
+        let status = response.status().as_u16();
+        Ok((status, response.text().await.context("read the response")?))
     }
 
-    /// The metrics as they are now.
+    /// Returns the current metrics.
     ///
     /// # Errors
-    /// Nobody answers.
+    /// The process does not respond.
     pub async fn scrape(&self) -> Result<Scrape> {
         Ok(Scrape(self.get("/metrics").await?.1))
     }
@@ -48,7 +48,7 @@ impl Endpoints {
 pub struct Scrape(pub String);
 
 impl Scrape {
-    /// The sum of a metric's series whose labels hold all of `labels` (each `name="value"`).
+    /// Returns the sum of a metric's series that have all of `labels` (each `name="value"`).
     pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         self.0
             .lines()

@@ -1,7 +1,7 @@
-//! A child process: its lines on stdout, its log, its end.
+//! A child process: its lines on stdout, its log, its exit status.
 //!
-//! Guarantees: it is the leader of a process group, and the group is killed when this value is
-//! dropped or the test binary ends; no wait without a deadline.
+//! Guarantees: the process leads a process group, which is killed when this value is dropped or the
+//! test binary ends; every wait has a deadline.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -20,26 +20,26 @@ use crate::janitor::Janitor;
 use crate::waiting::{until, until_true};
 
 thread_local! {
-    /// Id, name and log of the children that this thread has started and still holds. A test runs on
-    /// one thread, so these are the test's own.
+    /// Id, name and log of the children that this thread has started and not dropped. A test runs on
+    /// one thread, so these are the children of the test.
     static STARTED: RefCell<Vec<(u32, String, PathBuf)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The ends of the logs of the children that this thread has started and still holds.
-pub fn ends_of_logs() -> String {
-    let end = |(_, name, log): &(u32, String, PathBuf)| format!("\n{}", end_of(name, log));
+/// Returns the last lines of the logs of the children that this thread has started and not dropped.
+pub fn log_tails() -> String {
+    let end = |(_, name, log): &(u32, String, PathBuf)| format!("\n{}", log_tail(name, log));
     STARTED.with_borrow(|all| all.iter().map(end).collect())
 }
 
-fn end_of(name: &str, log: &Path) -> String {
+fn log_tail(name: &str, log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     let end = lines[lines.len().saturating_sub(20)..].join("\n");
-    format!("{name}, the end of its log:\n{end}")
+    format!("last lines of the log of {name}:\n{end}")
 }
 
-/// A running or ended child.
+/// A child process that is running or has ended.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -51,7 +51,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a command; what it writes to stderr goes to the file `log`, behind what is there.
+    /// Starts a command; its stderr is appended to the file `log`.
     ///
     /// # Errors
     /// It cannot be started.
@@ -90,21 +90,21 @@ impl Process {
         })
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// How it ended, if it has.
+    /// Returns its exit status, if it has ended.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The system returns an error.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
             self.status = self
                 .child
                 .try_wait()
-                .context("ask for the end of a child")?;
+                .context("read the status of a child")?;
             if self.status.is_some() {
                 Janitor::get()?.gone(self.child.id());
             }
@@ -112,17 +112,17 @@ impl Process {
         Ok(self.status)
     }
 
-    /// The next line on stdout.
+    /// Waits for the next line on stdout.
     ///
     /// # Errors
-    /// There is none within `bound`; the log is in the error.
+    /// There is no line within `bound`; the error contains the end of the log.
     pub async fn line(&mut self, bound: Duration) -> Result<String> {
-        let what = format!("a line of {}", self.name);
+        let what = format!("a line on stdout of {}", self.name);
         let line = until(&what, bound, async || match self.stdout.try_recv() {
             Ok(line) => Ok(Some(line)),
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => {
-                bail!("closed its stdout: {}", self.log_end())
+                bail!("closed its stdout: {}", self.tail())
             }
         })
         .await;
@@ -131,19 +131,19 @@ impl Process {
         Ok(line)
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     ///
     /// # Errors
-    /// It has not ended within `bound`; the log is in the error.
+    /// It has not ended within `bound`; the error contains the end of the log.
     pub async fn exit(&mut self, bound: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
         until(&what, bound, async || self.ended()).await
     }
 
-    /// Waits for its end and gives the exit code and everything it printed.
+    /// Waits until it ends and returns the exit code and its lines on stdout.
     ///
     /// # Errors
-    /// As [`Process::exit`]; or a signal ended it.
+    /// See [`Process::exit`]; or a signal ended it.
     pub async fn finish(&mut self, bound: Duration) -> Result<(i32, Vec<String>)> {
         let status = self.exit(bound).await?;
         until_true("the end of stdout", Duration::from_secs(10), async || {
@@ -158,84 +158,80 @@ impl Process {
         .await?;
         let code = status
             .code()
-            .with_context(|| format!("{} ended by {status}", self.name))?;
+            .with_context(|| format!("{} was ended by {status}", self.name))?;
         Ok((code, self.lines.clone()))
     }
 
-    /// Sends SIGTERM to the process alone, as a service manager does.
+    /// Sends SIGTERM to the process only, as a service manager does.
     ///
     /// # Errors
-    /// It has ended already.
+    /// It has already ended.
     pub fn terminate(&mut self) -> Result<()> {
         self.signal(Signal::SIGTERM)
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
         if let Some(status) = self.ended()? {
-            bail!(
-                "{} has ended before: {status}; {}",
-                self.name,
-                self.log_end()
-            );
+            bail!("{} has already ended: {status}; {}", self.name, self.tail());
         }
         kill(self.pid(), signal).with_context(|| format!("send {signal}"))
     }
 
-    /// Stops the process where it stands (SIGSTOP), as a machine that is paused does.
+    /// Suspends the process (SIGSTOP).
     ///
     /// # Errors
-    /// It has ended already.
+    /// It has already ended.
     pub fn freeze(&mut self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Lets a stopped process go on.
+    /// Resumes a suspended process (SIGCONT).
     ///
     /// # Errors
-    /// It has ended already.
+    /// It has already ended.
     pub fn thaw(&mut self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
 
-    /// The most memory it has held so far (`VmHWM`), in bytes.
+    /// Returns its peak resident memory (`VmHWM`) in bytes.
     ///
     /// # Errors
-    /// It has ended already.
+    /// It has already ended.
     pub fn peak_memory(&self) -> Result<u64> {
         let status = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(&status).context(status)?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kilobytes = kilobytes.context("the system does not tell of memory")?;
+        let kilobytes = kilobytes.context("/proc does not contain VmHWM")?;
         Ok(kilobytes.parse::<u64>().context("read VmHWM")? << 10)
     }
 
-    /// Sends SIGHUP to the process alone.
+    /// Sends SIGHUP to the process only.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The signal cannot be sent.
     pub fn hang_up(&self) -> Result<()> {
         kill(self.pid(), Signal::SIGHUP).context("send SIGHUP")
     }
 
-    /// Sends SIGKILL to the process and its children and waits for the end; false if the process
-    /// had ended by itself before.
+    /// Sends SIGKILL to the process and its children and waits until it ends; returns false if the
+    /// process had already ended.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The signal cannot be sent.
     pub fn kill(&mut self) -> Result<bool> {
         if self.ended()?.is_some() {
             return Ok(false);
         }
         killpg(self.pid(), Signal::SIGKILL).context("send SIGKILL")?;
-        let status = self.child.wait().context("wait for the end of a child")?;
+        let status = self.child.wait().context("wait for a child")?;
         self.status = Some(status);
         Janitor::get()?.gone(self.child.id());
-        // Between asking and the signal it may have come to its end.
+        // It can have ended between the check and the signal.
         Ok(status.signal() == Some(Signal::SIGKILL as i32))
     }
 
-    /// Everything it has written to stderr.
+    /// Returns everything it has written to stderr.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -248,14 +244,14 @@ impl Process {
         Pid::from_raw(self.child.id() as i32)
     }
 
-    fn log_end(&self) -> String {
-        end_of(&self.name, &self.log)
+    fn tail(&self) -> String {
+        log_tail(&self.name, &self.log)
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Nobody is left to be told; the janitor tries again.
+        // An error cannot be reported here; the janitor kills the group later.
         let _ = self.kill();
         STARTED.with_borrow_mut(|all| all.retain(|(id, ..)| *id != self.child.id()));
     }

@@ -1,7 +1,7 @@
-//! A line to a ClickHouse that has moods: what a network and a server can do to a request.
+//! A proxy in front of a ClickHouse server that simulates faults of the network and the server.
 //!
-//! The engine behind it is the real one. The proxy drops, delays or forgets; only [`Mood::ReadOnly`]
-//! changes a request, by a setting that makes the engine refuse as it would by itself.
+//! The server behind it is the real engine. The proxy drops or delays requests and responses; only
+//! [`ProxyMode::ReadOnly`] changes a request, by adding a setting that makes the engine refuse writes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,148 +17,155 @@ use tokio::sync::watch;
 
 use crate::http;
 
-/// How requests fare.
+/// What the proxy does to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
-    /// They pass.
-    Well,
-    /// Connections are closed at once.
-    Gone,
-    /// Inserts arrive, and their answers do not: the connection is closed.
-    Forgetful,
-    /// Inserts arrive, and there is no answer ever.
-    Silent,
-    /// Inserts arrive when the mood has changed.
-    Late,
-    /// Everything arrives with `readonly = 1`.
+pub enum ProxyMode {
+    /// Forwards everything.
+    Forward,
+    /// Closes connections immediately.
+    Unreachable,
+    /// Forwards inserts, but closes the connection instead of returning the response.
+    DropResponses,
+    /// Forwards inserts, but never responds.
+    Hang,
+    /// Holds inserts back until the mode changes.
+    Delay,
+    /// Forwards everything with `readonly = 1`.
     ReadOnly,
 }
 
-/// A proxy in front of one server. It lives as long as the test's runtime.
+/// A proxy in front of one server. It runs as long as the runtime of the test.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct FaultProxy {
     url: String,
-    line: Arc<Line>,
+    state: Arc<ProxyState>,
 }
 
 #[derive(Debug)]
-struct Line {
+struct ProxyState {
     server: String,
     client: reqwest::Client,
-    mood: watch::Sender<Mood>,
-    bitten: AtomicU64,
+    mode: watch::Sender<ProxyMode>,
+    disturbed: AtomicU64,
     waiting: AtomicU64,
 }
 
-/// The connection is to be closed without an answer.
+/// The connection must be closed without a response.
 #[derive(Debug)]
-struct Closed;
+struct ConnectionClosed;
 
-impl std::fmt::Display for Closed {
+impl std::fmt::Display for ConnectionClosed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("closed on purpose")
+        f.write_str("closed by the test")
     }
 }
 
-impl std::error::Error for Closed {}
+impl std::error::Error for ConnectionClosed {}
 
-impl Proxy {
-    /// Starts one in front of `http://host:port`.
+impl FaultProxy {
+    /// Starts a proxy in front of `http://host:port`.
     ///
     /// # Errors
-    /// No port can be taken.
+    /// No port can be bound.
     pub async fn start(server: &str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await;
-        let listener = listener.context("take a port")?;
+        let listener = listener.context("bind a port")?;
         let url = format!(
             "http://{}",
-            listener.local_addr().context("look at the port")?
+            listener.local_addr().context("read the bound port")?
         );
-        let line = Arc::new(Line {
+        let state = Arc::new(ProxyState {
             server: server.to_owned(),
             client: http::client(),
-            mood: watch::Sender::new(Mood::Well),
-            bitten: AtomicU64::new(0),
+            mode: watch::Sender::new(ProxyMode::Forward),
+            disturbed: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
         });
-        let serving = Arc::clone(&line);
+        let serving = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(Arc::clone(&serving), stream));
             }
         });
-        Ok(Self { url, line })
+        Ok(Self { url, state })
     }
 
-    /// Its address.
+    /// Returns its URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Changes the mood, also for requests that wait.
-    pub fn set(&self, mood: Mood) {
-        self.line.bitten.store(0, Ordering::SeqCst);
-        self.line.mood.send_replace(mood);
+    /// Changes the mode, also for requests that are held back.
+    pub fn set(&self, mode: ProxyMode) {
+        self.state.disturbed.store(0, Ordering::SeqCst);
+        self.state.mode.send_replace(mode);
     }
 
-    /// Requests that have suffered since the mood was set.
-    pub fn bitten(&self) -> u64 {
-        self.line.bitten.load(Ordering::SeqCst)
+    /// Returns the number of requests disturbed since the mode was set.
+    pub fn disturbed(&self) -> u64 {
+        self.state.disturbed.load(Ordering::SeqCst)
     }
 
-    /// Requests held up, or forwarded and not answered by the server yet.
+    /// Returns the number of requests that are held back or that the server has not responded to yet.
     pub fn waiting(&self) -> u64 {
-        self.line.waiting.load(Ordering::SeqCst)
+        self.state.waiting.load(Ordering::SeqCst)
     }
 }
 
-async fn serve(line: Arc<Line>, stream: TcpStream) {
-    if *line.mood.borrow() == Mood::Gone {
-        line.bitten.fetch_add(1, Ordering::SeqCst);
+async fn serve(state: Arc<ProxyState>, stream: TcpStream) {
+    if *state.mode.borrow() == ProxyMode::Unreachable {
+        state.disturbed.fetch_add(1, Ordering::SeqCst);
         return;
     }
     let service = service_fn(move |request| {
-        let line = Arc::clone(&line);
-        // A task of its own: what has arrived here goes on when the client has hung up.
+        let state = Arc::clone(&state);
+        // In its own task, so that a request is forwarded even if the client disconnects.
         async move {
-            let exchange = tokio::spawn(async move { line.exchange(request).await });
-            exchange.await.unwrap_or(Err(Closed))
+            let exchange = tokio::spawn(async move { state.exchange(request).await });
+            exchange.await.unwrap_or(Err(ConnectionClosed))
         }
     });
     let connection = hyper::server::conn::http1::Builder::new();
-    // A connection that is cut on purpose ends in an error.
+    // A connection closed by the test ends with an error.
     let _ = connection
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 
-impl Line {
-    async fn exchange(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
+impl ProxyState {
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, ConnectionClosed> {
         let (head, body) = request.into_parts();
-        let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
+        let body = body
+            .collect()
+            .await
+            .map_err(|_| ConnectionClosed)?
+            .to_bytes();
         let query = head.uri.query().unwrap_or_default().to_owned();
         let insert = query.contains("INSERT") || body.starts_with(b"INSERT");
-        let mood = *self.mood.borrow();
-        let bites = match mood {
-            Mood::Well => false,
-            Mood::Gone | Mood::ReadOnly => true,
-            Mood::Forgetful | Mood::Silent | Mood::Late => insert,
+        let mode = *self.mode.borrow();
+        let disturbs = match mode {
+            ProxyMode::Forward => false,
+            ProxyMode::Unreachable | ProxyMode::ReadOnly => true,
+            ProxyMode::DropResponses | ProxyMode::Hang | ProxyMode::Delay => insert,
         };
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        if bites {
-            self.bitten.fetch_add(1, Ordering::SeqCst);
-            if mood == Mood::Late {
+        if disturbs {
+            self.disturbed.fetch_add(1, Ordering::SeqCst);
+            if mode == ProxyMode::Delay {
                 let _ = self
-                    .mood
+                    .mode
                     .subscribe()
-                    .wait_for(|now| *now != Mood::Late)
+                    .wait_for(|now| *now != ProxyMode::Delay)
                     .await;
             }
         }
-        let answer = if bites && mood == Mood::Gone {
-            Err(Closed)
+        let answer = if disturbs && mode == ProxyMode::Unreachable {
+            Err(ConnectionClosed)
         } else {
-            let query = if bites && mood == Mood::ReadOnly {
+            let query = if disturbs && mode == ProxyMode::ReadOnly {
                 format!("{query}&readonly=1")
             } else {
                 query
@@ -166,13 +173,13 @@ impl Line {
             self.forward(&head, &query, body).await
         };
         self.waiting.fetch_sub(1, Ordering::SeqCst);
-        if bites && mood == Mood::Forgetful {
-            return Err(Closed);
+        if disturbs && mode == ProxyMode::DropResponses {
+            return Err(ConnectionClosed);
         }
-        if bites && mood == Mood::Silent {
-            let mut moods = self.mood.subscribe();
-            let _ = moods.wait_for(|now| *now != Mood::Silent).await;
-            return Err(Closed);
+        if disturbs && mode == ProxyMode::Hang {
+            let mut modes = self.mode.subscribe();
+            let _ = modes.wait_for(|now| *now != ProxyMode::Hang).await;
+            return Err(ConnectionClosed);
         }
         answer
     }
@@ -182,7 +189,7 @@ impl Line {
         head: &hyper::http::request::Parts,
         query: &str,
         body: Bytes,
-    ) -> Result<Response<Full<Bytes>>, Closed> {
+    ) -> Result<Response<Full<Bytes>>, ConnectionClosed> {
         let url = format!("{}{}?{query}", self.server, head.uri.path());
         let mut headers = head.headers.clone();
         for own in ["host", "content-length", "transfer-encoding", "connection"] {
@@ -190,7 +197,7 @@ impl Line {
         }
         let request = self.client.request(head.method.clone(), url);
         let answer = request.headers(headers).body(body).send().await;
-        let answer = answer.map_err(|_| Closed)?;
+        let answer = answer.map_err(|_| ConnectionClosed)?;
         let mut response = Response::builder().status(answer.status());
         for (name, value) in answer.headers() {
             if !matches!(
@@ -200,7 +207,7 @@ impl Line {
                 response = response.header(name, value);
             }
         }
-        let body = answer.bytes().await.map_err(|_| Closed)?;
-        response.body(Full::new(body)).map_err(|_| Closed)
+        let body = answer.bytes().await.map_err(|_| ConnectionClosed)?;
+        response.body(Full::new(body)).map_err(|_| ConnectionClosed)
     }
 }

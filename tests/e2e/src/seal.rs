@@ -1,4 +1,4 @@
-//! Opens what chatledger seals on its topics, from the form that `schemas/json` documents.
+//! Opens sealed values of topics, following the format documented in `schemas/json`.
 
 use std::path::Path;
 
@@ -12,21 +12,22 @@ use serde_json::Value;
 pub struct SealKey(LessSafeKey);
 
 impl SealKey {
-    /// Reads it from its file.
+    /// Reads a key from its file.
     ///
     /// # Errors
-    /// It is not there, or no key.
+    /// The file is missing or contains no key.
     pub fn read(file: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let bytes = STANDARD.decode(text.trim()).context("the seal key")?;
-        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| anyhow!("no seal key"))?;
+        let key = UnboundKey::new(&AES_256_GCM, &bytes)
+            .map_err(|_| anyhow!("the file contains no seal key"))?;
         Ok(Self(LessSafeKey::new(key)))
     }
 
-    /// Opens the value that stands under `key` in `topic` (named without the prefix).
+    /// Opens a value with the key `key` of a topic (named without the prefix).
     ///
     /// # Errors
-    /// It is not of the documented form, or does not open.
+    /// The value does not have the documented format, or cannot be opened.
     pub fn open(&self, topic: &str, key: &[u8], value: &[u8]) -> Result<Vec<u8>> {
         let sealed: Value = serde_json::from_slice(value).context("the sealed value")?;
         ensure!(sealed["key_version"] == 1, "sealed with another key");
@@ -36,10 +37,14 @@ impl SealKey {
         };
         let nonce = Nonce::try_assume_unique_for_key(&bytes("nonce")?);
         let nonce = nonce.map_err(|_| anyhow!("the nonce is not 12 bytes"))?;
-        let place = [b"chatledger seal 1\0", topic.as_bytes(), b"\0", key].concat();
+        let associated = [b"chatledger seal 1\0", topic.as_bytes(), b"\0", key].concat();
         let mut body = bytes("ciphertext")?;
-        let opened = self.0.open_in_place(nonce, Aad::from(place), &mut body);
-        let length = opened.map_err(|_| anyhow!("it does not open"))?.len();
+        let opened = self
+            .0
+            .open_in_place(nonce, Aad::from(associated), &mut body);
+        let length = opened
+            .map_err(|_| anyhow!("the value cannot be opened"))?
+            .len();
         body.truncate(length);
         Ok(body)
     }

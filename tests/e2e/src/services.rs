@@ -1,8 +1,8 @@
-//! The two services that chatledger writes to: the ClickHouse engine and Apache Kafka.
+//! The services that chatledger writes to: the ClickHouse engine and Apache Kafka.
 //!
-//! One of each serves all tests of a binary, started when first asked for. Tests do not meet: each
-//! has its own database and topic prefix. A test that needs a service of its own starts an
-//! [`Engine`] or a [`Broker`].
+//! All tests of a binary share one of each, which is started on first use. Tests are isolated: each
+//! has its own database and topic prefix. A test that needs its own service starts an [`Engine`] or a
+//! [`Broker`].
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,50 +15,50 @@ use nix::unistd::Pid;
 use tokio::sync::OnceCell;
 
 use crate::janitor::Janitor;
-use crate::place;
+use crate::paths;
 use crate::process::Process;
 
-/// How long the engine may take to answer; it loads a library of 600 MB.
+/// Maximum startup time of the engine; it loads a library of 600 MB.
 const ENGINE: Duration = Duration::from_secs(60);
 
 /// `chatledger embedded-clickhouse`.
 #[derive(Debug)]
 pub struct Engine {
-    /// Its address.
+    /// Its URL.
     pub url: String,
     /// Its process.
     pub process: Process,
     data: PathBuf,
     lib: String,
-    further: Vec<String>,
+    extra_args: Vec<String>,
 }
 
 impl Engine {
-    /// Starts it on a data directory and waits until it answers. Port 0 takes a free one.
+    /// Starts it on a data directory and waits until it responds. Port 0 selects a free port.
     ///
     /// # Errors
-    /// The library cannot be fetched, or the engine does not answer.
+    /// The library cannot be fetched, or the engine does not respond.
     pub async fn start(data: &Path, listen: &str) -> Result<Self> {
         Self::start_with(data, listen, &[]).await
     }
 
-    /// The same with further arguments.
+    /// Like [`Engine::start`], with additional arguments.
     ///
     /// # Errors
-    /// The library cannot be fetched, or the engine does not answer.
-    pub async fn start_with(data: &Path, listen: &str, further: &[String]) -> Result<Self> {
+    /// See [`Engine::start`].
+    pub async fn start_with(data: &Path, listen: &str, extra_args: &[String]) -> Result<Self> {
         let nothing: [&str; 0] = [];
-        let lib = place::script("deploy/local/fetch-libchdb", &nothing)?;
-        Self::launch(data.to_owned(), lib, listen, further.to_vec()).await
+        let lib = paths::script("deploy/local/fetch-libchdb", &nothing)?;
+        Self::launch(data.to_owned(), lib, listen, extra_args.to_vec()).await
     }
 
     async fn launch(
         data: PathBuf,
         lib: String,
         listen: &str,
-        further: Vec<String>,
+        extra_args: Vec<String>,
     ) -> Result<Self> {
-        let mut command = Command::new(place::program("chatledger")?);
+        let mut command = Command::new(paths::program("chatledger")?);
         command.args([
             "embedded-clickhouse",
             "--max-memory-mib",
@@ -67,7 +67,7 @@ impl Engine {
             listen,
         ]);
         command.arg("--lib").arg(&lib).arg("--data-dir").arg(&data);
-        command.args(&further);
+        command.args(&extra_args);
         let log = data.with_extension("log");
         let mut process = Process::start("chatledger embedded-clickhouse", command, &log)?;
         let url = process.line(ENGINE).await?;
@@ -76,29 +76,29 @@ impl Engine {
             process,
             data,
             lib,
-            further,
+            extra_args,
         })
     }
 
-    /// Starts it again on the same data and port; what runs is killed first.
+    /// Kills it and starts it again on the same data directory and port.
     ///
     /// # Errors
-    /// It does not answer.
+    /// It does not respond.
     pub async fn restart(self) -> Result<Self> {
         let Self {
             url,
             mut process,
             data,
             lib,
-            further,
+            extra_args,
         } = self;
         process.kill()?;
         let listen = url.trim_start_matches("http://").to_owned();
-        Self::launch(data, lib, &listen, further).await
+        Self::launch(data, lib, &listen, extra_args).await
     }
 }
 
-/// The engine of this test binary.
+/// Returns the URL of the engine of this test binary.
 ///
 /// # Errors
 /// It cannot be started.
@@ -111,7 +111,7 @@ pub async fn engine() -> Result<&'static str> {
     Ok(ENGINE.get_or_try_init(start).await?.url.as_str())
 }
 
-/// Apache Kafka on a data directory of its own.
+/// An Apache Kafka broker with its own data directory.
 #[derive(Debug)]
 pub struct Broker {
     /// Its address, `host:port`.
@@ -120,7 +120,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts it and waits until it serves.
+    /// Starts it and waits until it is ready.
     ///
     /// # Errors
     /// It cannot be started.
@@ -128,8 +128,8 @@ impl Broker {
         Self::start_with(Vec::new()).await
     }
 
-    /// The same with TLS and a login, at whose address it is then found; the folder holds what
-    /// `deploy/local/kafka start --sasl-ssl` wants.
+    /// Starts it with TLS and SASL; its address is that of the secure listener. The folder must contain
+    /// the files that `deploy/local/kafka start --sasl-ssl` requires.
     ///
     /// # Errors
     /// It cannot be started.
@@ -137,27 +137,27 @@ impl Broker {
         Self::start_with(vec!["--sasl-ssl".into(), folder.into()]).await
     }
 
-    async fn start_with(further: Vec<OsString>) -> Result<Self> {
+    async fn start_with(extra_args: Vec<OsString>) -> Result<Self> {
         let janitor = Janitor::get()?;
         let data = janitor.folder("kafka")?;
         janitor.broker(&data);
-        let address = Self::launch(&data, "0", further).await?;
+        let address = Self::launch(&data, "0", extra_args).await?;
         Ok(Self { address, data })
     }
 
-    async fn launch(data: &Path, port: &str, further: Vec<OsString>) -> Result<String> {
+    async fn launch(data: &Path, port: &str, extra_args: Vec<OsString>) -> Result<String> {
         let mut words: Vec<OsString> = vec!["start".into(), "--data-dir".into(), data.into()];
         words.extend(["--port".into(), port.into()]);
-        words.extend(further);
-        tokio::task::spawn_blocking(move || place::script("deploy/local/kafka", &words))
+        words.extend(extra_args);
+        tokio::task::spawn_blocking(move || paths::script("deploy/local/kafka", &words))
             .await
             .context("start Kafka")?
     }
 
-    /// Kills it as a crash would.
+    /// Kills it with SIGKILL.
     ///
     /// # Errors
-    /// It does not run.
+    /// It is not running.
     pub fn kill(&self) -> Result<()> {
         let pid = std::fs::read_to_string(self.data.join("pid")).context("read Kafka's pid")?;
         let pid = pid.split_whitespace().next().unwrap_or_default();
@@ -165,7 +165,7 @@ impl Broker {
         kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill Kafka")
     }
 
-    /// Starts it again on the same data and port, and waits until it serves.
+    /// Starts it again on the same data directory and port, and waits until it is ready.
     ///
     /// # Errors
     /// It cannot be started.
@@ -176,7 +176,7 @@ impl Broker {
     }
 }
 
-/// The broker of this test binary, as `host:port`.
+/// Returns the broker of this test binary as `host:port`.
 ///
 /// # Errors
 /// It cannot be started.
@@ -186,16 +186,24 @@ pub async fn broker() -> Result<&'static str> {
     Ok(broker.address.as_str())
 }
 
-/// Asks an engine as a user; gives its answer without the line end.
+/// Runs a statement as a user; returns the result without the final line break.
 ///
 /// # Errors
-/// It does not answer, or refuses.
-pub async fn ask_as(url: &str, user: &str, password: &str, sql: &str) -> Result<String> {
+/// The engine does not respond or returns an error.
+pub async fn query_as(url: &str, user: &str, password: &str, sql: &str) -> Result<String> {
     let request = reqwest::Client::new()
         .post(url)
         .basic_auth(user, Some(password));
-    let answer = request.body(sql.to_owned()).send().await;
-    let answer = answer.context("ask the engine")?.error_for_status();
-    let text = answer.context("ask the engine")?.text().await;
-    Ok(text.context("ask the engine")?.trim_end().to_owned())
+    let response = request.body(sql.to_owned()).send().await;
+    let response = response
+        .context("send a statement to the engine")?
+        .error_for_status();
+    let text = response
+        .context("send a statement to the engine")?
+        .text()
+        .await;
+    Ok(text
+        .context("send a statement to the engine")?
+        .trim_end()
+        .to_owned())
 }

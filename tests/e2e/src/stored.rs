@@ -1,5 +1,5 @@
-//! What chatledger has stored, read from outside and compared with the truth: every row, every
-//! column that the truth states, in the tables before and after FINAL and in the Parquet files.
+//! Compares the stored data with the truth: every row and every column that the truth states, in the
+//! tables with and without FINAL and in the Parquet files.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::clickhouse::ClickHouse;
 use crate::difference::same;
 use crate::expected::Expected;
-use crate::place;
+use crate::paths;
 use crate::tenant::Tenant;
 
 const MESSAGES: &str = "corp_id, seq, msgid, action, msgtype, toUnixTimestamp64Milli(msgtime) AS \
@@ -20,15 +20,15 @@ const MESSAGES: &str = "corp_id, seq, msgid, action, msgtype, toUnixTimestamp64M
 const VIOLATIONS: &str = "corp_id, msgid, seq, toUnixTimestamp64Milli(msgtime) AS msgtime, \
     conversation_id, from_id, rule_id, severity, matched, spans";
 const DEAD_LETTERS: &str = "seq, msgid, reason";
-/// Before FINAL, a letter that was tried again may have a row for each attempt, and a settled one a
-/// row that says so.
-const OPEN_LETTERS: &str = " WHERE is_deleted = 0 AND (corp_id, seq, msgid, version) IN (SELECT \
+/// Without FINAL, a dead letter can have a row for each replay attempt, and a settled one has a row
+/// with `is_deleted`.
+const OPEN_DEAD_LETTERS: &str = " WHERE is_deleted = 0 AND (corp_id, seq, msgid, version) IN (SELECT \
     corp_id, seq, msgid, max(version) FROM dead_letters GROUP BY corp_id, seq, msgid)";
 
-/// Compares everything a tenant has stored with its truth.
+/// Compares all stored data of a tenant with its truth.
 ///
 /// # Errors
-/// Something differs; how, is in the error.
+/// The data differs; the error describes the difference.
 pub async fn equals_truth(tenant: &Tenant) -> Result<Expected> {
     let expected = Expected::read(&tenant.truth())?;
     tables_equal(&tenant.clickhouse, &expected).await?;
@@ -36,10 +36,10 @@ pub async fn equals_truth(tenant: &Tenant) -> Result<Expected> {
     Ok(expected)
 }
 
-/// Compares the tables with the truth, before and after FINAL.
+/// Compares the tables with the truth, with and without FINAL.
 ///
 /// # Errors
-/// Something differs, or the server refuses.
+/// The data differs, or the server returns an error.
 pub async fn tables_equal(clickhouse: &ClickHouse, expected: &Expected) -> Result<()> {
     for when in ["", " FINAL"] {
         for (table, columns, key, rows) in [
@@ -63,7 +63,7 @@ pub async fn tables_equal(clickhouse: &ClickHouse, expected: &Expected) -> Resul
             ),
         ] {
             let rows_of = match (table, when) {
-                ("dead_letters", "") => OPEN_LETTERS,
+                ("dead_letters", "") => OPEN_DEAD_LETTERS,
                 _ => "",
             };
             let found = clickhouse
@@ -73,38 +73,38 @@ pub async fn tables_equal(clickhouse: &ClickHouse, expected: &Expected) -> Resul
             same(&format!("table {table}{when}"), key, rows, &found)?;
         }
     }
-    let made_up = clickhouse.number(
+    let invalid = clickhouse.number(
         "SELECT (SELECT count() FROM violations) - (SELECT uniqExact(violation_id) FROM violations) \
          + (SELECT count() FROM dead_letters FINAL WHERE sealed = '' OR error = '')",
     );
     ensure!(
-        made_up.await? == 0,
-        "violation_id stands twice, or a dead letter lacks its record"
+        invalid.await? == 0,
+        "a violation_id is duplicated, or a dead letter lacks its sealed record"
     );
     Ok(())
 }
 
-/// Lets the tables of what was pulled be merged, or stops that. A merge of equal rows leaves one of
-/// them, and so hides from a look without FINAL that there were two.
+/// Enables or disables merges of the tables. A merge removes duplicated rows, so it would hide them from
+/// a query without FINAL.
 ///
 /// # Errors
-/// The tables are not there, or the server refuses.
-pub async fn merge(clickhouse: &ClickHouse, on: bool) -> Result<()> {
+/// The tables do not exist, or the server returns an error.
+pub async fn set_merges(clickhouse: &ClickHouse, on: bool) -> Result<()> {
     let word = if on { "START" } else { "STOP" };
     for table in ["messages", "violations", "dead_letters"] {
         clickhouse
-            .ask(&format!("SYSTEM {word} MERGES {table}"))
+            .query(&format!("SYSTEM {word} MERGES {table}"))
             .await?;
     }
     Ok(())
 }
 
-/// Compares the Parquet files with the truth, read by pyarrow as a Hive-partitioned dataset.
+/// Compares the Parquet files with the truth; pyarrow reads them as a Hive-partitioned dataset.
 ///
 /// # Errors
-/// Something differs, a file cannot be read, or the folder holds anything else.
+/// The data differs, a file cannot be read, or the folder contains other files.
 pub fn files_equal(folder: &Path, expected: &Expected) -> Result<()> {
-    layout_is_hives(folder, expected.corp_id())?;
+    check_hive_layout(folder, expected.corp_id())?;
     for (table, key, rows) in [
         ("messages", ["msgid"].as_slice(), &expected.messages),
         ("violations", &["msgid", "rule_id"], &expected.violations),
@@ -120,13 +120,13 @@ pub fn files_equal(folder: &Path, expected: &Expected) -> Result<()> {
     Ok(())
 }
 
-/// The rows of a folder of Parquet files, with the columns of the path.
+/// Returns the rows of a folder of Parquet files, including the columns of the path.
 ///
 /// # Errors
 /// pyarrow cannot read it.
 pub fn parquet_rows(folder: &Path, table: &str) -> Result<Vec<Value>> {
-    let output = Command::new(place::python()?)
-        .arg(place::python_script("parquet_rows.py"))
+    let output = Command::new(paths::python()?)
+        .arg(paths::python_script("parquet_rows.py"))
         .arg(folder)
         .arg(table)
         .stdin(Stdio::null())
@@ -138,14 +138,14 @@ pub fn parquet_rows(folder: &Path, table: &str) -> Result<Vec<Value>> {
         "pyarrow on {}: {messages}",
         folder.display()
     );
-    let text = String::from_utf8(output.stdout).context("read pyarrow's rows")?;
+    let text = String::from_utf8(output.stdout).context("read the output of pyarrow")?;
     text.lines()
-        .map(|line| serde_json::from_str(line).context("read a row"))
+        .map(|line| serde_json::from_str(line).context("parse a row"))
         .collect()
 }
 
-/// Every visible file is `TABLE/corp_id=…/dt=…/*.parquet`.
-fn layout_is_hives(folder: &Path, corp_id: &str) -> Result<()> {
+/// Checks that the path of every visible file is `TABLE/corp_id=…/dt=…/*.parquet`.
+fn check_hive_layout(folder: &Path, corp_id: &str) -> Result<()> {
     for file in visible_files(folder)? {
         let path = file.strip_prefix(folder)?.to_string_lossy().into_owned();
         let parts: Vec<&str> = path.split('/').collect();
@@ -156,13 +156,13 @@ fn layout_is_hives(folder: &Path, corp_id: &str) -> Result<()> {
                 && name.ends_with(".parquet"));
         ensure!(
             fits,
-            "{path} is not of the form TABLE/corp_id=ID/dt=DAY/NAME.parquet"
+            "{path} does not have the form TABLE/corp_id=ID/dt=DAY/NAME.parquet"
         );
     }
     Ok(())
 }
 
-/// Files below a folder whose names readers look at; those beginning with `.` or `_` they skip.
+/// Returns the files below a folder that readers see; they skip names that begin with `.` or `_`.
 ///
 /// # Errors
 /// The folder cannot be read.

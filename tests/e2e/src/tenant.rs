@@ -1,8 +1,8 @@
-//! A simulated tenant and `chatledger` running over it.
+//! Serves a simulated tenant and runs `chatledger` on it.
 //!
-//! The simulator writes the configuration and the truth; tests change the configuration before a
-//! run with [`Tenant::configure`]. Messages come from the folder that `CHATLEDGER_CORPUS` names, or
-//! from the simulator's own texts.
+//! The simulator writes the configuration and the truth; tests change the configuration before a run
+//! with [`Tenant::configure`]. The texts come from the folder in `CHATLEDGER_CORPUS`, or from the
+//! simulator's built-in texts.
 
 use std::fmt;
 use std::fs;
@@ -17,14 +17,14 @@ use serde_json::Value;
 use crate::clickhouse::ClickHouse;
 use crate::janitor::Janitor;
 use crate::metrics::Endpoints;
-use crate::place;
+use crate::paths;
 use crate::process::Process;
 use crate::services;
 use crate::waiting::until;
 
-/// How long the simulator may take to be ready: it makes keys and writes the whole truth.
+/// Maximum startup time of the simulator, which generates keys and writes the truth.
 const READY: Duration = Duration::from_secs(180);
-/// How long a drain may take; never reached unless something hangs.
+/// Maximum duration of a drain; only reached if a process hangs.
 const DRAIN: Duration = Duration::from_secs(420);
 
 /// The two drivers.
@@ -45,29 +45,29 @@ impl fmt::Display for Driver {
     }
 }
 
-/// What tenant to make.
+/// Describes a tenant to start.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// Also the database's name; unique within the test binary, as an identifier.
+pub struct TenantPlan {
+    /// Name of the tenant and its database: an identifier, unique within the test binary.
     pub name: String,
-    /// How records travel.
+    /// The driver.
     pub driver: Driver,
     /// Distinct messages.
     pub messages: u64,
-    /// What follows from it: see `wecom-sim --help`.
+    /// The simulator's seed.
     pub seed: u64,
-    /// As `wecom-sim --faults` takes them.
+    /// The value of `wecom-sim --faults`.
     pub faults: String,
-    /// Further arguments of `wecom-sim serve`.
-    pub further: Vec<String>,
-    /// ClickHouse's address, where it is not the one that all tests share.
+    /// Additional arguments of `wecom-sim serve`.
+    pub extra_args: Vec<String>,
+    /// URL of ClickHouse; `None` for the shared engine.
     pub clickhouse: Option<String>,
-    /// Kafka's address, where it is not the one that all tests share.
+    /// Address of Kafka; `None` for the shared broker.
     pub brokers: Option<String>,
 }
 
-impl Plan {
-    /// A tenant without faults.
+impl TenantPlan {
+    /// Describes a tenant without faults.
     pub fn new(name: &str, driver: Driver, messages: u64) -> Self {
         Self {
             name: format!("{name}_{driver}"),
@@ -75,71 +75,71 @@ impl Plan {
             messages,
             seed: 1,
             faults: String::new(),
-            further: Vec::new(),
+            extra_args: Vec::new(),
             clickhouse: None,
             brokers: None,
         }
     }
 
-    /// With these faults.
+    /// Sets the faults.
     #[must_use]
     pub fn faults(mut self, faults: &str) -> Self {
         faults.clone_into(&mut self.faults);
         self
     }
 
-    /// With this seed.
+    /// Sets the seed.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// With a further argument of `wecom-sim serve`, `--name=value`.
+    /// Adds an argument of `wecom-sim serve`, `--name=value`.
     #[must_use]
-    pub fn with(mut self, argument: impl Into<String>) -> Self {
-        self.further.push(argument.into());
+    pub fn arg(mut self, argument: impl Into<String>) -> Self {
+        self.extra_args.push(argument.into());
         self
     }
 }
 
-/// The last line of a drain.
+/// The summary that a drain prints as its last line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Summary {
-    /// Records the archive gave.
+pub struct DrainSummary {
+    /// Records pulled from the archive.
     pub pulled: u64,
-    /// Messages opened.
+    /// Messages delivered.
     pub messages: u64,
     /// Violations found.
     pub violations: u64,
-    /// Records parked.
+    /// Records that were dead-lettered.
     pub dead_letters: u64,
-    /// Messages that had been there before.
+    /// Records that hold a message that an earlier record holds.
     pub duplicates: u64,
 }
 
-/// A run that has ended.
+/// A completed run of a command.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct FinishedRun {
     /// The exit code.
     pub code: i32,
     /// Lines on stdout.
     pub stdout: Vec<String>,
     /// Everything on stderr.
     pub stderr: String,
-    /// How long it took.
-    pub took: Duration,
+    /// Its duration.
+    pub duration: Duration,
 }
 
-/// A tenant being served.
+/// A tenant served by a running simulator.
 #[derive(Debug)]
 pub struct Tenant {
     /// Folder of configuration, secrets, keys, rules and truth.
     pub dir: PathBuf,
     /// The configuration file.
     pub config: PathBuf,
-    /// Base address of the simulator.
+    /// Base URL of the simulator.
     pub base_url: String,
     /// Prefix of its topics.
     pub topic_prefix: String,
@@ -151,18 +151,18 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// Makes and serves it.
+    /// Starts a simulator that generates and serves the tenant.
     ///
     /// # Errors
-    /// The simulator or a service it needs does not start.
-    pub async fn start(plan: Plan) -> Result<Self> {
+    /// The simulator or a service does not start.
+    pub async fn start(plan: TenantPlan) -> Result<Self> {
         let dir = Janitor::get()?.folder(&plan.name)?;
         let clickhouse = match plan.clickhouse {
             Some(url) => url,
             None => services::engine().await?.to_owned(),
         };
         let topic_prefix = format!("e2e.{}", plan.name);
-        let mut command = Command::new(place::program("wecom-sim")?);
+        let mut command = Command::new(paths::program("wecom-sim")?);
         command.args(["serve", "--dir"]).arg(&dir);
         command.args(["--messages", &plan.messages.to_string()]);
         command.args(["--seed", &plan.seed.to_string(), "--faults", &plan.faults]);
@@ -189,13 +189,13 @@ impl Tenant {
         if let Some(corpus) = std::env::var_os("CHATLEDGER_CORPUS") {
             command.arg("--corpus").arg(corpus);
         }
-        command.args(&plan.further);
+        command.args(&plan.extra_args);
         let mut simulator = Process::start("wecom-sim", command, &dir.with_extension("sim.log"))?;
         let ready: Value = serde_json::from_str(&simulator.line(READY).await?)
             .context("read the simulator's ready line")?;
         let listen = ready["listen"]
             .as_str()
-            .context("the ready line names no address")?;
+            .context("the ready line contains no address")?;
         Ok(Self {
             config: dir.join("chatledger.toml"),
             base_url: format!("http://{listen}"),
@@ -207,20 +207,20 @@ impl Tenant {
         })
     }
 
-    /// The folder of Parquet files.
+    /// Returns the folder of Parquet files.
     pub fn parquet(&self) -> PathBuf {
         self.dir.join("parquet")
     }
 
-    /// The folder of the truth.
+    /// Returns the folder of the truth.
     pub fn truth(&self) -> PathBuf {
         self.dir.join("truth")
     }
 
-    /// Changes the text of the configuration: each first text, which must be there, to the second.
+    /// Edits the configuration: replaces the first occurrence of each first text by the second.
     ///
     /// # Errors
-    /// A text is not there, or the file cannot be written.
+    /// A text does not occur, or the file cannot be written.
     pub fn configure(&self, changes: &[(&str, &str)]) -> Result<()> {
         let mut text = fs::read_to_string(&self.config).context("read the configuration")?;
         for (from, to) in changes {
@@ -233,132 +233,140 @@ impl Tenant {
         fs::write(&self.config, text).context("write the configuration")
     }
 
-    /// Adds a text to the end of the configuration.
+    /// Appends a text to the configuration.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn configure_also(&self, text: &str) -> Result<()> {
+    pub fn append_config(&self, text: &str) -> Result<()> {
         let config = fs::read_to_string(&self.config).context("read the configuration")?;
         fs::write(&self.config, format!("{config}\n{text}\n")).context("write the configuration")
     }
 
-    /// Starts `chatledger run` as one of several processes of the same deployment: the same
-    /// configuration, a state folder of its own.
+    /// Starts `chatledger run` as one of several processes of the same deployment: with the same
+    /// configuration and its own state folder.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn member(&self, number: u32, further: &[&str]) -> Result<Process> {
+    pub fn member(&self, number: u32, extra_args: &[&str]) -> Result<Process> {
         let text = fs::read_to_string(&self.config).context("read the configuration")?;
         let (folder, own) = (
             "state_dir = \"state\"",
             format!("state_dir = \"state-{number}\""),
         );
-        ensure!(text.contains(folder), "the configuration names no {folder}");
+        ensure!(text.contains(folder), "the configuration has no {folder}");
         let config = self.dir.join(format!("member-{number}.toml"));
         fs::write(&config, text.replacen(folder, &own, 1)).context("write the configuration")?;
-        let program = Command::new(place::program("chatledger")?);
-        self.spawn(program, &config, "info", "run", further)
+        let program = Command::new(paths::program("chatledger")?);
+        self.spawn(program, &config, "info", "run", extra_args)
     }
 
-    /// Starts `chatledger COMMAND --config …` and further words of the command.
+    /// Starts `chatledger COMMAND --config …` with additional arguments.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn chatledger(&self, command: &str, further: &[&str]) -> Result<Process> {
-        self.chatledger_logging("info", command, further)
+    pub fn chatledger(&self, command: &str, extra_args: &[&str]) -> Result<Process> {
+        self.chatledger_logging("info", command, extra_args)
     }
 
-    /// As [`Tenant::chatledger`], with another detail of the log.
+    /// Like [`Tenant::chatledger`], with another log level.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn chatledger_logging(
         &self,
-        detail: &str,
-        word: &str,
-        further: &[&str],
+        log_level: &str,
+        command: &str,
+        extra_args: &[&str],
     ) -> Result<Process> {
-        let program = Command::new(place::program("chatledger")?);
-        self.spawn(program, &self.config, detail, word, further)
+        let program = Command::new(paths::program("chatledger")?);
+        self.spawn(program, &self.config, log_level, command, extra_args)
     }
 
-    /// As [`Tenant::chatledger`]; and what a file's mode forbids is forbidden, to root too.
+    /// Like [`Tenant::chatledger`], but file permissions also apply to root.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn chatledger_bound_by_modes(&self, word: &str, further: &[&str]) -> Result<Process> {
-        let program = place::program("chatledger")?;
-        let command = if nix::unistd::geteuid().is_root() {
-            let mut command = Command::new("setpriv");
-            command.arg("--bounding-set=-dac_override,-dac_read_search");
-            command.arg(program);
-            command
+    pub fn chatledger_with_file_permissions(
+        &self,
+        command: &str,
+        extra_args: &[&str],
+    ) -> Result<Process> {
+        let program = paths::program("chatledger")?;
+        let program = if nix::unistd::geteuid().is_root() {
+            let mut setpriv = Command::new("setpriv");
+            setpriv.arg("--bounding-set=-dac_override,-dac_read_search");
+            setpriv.arg(program);
+            setpriv
         } else {
             Command::new(program)
         };
-        self.spawn(command, &self.config, "info", word, further)
+        self.spawn(program, &self.config, "info", command, extra_args)
     }
 
     fn spawn(
         &self,
-        mut command: Command,
+        mut program: Command,
         config: &Path,
-        detail: &str,
-        word: &str,
-        further: &[&str],
+        log_level: &str,
+        command: &str,
+        extra_args: &[&str],
     ) -> Result<Process> {
         self.runs.set(self.runs.get() + 1);
         let log = self.dir.with_extension(format!("{}.log", self.runs.get()));
-        command.arg(word).arg("--config").arg(config).args(further);
-        command.env("CHATLEDGER_LOG", detail);
-        Process::start(&format!("chatledger {word}"), command, &log)
+        program
+            .arg(command)
+            .arg("--config")
+            .arg(config)
+            .args(extra_args);
+        program.env("CHATLEDGER_LOG", log_level);
+        Process::start(&format!("chatledger {command}"), program, &log)
     }
 
-    /// Runs a command of `chatledger` to its end, whatever it is.
+    /// Runs a command of `chatledger` until it ends, with any exit code.
     ///
     /// # Errors
-    /// It does not end.
-    pub async fn ended(&self, command: &str, further: &[&str]) -> Result<Ended> {
+    /// It cannot be started or does not end.
+    pub async fn run_to_end(&self, command: &str, extra_args: &[&str]) -> Result<FinishedRun> {
         let began = Instant::now();
-        let mut process = self.chatledger(command, further)?;
+        let mut process = self.chatledger(command, extra_args)?;
         let (code, stdout) = process.finish(DRAIN).await?;
-        Ok(Ended {
+        Ok(FinishedRun {
             code,
             stdout,
             stderr: process.log()?,
-            took: began.elapsed(),
+            duration: began.elapsed(),
         })
     }
 
     /// Drains the archive.
     ///
     /// # Errors
-    /// It does not end with exit code 0 and the summary as the only line on stdout.
-    pub async fn drain(&self) -> Result<Summary> {
+    /// The exit code is not 0, or stdout is not exactly the summary.
+    pub async fn drain(&self) -> Result<DrainSummary> {
         let mut process = self.chatledger("run", &["--drain"])?;
         Self::drained(&mut process).await
     }
 
-    /// The summary of a drain that has been started.
+    /// Waits for the summary of a started drain.
     ///
     /// # Errors
-    /// As [`Tenant::drain`].
-    pub async fn drained(process: &mut Process) -> Result<Summary> {
+    /// See [`Tenant::drain`].
+    pub async fn drained(process: &mut Process) -> Result<DrainSummary> {
         let (code, stdout) = process.finish(DRAIN).await?;
         ensure!(code == 0, "exit code {code}:\n{}", process.log()?);
         let [line] = stdout.as_slice() else {
-            anyhow::bail!("not one line on stdout: {stdout:?}");
+            anyhow::bail!("stdout is not one line: {stdout:?}");
         };
-        serde_json::from_str(line).with_context(|| format!("read the summary {line:?}"))
+        serde_json::from_str(line).with_context(|| format!("parse the summary {line:?}"))
     }
 
-    /// Waits until a started `chatledger run` is up and gives its endpoints.
+    /// Waits until a started `chatledger run` is running and returns its HTTP endpoints.
     ///
     /// # Errors
-    /// It ends before, or is not up in time.
+    /// It ends, or is not running in time.
     pub async fn endpoints(process: &mut Process) -> Result<Endpoints> {
         let up = until(
-            "the line that names the metrics",
+            "the log line with the metrics address",
             Duration::from_secs(90),
             async || {
                 let ended = process.ended()?;
@@ -377,40 +385,43 @@ impl Tenant {
         Ok(Endpoints::new(&up.await?))
     }
 
-    /// Sends messages now; when this returns they can be pulled and are in the truth.
+    /// Sends messages now; they are readable and in the truth when this returns.
     ///
     /// # Errors
-    /// The simulator refuses.
+    /// The simulator returns an error.
     pub async fn append(&self, count: u64) -> Result<()> {
         let url = format!("{}/sim/append?count={count}", self.base_url);
-        let answer = reqwest::Client::new()
+        let response = reqwest::Client::new()
             .post(url)
             .send()
             .await
-            .context("ask the simulator")?;
+            .context("call the simulator")?;
         ensure!(
-            answer.status().is_success(),
-            "the simulator answers {}",
-            answer.status()
+            response.status().is_success(),
+            "the simulator returned {}",
+            response.status()
         );
         Ok(())
     }
 
-    /// What has been called, as the simulator counts.
+    /// Returns the simulator's counts of API calls.
     ///
     /// # Errors
-    /// The simulator does not answer.
+    /// The simulator does not respond.
     pub async fn calls(&self) -> Result<Value> {
         let url = format!("{}/sim/stats", self.base_url);
-        let answer = reqwest::get(url).await.context("ask the simulator")?;
-        answer.json().await.context("read the simulator's answer")
+        let response = reqwest::get(url).await.context("call the simulator")?;
+        response
+            .json()
+            .await
+            .context("read the simulator's response")
     }
 }
 
-/// How many messages the larger tests take: `CHATLEDGER_E2E_MESSAGES`, else 10,000.
+/// Returns the number of messages of the larger tests: `CHATLEDGER_E2E_MESSAGES`, or 10,000.
 ///
 /// # Errors
-/// The variable holds no number.
+/// The variable is not a number.
 pub fn messages() -> Result<u64> {
     match std::env::var("CHATLEDGER_E2E_MESSAGES") {
         Ok(text) => text
@@ -420,10 +431,10 @@ pub fn messages() -> Result<u64> {
     }
 }
 
-/// The lines of a file of JSON objects.
+/// Parses a file with one JSON object per line.
 ///
 /// # Errors
-/// It cannot be read.
+/// It cannot be read or parsed.
 pub fn json_lines(path: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let rows = text

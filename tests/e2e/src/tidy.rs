@@ -1,26 +1,26 @@
-//! Reads the repository's files as git has them, for the rules that every file keeps.
+//! Reads the repository's files for the checks that apply to every file.
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::place;
+use crate::paths;
 
-/// One file of the repository.
+/// A file of the repository.
 #[derive(Clone, Debug)]
-pub struct Tracked {
+pub struct TrackedFile {
     /// Path from the root.
     pub path: String,
     /// Its text; `None` if it is not UTF-8.
     pub text: Option<String>,
 }
 
-/// Every file that git tracks or would track.
+/// Returns every file that is tracked by git or not ignored.
 ///
 /// # Errors
-/// git is not there, or a file cannot be read.
-pub fn tracked() -> Result<Vec<Tracked>> {
-    let root = place::repository();
+/// git is not installed or fails.
+pub fn tracked() -> Result<Vec<TrackedFile>> {
+    let root = paths::repository();
     let output = Command::new("git")
         .args([
             "ls-files",
@@ -40,11 +40,11 @@ pub fn tracked() -> Result<Vec<Tracked>> {
     let names = String::from_utf8(output.stdout).context("a path is not UTF-8")?;
     let mut files = Vec::new();
     for path in names.split('\0').filter(|path| !path.is_empty()) {
-        // Deleted and not committed yet.
+        // Deleted, but not yet committed.
         let Ok(bytes) = std::fs::read(root.join(path)) else {
             continue;
         };
-        files.push(Tracked {
+        files.push(TrackedFile {
             path: path.to_owned(),
             text: String::from_utf8(bytes).ok(),
         });
@@ -52,19 +52,19 @@ pub fn tracked() -> Result<Vec<Tracked>> {
     Ok(files)
 }
 
-impl Tracked {
-    /// Whether it is Rust source.
+impl TrackedFile {
+    /// Returns whether it is Rust source.
     pub fn is_rust(&self) -> bool {
-        self.ends_in("rs")
+        self.has_extension("rs")
     }
 
-    /// Whether its name has this ending, given without the dot.
-    pub fn ends_in(&self, ending: &str) -> bool {
+    /// Returns whether its name has this extension, given without the dot.
+    pub fn has_extension(&self, extension: &str) -> bool {
         let name = std::path::Path::new(&self.path);
-        name.extension().is_some_and(|found| found == ending)
+        name.extension().is_some_and(|found| found == extension)
     }
 
-    /// Lines of the text.
+    /// Returns the lines of the text.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.text.iter().flat_map(|text| text.lines())
     }

@@ -1,5 +1,5 @@
-//! TLS for services that a test talks to: an authority made for the test, and an end in front of a
-//! service that speaks none itself.
+//! TLS for the services of a test: a certificate authority and a TLS proxy in front of a service that
+//! does not support TLS itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,8 +14,8 @@ use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// What openssl is told of both certificates.
-const FORMS: &str = "\
+/// Configuration of openssl for both certificates.
+const OPENSSL_CONFIG: &str = "\
 [req]
 distinguished_name = name
 prompt = no
@@ -31,7 +31,7 @@ subjectAltName = IP:127.0.0.1
 extendedKeyUsage = serverAuth
 ";
 
-/// Files of an authority and of a server on 127.0.0.1 that it vouches for.
+/// Files of a certificate authority and of a server on 127.0.0.1 with a certificate issued by it.
 #[derive(Debug)]
 pub struct Certificates {
     /// The authority's certificate.
@@ -41,13 +41,14 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes them in a folder, with openssl.
+    /// Creates them in a folder with openssl.
     ///
     /// # Errors
-    /// openssl is not there or fails.
-    pub fn make(folder: &Path) -> Result<Self> {
+    /// openssl is not installed or fails.
+    pub fn create(folder: &Path) -> Result<Self> {
         let path = |name: &str| folder.join(name);
-        std::fs::write(path("forms.cnf"), FORMS).context("write what openssl is told")?;
+        std::fs::write(path("openssl.cnf"), OPENSSL_CONFIG)
+            .context("write the configuration of openssl")?;
         let make = |what: &str, further: &[&str]| {
             let mut command = Command::new("openssl");
             command
@@ -57,7 +58,7 @@ impl Certificates {
                 "-newkey",
                 "rsa:2048",
                 "-config",
-                "forms.cnf",
+                "openssl.cnf",
                 "-extensions",
                 what,
             ]);
@@ -68,8 +69,8 @@ impl Certificates {
                 &format!("{what}.crt"),
             ]);
             let output = command.args(further).output().context("start openssl")?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "openssl: {said}");
+            let messages = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "openssl: {messages}");
             Ok(())
         };
         make("authority", &[])?;
@@ -87,20 +88,20 @@ impl Certificates {
     }
 }
 
-/// A TLS end on 127.0.0.1 that hands everything on; it closes when it is dropped.
+/// A TLS proxy on 127.0.0.1; it stops when it is dropped.
 #[derive(Debug)]
-pub struct Front {
-    /// `https://127.0.0.1:PORT`
+pub struct TlsProxy {
+    /// Its URL, `https://127.0.0.1:PORT`.
     pub url: String,
     task: JoinHandle<()>,
 }
 
-impl Front {
-    /// Opens it in front of `http://HOST:PORT`.
+impl TlsProxy {
+    /// Starts a proxy in front of `http://HOST:PORT`.
     ///
     /// # Errors
-    /// The certificates cannot be used, or there is no free port.
-    pub async fn open(certificates: &Certificates, service: &str) -> Result<Self> {
+    /// The certificates cannot be used, or no port can be bound.
+    pub async fn start(certificates: &Certificates, service: &str) -> Result<Self> {
         let pem = std::fs::read(&certificates.server).context("read the server's file")?;
         let key = PrivateKeyDer::from_pem_slice(&pem).context("the server's key")?;
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
@@ -120,7 +121,7 @@ impl Front {
             while let Ok((outside, _)) = listener.accept().await {
                 let (acceptor, service) = (acceptor.clone(), service.clone());
                 tokio::spawn(async move {
-                    // A client that does not trust us goes away in the middle: nothing to hand on.
+                    // A client that does not trust the certificate disconnects during the handshake.
                     let mut outside = acceptor.accept(outside).await?;
                     let mut inside = TcpStream::connect(service).await?;
                     tokio::io::copy_bidirectional(&mut outside, &mut inside).await
@@ -131,7 +132,7 @@ impl Front {
     }
 }
 
-impl Drop for Front {
+impl Drop for TlsProxy {
     fn drop(&mut self) {
         self.task.abort();
     }

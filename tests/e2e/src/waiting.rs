@@ -1,4 +1,4 @@
-//! Waiting for a condition, with a deadline. The only place of the tests where time passes unused.
+//! Waits for a condition with a deadline. Tests do not sleep anywhere else.
 
 use std::time::{Duration, Instant};
 
@@ -6,42 +6,42 @@ use anyhow::{Result, bail};
 
 use crate::process;
 
-/// Pause between two looks.
+/// Pause between two checks.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Looks until there is something.
+/// Repeats a check until it returns a value.
 ///
 /// # Errors
-/// Nothing within `bound`, or looking has failed. The ends of the logs of the processes that this
-/// thread has started are in the error.
+/// The check returns no value within `bound`, or fails. The error contains the end of the logs of the
+/// processes that this thread has started.
 pub async fn until<T>(
     what: &str,
     bound: Duration,
-    mut look: impl AsyncFnMut() -> Result<Option<T>>,
+    mut check: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let deadline = Instant::now() + bound;
     loop {
-        if let Some(found) = look().await? {
+        if let Some(found) = check().await? {
             return Ok(found);
         }
         if Instant::now() >= deadline {
             bail!(
-                "waited {bound:?} in vain: {what}{}",
-                process::ends_of_logs()
+                "timeout after {bound:?} waiting for: {what}{}",
+                process::log_tails()
             );
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Looks until it is so.
+/// Repeats a check until it returns true.
 ///
 /// # Errors
-/// As [`until`].
+/// See [`until`].
 pub async fn until_true(
     what: &str,
     bound: Duration,
-    mut look: impl AsyncFnMut() -> Result<bool>,
+    mut check: impl AsyncFnMut() -> Result<bool>,
 ) -> Result<()> {
-    until(what, bound, async || Ok(look().await?.then_some(()))).await
+    until(what, bound, async || Ok(check().await?.then_some(()))).await
 }

@@ -22,8 +22,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Values of `key: value` lines of a YAML file, comments and quotes removed. Enough for files whose
-/// form promtool checks.
+/// Returns the values of `key: value` lines of a YAML file without comments and quotes. This is
+/// sufficient because promtool checks the syntax.
 fn yaml_values(text: &str, key: &str) -> Vec<String> {
     text.lines()
         .map(|line| line.trim_start().trim_start_matches("- "))
@@ -45,7 +45,7 @@ fn alert_rules_use_metrics_and_labels_that_exist() {
     assert!(metrics.len() > 10);
     for (metric, selector) in metrics {
         let labels =
-            metrics::labels_of(metric).unwrap_or_else(|| panic!("{metric}: no such metric"));
+            metrics::labels_of(metric).unwrap_or_else(|| panic!("{metric} does not exist"));
         for matcher in selector.split(',').filter(|m| !m.is_empty()) {
             let label = matcher.split(['=', '!']).next().unwrap().trim();
             assert!(labels.contains(&label), "{metric} has no label {label}");
@@ -54,7 +54,7 @@ fn alert_rules_use_metrics_and_labels_that_exist() {
 }
 
 #[test]
-fn every_alert_has_texts_a_runbook_and_cases_that_fire_and_do_not() {
+fn every_alert_has_texts_a_runbook_and_cases_that_fire_and_that_do_not() {
     let rules = read("deploy/prometheus/rules/chatledger.yml");
     let cases = read("deploy/prometheus/rules/chatledger_test.yml");
     let blocks: Vec<&str> = rules.split("- alert: ").skip(1).collect();
@@ -80,14 +80,11 @@ fn every_alert_has_texts_a_runbook_and_cases_that_fire_and_do_not() {
                     && !case.split("exp_alerts:").nth(1).unwrap().starts_with(" []")
             })
             .collect();
-        assert!(
-            outcomes.contains(&true),
-            "{name}: no case in which it fires"
-        );
-        // The watchdog always fires; that is what it is for.
+        assert!(outcomes.contains(&true), "{name}: no case that fires");
+        // The watchdog always fires.
         assert!(
             name == "ChatledgerWatchdog" || outcomes.contains(&false),
-            "{name}: no case in which it does not"
+            "{name}: no case that does not fire"
         );
     }
     let written: BTreeSet<String> = fs::read_dir(repository().join("deploy/runbooks"))
@@ -97,10 +94,13 @@ fn every_alert_has_texts_a_runbook_and_cases_that_fire_and_do_not() {
         // The index, the page about peers and the pages about exit codes belong to no alert.
         .filter(|name| !["README", "peers"].contains(&name.as_str()) && !name.starts_with("exit-"))
         .collect();
-    assert_eq!(pages, written, "the alerts' pages and the pages written");
+    assert_eq!(
+        pages, written,
+        "runbook pages of the alerts, existing pages"
+    );
 }
 
-/// `ChatledgerSourceStalled` → `source-stalled`.
+/// Returns the page of an alert: `ChatledgerSourceStalled` → `source-stalled`.
 fn page_of(alert: &str) -> String {
     let name = alert
         .strip_prefix("Chatledger")

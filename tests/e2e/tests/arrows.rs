@@ -1,14 +1,14 @@
-//! The arrows between the crates point down only, as `cargo metadata` tells them.
+//! Checks the dependencies between the crates with `cargo metadata`: they point down only.
 //!
-//! What counts is what a crate is built with; for its own tests (dev-dependencies) a connector may
-//! take the embedded engine to have a server to talk to, and no more.
+//! Development dependencies are not counted, except that the only one of a connector on another crate
+//! is the embedded engine, which its tests use as a server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use chatledger_e2e::place;
+use chatledger_e2e::paths;
 use serde_json::Value;
 
 const SCHEMAS: &str = "chatledger-schemas";
@@ -35,7 +35,7 @@ const TESTS: [&str; 5] = [
     "chatledger-perf",
 ];
 
-/// What brings an async runtime, a network, a clock or a vendor's protocol.
+/// Crates that provide an async runtime, network access, a clock or a vendor's protocol.
 const IMPURE: &[&str] = &[
     "axum",
     "chrono",
@@ -67,7 +67,7 @@ fn workspace() -> Workspace {
             "--locked",
             "--offline",
         ])
-        .current_dir(place::repository())
+        .current_dir(paths::repository())
         .output()
         .unwrap();
     assert!(
@@ -92,20 +92,20 @@ fn workspace() -> Workspace {
 }
 
 impl Workspace {
-    /// What a package is built with.
-    fn built_with(&self, package: &str) -> BTreeSet<&str> {
+    /// Returns the dependencies of a package without development dependencies.
+    fn dependencies(&self, package: &str) -> BTreeSet<&str> {
         let all = self
             .packages
             .get(package)
-            .unwrap_or_else(|| panic!("no package {package}"));
+            .unwrap_or_else(|| panic!("package {package} does not exist"));
         all.iter()
             .filter(|(_, kind)| kind != "dev")
             .map(|(name, _)| name.as_str())
             .collect()
     }
 
-    /// What it takes for its own tests besides.
-    fn tested_with(&self, package: &str) -> BTreeSet<&str> {
+    /// Returns the development dependencies of a package.
+    fn dev_dependencies(&self, package: &str) -> BTreeSet<&str> {
         let all = &self.packages[package];
         all.iter()
             .filter(|(_, kind)| kind == "dev")
@@ -113,10 +113,13 @@ impl Workspace {
             .collect()
     }
 
-    /// Which packages of this workspace a package is built with.
-    fn ours(&self, package: &str) -> BTreeSet<&str> {
+    /// Returns the workspace's packages that a package depends on.
+    fn workspace_dependencies(&self, package: &str) -> BTreeSet<&str> {
         let ours = |name: &&str| self.packages.contains_key(*name);
-        self.built_with(package).into_iter().filter(ours).collect()
+        self.dependencies(package)
+            .into_iter()
+            .filter(ours)
+            .collect()
     }
 }
 
@@ -126,11 +129,11 @@ fn assert_within(package: &str, found: &BTreeSet<&str>, allowed: &[&str]) {
         .iter()
         .filter(|name| !allowed.contains(name))
         .collect();
-    assert!(others.is_empty(), "{package} must not know {others:?}");
+    assert!(others.is_empty(), "{package} must not depend on {others:?}");
 }
 
 #[test]
-fn packages_are_all_known_to_these_tests() {
+fn every_package_is_covered_by_these_tests() {
     let workspace = workspace();
     let known = [SCHEMAS, ENGINE, APP];
     let known: BTreeSet<&str> = known
@@ -144,36 +147,40 @@ fn packages_are_all_known_to_these_tests() {
 }
 
 #[test]
-fn schemas_know_nothing_of_ours() {
+fn schemas_depend_on_no_workspace_crate() {
     let workspace = workspace();
-    assert_within(SCHEMAS, &workspace.ours(SCHEMAS), &[]);
-    let outside = workspace.built_with(SCHEMAS);
+    assert_within(SCHEMAS, &workspace.workspace_dependencies(SCHEMAS), &[]);
+    let outside = workspace.dependencies(SCHEMAS);
     let impure: Vec<_> = outside
         .iter()
         .filter(|name| IMPURE.contains(name))
         .collect();
-    assert!(impure.is_empty(), "{SCHEMAS} must not know {impure:?}");
+    assert!(impure.is_empty(), "{SCHEMAS} must not depend on {impure:?}");
 }
 
 #[test]
-fn pure_crates_know_schemas_alone_and_neither_runtime_nor_network_nor_clock() {
+fn pure_crates_depend_on_schemas_only_and_on_no_runtime_network_or_clock() {
     let workspace = workspace();
     for package in PURE {
-        assert_within(package, &workspace.ours(package), &[SCHEMAS]);
-        let outside = workspace.built_with(package);
+        assert_within(
+            package,
+            &workspace.workspace_dependencies(package),
+            &[SCHEMAS],
+        );
+        let outside = workspace.dependencies(package);
         let impure: Vec<_> = outside
             .iter()
             .filter(|name| IMPURE.contains(name))
             .collect();
-        assert!(impure.is_empty(), "{package} must not know {impure:?}");
+        assert!(impure.is_empty(), "{package} must not depend on {impure:?}");
     }
 }
 
 #[test]
-fn engine_knows_the_pure_crates_and_no_connector() {
+fn engine_depends_on_the_pure_crates_and_no_connector() {
     let workspace = workspace();
     let allowed: Vec<&str> = PURE.into_iter().chain([SCHEMAS]).collect();
-    assert_within(ENGINE, &workspace.ours(ENGINE), &allowed);
+    assert_within(ENGINE, &workspace.workspace_dependencies(ENGINE), &allowed);
     let vendors = [
         "axum",
         "clickhouse",
@@ -182,22 +189,26 @@ fn engine_knows_the_pure_crates_and_no_connector() {
         "rdkafka",
         "reqwest",
     ];
-    let outside = workspace.built_with(ENGINE);
+    let outside = workspace.dependencies(ENGINE);
     let found: Vec<_> = outside
         .iter()
         .filter(|name| vendors.contains(name))
         .collect();
-    assert!(found.is_empty(), "{ENGINE} must not know {found:?}");
+    assert!(found.is_empty(), "{ENGINE} must not depend on {found:?}");
 }
 
 #[test]
-fn connectors_know_schemas_and_not_each_other() {
+fn connectors_depend_on_schemas_and_not_on_each_other() {
     let workspace = workspace();
     for package in CONNECTORS {
-        assert_within(package, &workspace.ours(package), &[SCHEMAS]);
+        assert_within(
+            package,
+            &workspace.workspace_dependencies(package),
+            &[SCHEMAS],
+        );
         let ours = |name: &&str| workspace.packages.contains_key(*name);
         let tests = workspace
-            .tested_with(package)
+            .dev_dependencies(package)
             .into_iter()
             .filter(ours)
             .collect();
@@ -210,9 +221,9 @@ fn connectors_know_schemas_and_not_each_other() {
 }
 
 #[test]
-fn app_alone_puts_engine_and_connectors_together_and_nobody_knows_it() {
+fn only_app_depends_on_engine_and_connectors_and_nothing_depends_on_app() {
     let workspace = workspace();
-    let app = workspace.ours(APP);
+    let app = workspace.workspace_dependencies(APP);
     let all = PURE.into_iter().chain(CONNECTORS).chain([SCHEMAS, ENGINE]);
     assert_within(APP, &app, &all.collect::<Vec<_>>());
     assert!(
@@ -224,32 +235,32 @@ fn app_alone_puts_engine_and_connectors_together_and_nobody_knows_it() {
     );
     for package in workspace.packages.keys() {
         assert!(
-            !workspace.ours(package).contains(APP),
-            "{package} knows {APP}"
+            !workspace.workspace_dependencies(package).contains(APP),
+            "{package} depends on {APP}"
         );
         if package != APP {
             assert!(
-                !workspace.ours(package).contains(ENGINE),
-                "{package} knows {ENGINE}"
+                !workspace.workspace_dependencies(package).contains(ENGINE),
+                "{package} depends on {ENGINE}"
             );
         }
     }
 }
 
 #[test]
-fn the_simulator_and_these_tests_know_nothing_of_the_product() {
+fn simulator_and_end_to_end_tests_depend_on_no_product_crate() {
     let workspace = workspace();
     for package in ["wecom-sim", "chatledger-e2e"] {
-        assert_within(package, &workspace.ours(package), &[]);
+        assert_within(package, &workspace.workspace_dependencies(package), &[]);
     }
-    let crash = workspace.ours("chatledger-crash");
+    let crash = workspace.workspace_dependencies("chatledger-crash");
     assert_within("chatledger-crash", &crash, &["chatledger-e2e"]);
 }
 
 #[test]
-fn every_dependency_comes_from_the_workspaces_one_list() {
+fn every_dependency_is_inherited_from_the_workspace() {
     for manifest in chatledger_e2e::tidy::tracked().unwrap() {
-        // The fuzzers are a workspace of their own.
+        // The fuzzers are a separate workspace.
         let other = manifest.path.starts_with("tests/fuzz/libfuzzer/");
         if other || !manifest.path.ends_with("/Cargo.toml") {
             continue;

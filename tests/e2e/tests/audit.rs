@@ -1,5 +1,5 @@
-//! `reconcile` and `verify` over a drained tenant: nothing is found where nothing was done, and what
-//! was done by hand is named. A window that was missed is refused, and a gap that is accepted noted.
+//! `reconcile` and `verify` on a drained tenant: they find nothing in unchanged data and report every
+//! manual change. A missed window is refused; an accepted gap is recorded.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,33 +8,34 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use chatledger_e2e::tenant::{Plan, Tenant};
-use chatledger_e2e::{Driver, place, services};
+use chatledger_e2e::tenant::{Tenant, TenantPlan};
+use chatledger_e2e::{Driver, paths, services};
 use serde_json::Value;
+use test_case::test_case;
 
-/// Bytes of a line of the direct driver's ledger, and of the header before the first.
+/// Bytes of an entry of the direct driver's ledger, and of its header.
 const LINE: usize = 112;
 const HEADER: usize = 16;
 
 async fn drained(name: &str, driver: Driver) -> Tenant {
-    let plan = Plan::new(name, driver, 3000).faults("broken=20,unknown_key=10,duplicates=25");
+    let plan = TenantPlan::new(name, driver, 3000).faults("broken=20,unknown_key=10,duplicates=25");
     let tenant = Tenant::start(plan).await.unwrap();
     tenant.drain().await.unwrap();
     tenant
 }
 
-/// Exit code and the JSON object of a command.
-async fn told(tenant: &Tenant, command: &str, further: &[&str]) -> (i32, Value) {
+/// Runs a command with `--json` and returns its exit code and output.
+async fn run_json(tenant: &Tenant, command: &str, further: &[&str]) -> (i32, Value) {
     let words = [&["--json"], further].concat();
-    let ended = tenant.ended(command, &words).await.unwrap();
+    let ended = tenant.run_to_end(command, &words).await.unwrap();
     let line = ended.stdout.last();
-    let line = line.unwrap_or_else(|| panic!("{command} says nothing: {}", ended.stderr));
+    let line = line.unwrap_or_else(|| panic!("{command} printed nothing: {}", ended.stderr));
     (ended.code, serde_json::from_str(line).unwrap())
 }
 
-/// What is wrong, as (first position of the block, seq, what), in the order told.
-fn findings(told: &Value) -> Vec<(u64, u64, String)> {
-    let blocks = told["corps"][0]["blocks"].as_array().unwrap();
+/// Returns the findings of `reconcile` in order: (first position of the block, seq, what).
+fn findings(output: &Value) -> Vec<(u64, u64, String)> {
+    let blocks = output["corps"][0]["blocks"].as_array().unwrap();
     let mut all = Vec::new();
     for block in blocks {
         let first = block["first_seq"].as_u64().unwrap();
@@ -49,7 +50,7 @@ fn findings(told: &Value) -> Vec<(u64, u64, String)> {
     all
 }
 
-async fn row(tenant: &Tenant, offset: u64) -> u64 {
+async fn seq_at(tenant: &Tenant, offset: u64) -> u64 {
     let sql = format!("SELECT seq FROM messages ORDER BY seq LIMIT 1 OFFSET {offset}");
     tenant.clickhouse.number(&sql).await.unwrap()
 }
@@ -72,19 +73,22 @@ fn message_files(tenant: &Tenant) -> Vec<PathBuf> {
 }
 
 fn python(script: &str, arguments: &[&str]) -> String {
-    let output = Command::new(place::python().unwrap())
-        .arg(place::python_script(script))
+    let output = Command::new(paths::python().unwrap())
+        .arg(paths::python_script(script))
         .args(arguments)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}: {said}");
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {messages}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_altered_by_hand_are_named_by_block(driver: Driver) {
     let tenant = drained("reconcile", driver).await;
-    let (code, clean) = told(&tenant, "reconcile", &[]).await;
+    let (code, clean) = run_json(&tenant, "reconcile", &[]).await;
     assert_eq!((code, findings(&clean)), (0, Vec::new()), "{clean}");
     let total = &clean["corps"][0]["total"];
     for (what, count) in [
@@ -100,64 +104,68 @@ async fn rows_altered_by_hand_are_named_by_block(driver: Driver) {
     }
     assert_eq!(total["clickhouse"]["hash"], total["parquet"]["hash"]);
     let kept = "SELECT accounted FROM reconciliations ORDER BY run_at DESC LIMIT 1 FORMAT TSV";
-    assert_eq!(tenant.clickhouse.ask(kept).await.unwrap().trim(), "true");
+    assert_eq!(tenant.clickhouse.query(kept).await.unwrap().trim(), "true");
 
-    // A row is deleted, another inserted, and one doubled.
-    let (gone, beside, doubled) = (
-        row(&tenant, 100).await,
-        row(&tenant, 1500).await,
-        row(&tenant, 2500).await,
+    // Delete one row, insert another and duplicate a third.
+    let (deleted, neighbour, duplicated) = (
+        seq_at(&tenant, 100).await,
+        seq_at(&tenant, 1500).await,
+        seq_at(&tenant, 2500).await,
     );
     let change = async |sql: String| {
-        tenant.clickhouse.ask(&sql).await.unwrap();
+        tenant.clickhouse.query(&sql).await.unwrap();
     };
     change(format!(
-        "ALTER TABLE messages DELETE WHERE seq = {gone} SETTINGS mutations_sync = 2"
+        "ALTER TABLE messages DELETE WHERE seq = {deleted} SETTINGS mutations_sync = 2"
     ))
     .await;
-    let stranger = beside + 1;
+    let inserted = neighbour + 1;
     change(format!(
         "INSERT INTO messages SELECT * REPLACE (seq + 1 AS seq, concat(msgid, 'x') AS msgid) \
-         FROM (SELECT * FROM messages WHERE seq = {beside})"
+         FROM (SELECT * FROM messages WHERE seq = {neighbour})"
     ))
     .await;
     change(format!(
-        "INSERT INTO messages SELECT * FROM messages WHERE seq = {doubled}"
+        "INSERT INTO messages SELECT * FROM messages WHERE seq = {duplicated}"
     ))
     .await;
     let block = |seq: u64| seq / 1000 * 1000;
     let altered = [
-        (block(gone), gone, "missing_in_clickhouse".to_owned()),
+        (block(deleted), deleted, "missing_in_clickhouse".to_owned()),
         (
-            block(stranger),
-            stranger,
+            block(inserted),
+            inserted,
             "unexpected_in_clickhouse".to_owned(),
         ),
-        (block(doubled), doubled, "repeated_in_clickhouse".to_owned()),
+        (
+            block(duplicated),
+            duplicated,
+            "repeated_in_clickhouse".to_owned(),
+        ),
     ];
-    let (code, found) = told(&tenant, "reconcile", &["--wait", "0s"]).await;
+    let (code, found) = run_json(&tenant, "reconcile", &["--wait", "0s"]).await;
     assert_eq!((code, findings(&found)), (1, altered.to_vec()));
-    // Only where it was looked for, and also behind everything that was pulled.
-    let range = ["--wait", "0s", "--to-seq", &(gone - 1).to_string()];
-    let (code, _) = told(&tenant, "reconcile", &range).await;
+    // A range without changes has no findings; positions after the last record are checked too.
+    let range = ["--wait", "0s", "--to-seq", &(deleted - 1).to_string()];
+    let (code, _) = run_json(&tenant, "reconcile", &range).await;
     assert_eq!(code, 0);
     change(format!(
         "INSERT INTO messages SELECT * REPLACE (seq + 90000000 AS seq, concat(msgid, 'y') AS msgid) \
-         FROM (SELECT * FROM messages WHERE seq = {beside})"
+         FROM (SELECT * FROM messages WHERE seq = {neighbour})"
     ))
     .await;
-    let (_, found) = told(&tenant, "reconcile", &["--wait", "0s"]).await;
+    let (_, found) = run_json(&tenant, "reconcile", &["--wait", "0s"]).await;
     let last = findings(&found).pop().unwrap();
     assert_eq!(
         (last.1, last.2.as_str()),
-        (beside + 90_000_000, "unexpected_in_clickhouse")
+        (neighbour + 90_000_000, "unexpected_in_clickhouse")
     );
 
-    // A file is removed: what stood in it is missing, whatever block it was in.
+    // Delete a file: all of its rows are missing, in every block.
     let files = message_files(&tenant);
-    let removed = &files[files.len() / 2];
-    fs::remove_file(removed).unwrap();
-    let (code, found) = told(&tenant, "reconcile", &["--wait", "0s"]).await;
+    let deleted_file = &files[files.len() / 2];
+    fs::remove_file(deleted_file).unwrap();
+    let (code, found) = run_json(&tenant, "reconcile", &["--wait", "0s"]).await;
     assert_eq!(code, 1);
     let missing = found["corps"][0]["total"]["missing"].as_u64().unwrap();
     assert!(missing > 1, "{found}");
@@ -167,29 +175,22 @@ async fn rows_altered_by_hand_are_named_by_block(driver: Driver) {
             .iter()
             .any(|(_, _, what)| what == "missing_in_parquet")
     );
-    let text = tenant.ended("reconcile", &["--wait", "0s"]).await.unwrap();
+    let text = tenant
+        .run_to_end("reconcile", &["--wait", "0s"])
+        .await
+        .unwrap();
     assert!(
         text.stdout
             .join("\n")
-            .contains(&format!("seq {gone}: missing in clickhouse"))
+            .contains(&format!("seq {deleted}: missing in clickhouse"))
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_altered_by_hand_are_named_by_block_in_the_direct_driver() {
-    rows_altered_by_hand_are_named_by_block(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_altered_by_hand_are_named_by_block_in_the_kafka_driver() {
-    rows_altered_by_hand_are_named_by_block(Driver::Kafka).await;
-}
-
-/// What `verify` has found, as (what, place begins with, seq).
+/// Runs `verify` and returns its findings: (what, place, seq).
 async fn verified(tenant: &Tenant) -> Vec<(String, String, u64)> {
-    let (code, told) = told(tenant, "verify", &["--settle", "0s"]).await;
-    let found = told["corps"][0]["findings"].as_array().unwrap();
-    assert_eq!(code == 0, found.is_empty(), "{told}");
+    let (code, output) = run_json(tenant, "verify", &["--settle", "0s"]).await;
+    let found = output["corps"][0]["findings"].as_array().unwrap();
+    assert_eq!(code == 0, found.is_empty(), "{output}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     found
         .iter()
@@ -227,7 +228,7 @@ async fn each_alteration_of_the_ledger_is_named_with_its_record() {
         assert_eq!(place, "ledger");
         (what, seq)
     };
-    // One byte of the sealed record's digest.
+    // Change one byte of the digest of the sealed record.
     let mut altered = good.clone();
     altered[at(700) + 41] ^= 1;
     assert_eq!(found(altered).await, ("changed".to_owned(), seq(700)));
@@ -241,7 +242,7 @@ async fn each_alteration_of_the_ledger_is_named_with_its_record() {
     let (first, second) = altered[at(700)..at(702)].split_at_mut(LINE);
     first.swap_with_slice(second);
     assert_eq!(found(altered).await, ("moved".to_owned(), seq(700)));
-    // The end is cut off: the files know better.
+    // Truncate the ledger: the Parquet files refer to links after its end.
     fs::write(&ledger, &good[..at(2900)]).unwrap();
     let all = verified(&tenant).await;
     assert!(
@@ -249,16 +250,19 @@ async fn each_alteration_of_the_ledger_is_named_with_its_record() {
             .any(|(what, place, _)| what == "unanchored" && place != "ledger"),
         "{all:?}"
     );
-    // All of it is: what the places hold is then of no record.
+    // Remove all entries: the stored rows then belong to no record.
     fs::write(&ledger, &good[..HEADER]).unwrap();
-    let (code, told) = told(&tenant, "reconcile", &[]).await;
-    let total = &told["corps"][0]["total"];
+    let (code, output) = run_json(&tenant, "reconcile", &[]).await;
+    let total = &output["corps"][0]["total"];
     assert_eq!((code, &total["pulled"]["rows"]), (1, &Value::from(0)));
     assert_eq!(total["unexpected"], 2970, "{total}");
     let all = verified(&tenant).await;
     assert!(all.iter().any(|(what, ..)| what == "inserted"), "{all:?}");
 }
 
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
 async fn each_alteration_of_a_row_is_named(driver: Driver) {
     let tenant = drained("content", driver).await;
     assert_eq!(verified(&tenant).await, []);
@@ -281,46 +285,39 @@ async fn each_alteration_of_a_row_is_named(driver: Driver) {
         fs::write(&file, &good).unwrap();
     }
     assert_eq!(verified(&tenant).await, []);
-    let seq = row(&tenant, 1234).await;
+    let seq = seq_at(&tenant, 1234).await;
     let sql = format!(
         "ALTER TABLE messages UPDATE content = concat(content, '。') WHERE seq = {seq} \
          SETTINGS mutations_sync = 2"
     );
-    tenant.clickhouse.ask(&sql).await.unwrap();
+    tenant.clickhouse.query(&sql).await.unwrap();
     let found = |what: &str, seq| (what.to_owned(), "clickhouse".to_owned(), seq);
     assert_eq!(verified(&tenant).await, [found("changed", seq)]);
-    let gone = row(&tenant, 2345).await;
-    let stranger = seq + 90_000_000;
+    let deleted = seq_at(&tenant, 2345).await;
+    let inserted = seq + 90_000_000;
     for sql in [
-        format!("ALTER TABLE messages DELETE WHERE seq = {gone} SETTINGS mutations_sync = 2"),
+        format!("ALTER TABLE messages DELETE WHERE seq = {deleted} SETTINGS mutations_sync = 2"),
         format!(
-            "INSERT INTO messages SELECT * REPLACE ({stranger} AS seq, concat(msgid, 'y') AS msgid) \
+            "INSERT INTO messages SELECT * REPLACE ({inserted} AS seq, concat(msgid, 'y') AS msgid) \
              FROM (SELECT * FROM messages WHERE seq = {seq})"
         ),
     ] {
-        tenant.clickhouse.ask(&sql).await.unwrap();
+        tenant.clickhouse.query(&sql).await.unwrap();
     }
     assert_eq!(
         verified(&tenant).await,
         [
             found("changed", seq),
-            found("removed", gone),
-            found("inserted", stranger)
+            found("removed", deleted),
+            found("inserted", inserted)
         ]
     );
 }
 
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
 #[tokio::test(flavor = "multi_thread")]
-async fn each_alteration_of_a_row_is_named_in_the_direct_driver() {
-    each_alteration_of_a_row_is_named(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_alteration_of_a_row_is_named_in_the_kafka_driver() {
-    each_alteration_of_a_row_is_named(Driver::Kafka).await;
-}
-
-async fn window_that_was_missed_is_refused_and_an_accepted_gap_is_noted(driver: Driver) {
+async fn missed_window_is_refused_and_an_accepted_gap_is_recorded(driver: Driver) {
     let tenant = drained("window", driver).await;
     let six_days = Duration::from_secs(6 * 24 * 3600);
     let then = (SystemTime::now() - six_days).duration_since(SystemTime::UNIX_EPOCH);
@@ -342,7 +339,7 @@ async fn window_that_was_missed_is_refused_and_an_accepted_gap_is_noted(driver: 
         }
     }
     tenant.append(100).await.unwrap();
-    let refused = tenant.ended("run", &["--drain"]).await.unwrap();
+    let refused = tenant.run_to_end("run", &["--drain"]).await.unwrap();
     assert_eq!(refused.code, 4, "{}", refused.stderr);
     assert!(refused.stderr.contains("144 hours"), "{}", refused.stderr);
     assert!(
@@ -351,25 +348,15 @@ async fn window_that_was_missed_is_refused_and_an_accepted_gap_is_noted(driver: 
         refused.stderr
     );
     let accepted = tenant
-        .ended("run", &["--drain", "--accept-gap"])
+        .run_to_end("run", &["--drain", "--accept-gap"])
         .await
         .unwrap();
     assert_eq!(accepted.code, 0, "{}", accepted.stderr);
-    // Once is enough.
-    let again = tenant.ended("run", &["--drain"]).await.unwrap();
+    // The gap has to be accepted only once.
+    let again = tenant.run_to_end("run", &["--drain"]).await.unwrap();
     assert_eq!(again.code, 0, "{}", again.stderr);
-    let (code, told) = told(&tenant, "reconcile", &[]).await;
-    let total = &told["corps"][0]["total"];
+    let (code, output) = run_json(&tenant, "reconcile", &[]).await;
+    let total = &output["corps"][0]["total"];
     assert_eq!((code, &total["gaps"]), (0, &Value::from(1)), "{total}");
     assert_eq!(verified(&tenant).await, []);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn window_that_was_missed_is_refused_in_the_direct_driver() {
-    window_that_was_missed_is_refused_and_an_accepted_gap_is_noted(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn window_that_was_missed_is_refused_in_the_kafka_driver() {
-    window_that_was_missed_is_refused_and_an_accepted_gap_is_noted(Driver::Kafka).await;
 }

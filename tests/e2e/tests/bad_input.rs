@@ -1,24 +1,27 @@
-//! What chatledger says, and the exit code it ends with, when something is wrong at the start.
+//! Error messages and exit codes of chatledger for invalid input and unreachable services at startup.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 
-use chatledger_e2e::tenant::{Ended, Plan, Tenant};
+use chatledger_e2e::tenant::{FinishedRun, Tenant, TenantPlan};
 use chatledger_e2e::{Driver, stored};
+use test_case::test_case;
 
-/// An address where nobody listens: its port was free a moment ago.
-fn nobody() -> String {
+/// Returns an address where no server listens: its port was free before.
+fn unused_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
 async fn tenant(name: &str, driver: Driver) -> Tenant {
-    Tenant::start(Plan::new(name, driver, 200)).await.unwrap()
+    Tenant::start(TenantPlan::new(name, driver, 200))
+        .await
+        .unwrap()
 }
 
 #[track_caller]
-fn assert_says(ended: &Ended, code: i32, parts: &[&str]) {
+fn assert_fails_with(ended: &FinishedRun, code: i32, parts: &[&str]) {
     assert_eq!(ended.code, code, "{}", ended.stderr);
     let last = ended
         .stderr
@@ -30,7 +33,7 @@ fn assert_says(ended: &Ended, code: i32, parts: &[&str]) {
     for part in parts {
         assert!(
             last.contains(part),
-            "no {part:?} in the last words:\n{}",
+            "{part:?} is missing in the last lines:\n{}",
             ended.stderr
         );
     }
@@ -38,7 +41,7 @@ fn assert_says(ended: &Ended, code: i32, parts: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn configuration_with_many_errors_names_them_all_and_exits_2() {
+async fn configuration_with_many_errors_reports_all_of_them_and_exits_2() {
     let tenant = tenant("config", Driver::Direct).await;
     let changes = [
         ("mode = \"direct\"", "mode = \"carrier-pigeon\""),
@@ -59,12 +62,12 @@ async fn configuration_with_many_errors_names_them_all_and_exits_2() {
             "sink.parquet.url: found \"ftp://x\"; accepted: file:PATH or s3://BUCKET/PREFIX",
             "tables: unknown key; accepted: ",
         ];
-        assert_says(&tenant.ended(command, &[]).await.unwrap(), 2, &parts);
+        assert_fails_with(&tenant.run_to_end(command, &[]).await.unwrap(), 2, &parts);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_are_missing_or_broken_are_all_named_and_exit_is_2() {
+async fn missing_and_invalid_files_are_all_named_and_exit_code_is_2() {
     let tenant = tenant("files", Driver::Direct).await;
     fs::remove_file(tenant.dir.join("archive.secret")).unwrap();
     fs::write(tenant.dir.join("contact.secret"), "\n").unwrap();
@@ -82,11 +85,15 @@ async fn files_that_are_missing_or_broken_are_all_named_and_exit_is_2() {
         "corp[0].archive.key[0]",
         "corp[0].timezone: found \"Mars/Olympus\"",
     ];
-    assert_says(&tenant.ended("run", &["--drain"]).await.unwrap(), 2, &parts);
+    assert_fails_with(
+        &tenant.run_to_end("run", &["--drain"]).await.unwrap(),
+        2,
+        &parts,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_that_are_broken_are_all_named_and_exit_is_2() {
+async fn invalid_rules_are_all_named_and_exit_code_is_2() {
     let tenant = tenant("rules", Driver::Direct).await;
     let rules = tenant.dir.join("rules");
     fs::write(rules.join("a.toml"), "[[rule]\n").unwrap();
@@ -97,59 +104,63 @@ async fn rules_that_are_broken_are_all_named_and_exit_is_2() {
     .unwrap();
     fs::remove_file(rules.join("bribery-words.txt")).unwrap();
     let parts = ["a.toml", "b.toml", "bribery-words.txt"];
-    assert_says(&tenant.ended("run", &["--drain"]).await.unwrap(), 2, &parts);
-    assert_says(&tenant.ended("check", &[]).await.unwrap(), 2, &parts);
+    assert_fails_with(
+        &tenant.run_to_end("run", &["--drain"]).await.unwrap(),
+        2,
+        &parts,
+    );
+    assert_fails_with(&tenant.run_to_end("check", &[]).await.unwrap(), 2, &parts);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn configuration_that_is_not_there_exits_2_and_names_the_file() {
+async fn missing_configuration_exits_2_and_names_the_file() {
     let tenant = tenant("absent", Driver::Direct).await;
     fs::remove_file(&tenant.config).unwrap();
     let name = tenant.config.to_str().unwrap();
-    assert_says(
-        &tenant.ended("run", &[]).await.unwrap(),
+    assert_fails_with(
+        &tenant.run_to_end("run", &[]).await.unwrap(),
         2,
         &[name, "cannot be read"],
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_that_does_not_answer_exits_3_and_names_the_address() {
-    let address = nobody();
-    let mut plan = Plan::new("no_clickhouse", Driver::Direct, 200);
+async fn unreachable_clickhouse_exits_3_and_names_the_address() {
+    let address = unused_address();
+    let mut plan = TenantPlan::new("no_clickhouse", Driver::Direct, 200);
     plan.clickhouse = Some(format!("http://{address}"));
     let tenant = Tenant::start(plan).await.unwrap();
-    let ended = tenant.ended("run", &["--drain"]).await.unwrap();
-    assert_says(&ended, 3, &["ClickHouse", &address]);
-    assert_says(
-        &tenant.ended("migrate", &[]).await.unwrap(),
+    let ended = tenant.run_to_end("run", &["--drain"]).await.unwrap();
+    assert_fails_with(&ended, 3, &["ClickHouse", &address]);
+    assert_fails_with(
+        &tenant.run_to_end("migrate", &[]).await.unwrap(),
         3,
         &["ClickHouse", &address],
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn archive_that_does_not_answer_exits_3_and_names_the_address() {
+async fn unreachable_archive_exits_3_and_names_the_address() {
     let mut tenant = tenant("no_archive", Driver::Direct).await;
     let address = tenant.base_url.clone();
     tenant.simulator.kill().unwrap();
-    assert_says(
-        &tenant.ended("run", &["--drain"]).await.unwrap(),
+    assert_fails_with(
+        &tenant.run_to_end("run", &["--drain"]).await.unwrap(),
         3,
         &["archive", &address],
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn archive_that_refuses_the_secret_exits_3_without_telling_it() {
+async fn archive_that_rejects_the_secret_exits_3_and_does_not_print_it() {
     let tenant = tenant("wrong_secret", Driver::Direct).await;
     fs::write(
         tenant.dir.join("archive.secret"),
         "not-the-secret-of-anybody",
     )
     .unwrap();
-    let ended = tenant.ended("run", &["--drain"]).await.unwrap();
-    assert_says(&ended, 3, &["archive", "40001"]);
+    let ended = tenant.run_to_end("run", &["--drain"]).await.unwrap();
+    assert_fails_with(&ended, 3, &["archive", "40001"]);
     assert!(
         !ended.stderr.contains("not-the-secret-of-anybody"),
         "{}",
@@ -158,9 +169,12 @@ async fn archive_that_refuses_the_secret_exits_3_without_telling_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kafka_that_does_not_answer_exits_3_and_names_the_brokers() {
+async fn unreachable_kafka_exits_3_and_names_the_brokers() {
     let tenant = tenant("no_kafka", Driver::Kafka).await;
-    let (address, text) = (nobody(), fs::read_to_string(&tenant.config).unwrap());
+    let (address, text) = (
+        unused_address(),
+        fs::read_to_string(&tenant.config).unwrap(),
+    );
     let brokers = text
         .lines()
         .find(|line| line.starts_with("brokers"))
@@ -168,36 +182,36 @@ async fn kafka_that_does_not_answer_exits_3_and_names_the_brokers() {
     tenant
         .configure(&[(brokers, &format!("brokers = \"{address}\""))])
         .unwrap();
-    assert_says(
-        &tenant.ended("run", &["--drain"]).await.unwrap(),
+    assert_fails_with(
+        &tenant.run_to_end("run", &["--drain"]).await.unwrap(),
         3,
         &["Kafka", &address],
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_with_connect_tells_what_answers_and_what_does_not() {
+async fn check_with_connect_reports_which_services_respond() {
     let mut tenant = tenant("connect", Driver::Direct).await;
-    let good = tenant.ended("check", &["--connect"]).await.unwrap();
+    let good = tenant.run_to_end("check", &["--connect"]).await.unwrap();
     assert_eq!(good.code, 0, "{}", good.stderr);
     tenant.simulator.kill().unwrap();
-    let bad = tenant.ended("check", &["--connect"]).await.unwrap();
+    let bad = tenant.run_to_end("check", &["--connect"]).await.unwrap();
     assert_eq!(bad.code, 3, "{}", bad.stderr);
-    let said = bad.stdout.join("\n");
+    let output = bad.stdout.join("\n");
     assert!(
-        said.contains("ClickHouse") && said.contains(": answers"),
-        "{said}"
+        output.contains("ClickHouse") && output.contains(": answers"),
+        "{output}"
     );
-    assert!(said.contains(&tenant.base_url), "{said}");
+    assert!(output.contains(&tenant.base_url), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_lists_rules_and_why_some_are_not_in_effect() {
+async fn check_lists_rules_and_why_some_are_inactive() {
     let tenant = tenant("check", Driver::Direct).await;
-    let ended = tenant.ended("check", &["--json"]).await.unwrap();
+    let ended = tenant.run_to_end("check", &["--json"]).await.unwrap();
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    let said: serde_json::Value = serde_json::from_str(&ended.stdout.join("\n")).unwrap();
-    let rules = said["rules"].as_array().unwrap();
+    let output: serde_json::Value = serde_json::from_str(&ended.stdout.join("\n")).unwrap();
+    let rules = output["rules"].as_array().unwrap();
     let state = |id: &str| {
         let rule = rules.iter().find(|rule| rule["id"] == id).unwrap();
         (
@@ -211,14 +225,14 @@ async fn check_lists_rules_and_why_some_are_not_in_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn schema_newer_than_the_program_is_refused_with_4_and_left_as_it_is() {
+async fn schema_newer_than_the_program_is_refused_with_exit_code_4_and_not_changed() {
     let tenant = tenant("newer", Driver::Direct).await;
-    assert_eq!(tenant.ended("migrate", &[]).await.unwrap().code, 0);
-    let newer = "INSERT INTO schema_migrations (version, name) VALUES (9999, 'of tomorrow')";
-    tenant.clickhouse.ask(newer).await.unwrap();
+    assert_eq!(tenant.run_to_end("migrate", &[]).await.unwrap().code, 0);
+    let newer = "INSERT INTO schema_migrations (version, name) VALUES (9999, 'future')";
+    tenant.clickhouse.query(newer).await.unwrap();
     for further in [["run", "--drain"].as_slice(), &["migrate"]] {
-        let ended = tenant.ended(further[0], &further[1..]).await.unwrap();
-        assert_says(&ended, 4, &["9999"]);
+        let ended = tenant.run_to_end(further[0], &further[1..]).await.unwrap();
+        assert_fails_with(&ended, 4, &["9999"]);
     }
     let rows = tenant
         .clickhouse
@@ -229,14 +243,14 @@ async fn schema_newer_than_the_program_is_refused_with_4_and_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrate_twice_changes_nothing_the_second_time() {
+async fn second_migrate_changes_nothing() {
     let tenant = tenant("migrate", Driver::Direct).await;
     let tables = "SELECT name, create_table_query FROM system.tables WHERE database = \
                   currentDatabase() ORDER BY name";
-    let first = tenant.ended("migrate", &[]).await.unwrap();
+    let first = tenant.run_to_end("migrate", &[]).await.unwrap();
     assert_eq!(first.code, 0, "{}", first.stderr);
     let before = tenant.clickhouse.rows(tables).await.unwrap();
-    let second = tenant.ended("migrate", &[]).await.unwrap();
+    let second = tenant.run_to_end("migrate", &[]).await.unwrap();
     assert_eq!(
         (second.code, second.stdout.len()),
         (0, 1),
@@ -254,29 +268,22 @@ async fn migrate_twice_changes_nothing_the_second_time() {
     stored::equals_truth(&tenant).await.unwrap();
 }
 
-async fn second_process_on_a_state_folder_is_refused(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn second_process_on_a_state_folder_is_refused_with_exit_code_4(driver: Driver) {
     let tenant = tenant("locked", driver).await;
     let mut first = tenant.chatledger("run", &[]).unwrap();
     Tenant::endpoints(&mut first).await.unwrap();
-    let second = tenant.ended("run", &["--drain"]).await.unwrap();
-    assert_says(&second, 4, &["another process", "state"]);
+    let second = tenant.run_to_end("run", &["--drain"]).await.unwrap();
+    assert_fails_with(&second, 4, &["another process", "state"]);
     first.terminate().unwrap();
     let (code, _) = first
         .finish(std::time::Duration::from_secs(60))
         .await
         .unwrap();
     assert_eq!(code, 0, "{}", first.log().unwrap());
-    // And the lock goes with its holder.
+    // The lock is released when its process ends.
     tenant.drain().await.unwrap();
     stored::equals_truth(&tenant).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn second_process_on_a_state_folder_of_the_direct_driver_is_refused_with_4() {
-    second_process_on_a_state_folder_is_refused(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn second_process_on_a_state_folder_of_the_kafka_driver_is_refused_with_4() {
-    second_process_on_a_state_folder_is_refused(Driver::Kafka).await;
 }

@@ -1,5 +1,5 @@
-//! Holds the dashboards, their provisioning, the metrics and the totals together without running
-//! any of them: what a file of one names must be there in another. Alerts: `alerts_static`.
+//! Checks that the dashboards, their provisioning, the metrics and the totals are consistent.
+//! Alerts: `alerts_static`.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,14 +13,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chatledger_e2e::grafana::{
-    self, CLICKHOUSE, Dashboard, PROMETHEUS, Panel, View, metrics, totals,
+    self, CLICKHOUSE, Dashboard, DashboardView, PROMETHEUS, Panel, metrics, totals,
 };
 use serde_json::Value;
 
 /// ClickHouse panels without a total, and why.
 const NO_TOTAL: &[(&str, &str)] = &[
-    ("chatledger-violations", "较上一周期"), // nothing came before the truth's messages
-    ("chatledger-violations", "高危违规"),   // the truth does not name severities
+    ("chatledger-violations", "较上一周期"), // the truth has no earlier period
+    ("chatledger-violations", "高危违规"),   // the truth of the panels has no severities
 ];
 
 fn repository() -> PathBuf {
@@ -35,7 +35,7 @@ fn dashboards() -> Vec<Dashboard> {
     grafana::load().unwrap()
 }
 
-/// Runs `check` on every panel that is not a heading, naming it when it fails.
+/// Runs `check` on every panel that is not a heading and reports all failures.
 fn each_panel(check: impl Fn(&Dashboard, Panel<'_>) -> Result<(), String>) {
     let mut wrong = Vec::new();
     for dashboard in &dashboards() {
@@ -52,8 +52,8 @@ fn require(holds: bool, why: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(why.to_owned()) }
 }
 
-/// Values of `key: value` lines of a YAML file, comments and quotes removed. Enough for files whose
-/// form promtool and Grafana check.
+/// Returns the values of `key: value` lines of a YAML file without comments and quotes. This is
+/// sufficient because promtool and Grafana check the syntax.
 fn yaml_values(text: &str, key: &str) -> Vec<String> {
     text.lines()
         .map(|line| line.trim_start().trim_start_matches("- "))
@@ -80,13 +80,9 @@ fn dashboards_have_identity_and_a_corp_variable() {
             d.uid
         );
         assert!(!d.json["description"].as_str().unwrap().is_empty());
-        // 36 is the first with data source references as objects, 42 the last of this form.
+        // 36 is the first version with data source references as objects, 42 the last with this format.
         assert!((36..=42).contains(&d.json["schemaVersion"].as_u64().unwrap()));
-        assert!(
-            d.json["id"].is_null(),
-            "{}: id is the database's, not the file's",
-            d.uid
-        );
+        assert!(d.json["id"].is_null(), "{}: Grafana assigns the id", d.uid);
         let corp = d
             .variables()
             .find(|v| v["name"] == "corp")
@@ -131,7 +127,7 @@ fn ids_and_titles_are_unique_within_a_dashboard() {
 }
 
 #[test]
-fn panels_explain_themselves() {
+fn panels_have_title_description_unit_and_text_for_no_data() {
     each_panel(|_, panel| {
         let defaults = &panel.json["fieldConfig"]["defaults"];
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
@@ -143,7 +139,7 @@ fn panels_explain_themselves() {
         require(!text(&defaults["unit"]).is_empty(), "no unit")?;
         require(
             !text(&defaults["noValue"]).is_empty(),
-            "nothing to say when there is no data",
+            "no text for missing data",
         )
     });
 }
@@ -179,15 +175,18 @@ fn panels_read_from_provisioned_data_sources() {
                 target.json["datasource"] == panel.json["datasource"],
                 "mixed sources",
             )?;
-            require(refs.insert(target.json["refId"].as_str()), "refId twice")?;
+            require(
+                refs.insert(target.json["refId"].as_str()),
+                "duplicate refId",
+            )?;
             let clickhouse = target.json["datasource"]["type"] == CLICKHOUSE;
             require(
                 clickhouse == target.raw_sql().is_some(),
-                "SQL if and only if ClickHouse",
+                "SQL must belong to a ClickHouse target",
             )?;
             require(
                 clickhouse != target.expr().is_some(),
-                "PromQL if and only if Prometheus",
+                "PromQL must belong to a Prometheus target",
             )?;
         }
         Ok(())
@@ -216,7 +215,7 @@ fn panels_do_not_overlap() {
                 let other = taken.insert(cell, panel.title().to_owned());
                 assert!(
                     other.is_none(),
-                    "{}: {} lies on {other:?}",
+                    "{}: {} overlaps {other:?}",
                     d.uid,
                     panel.title()
                 );
@@ -226,14 +225,14 @@ fn panels_do_not_overlap() {
 }
 
 #[test]
-fn clickhouse_panels_follow_time_range_and_corp_and_never_show_a_repeat() {
+fn clickhouse_panels_use_time_range_corp_and_final() {
     each_panel(|_, panel| {
-        for sql in panel.targets().filter_map(grafana::Target::raw_sql) {
+        for sql in panel.targets().filter_map(grafana::PanelTarget::raw_sql) {
             require(
                 sql.contains("$__timeFilter_ms(") || sql.contains("$__fromTime_ms"),
                 "no time range",
             )?;
-            // Every table that is read is narrowed to the corp and read with FINAL.
+            // Every table must be filtered by corp and read with FINAL.
             let words: Vec<&str> = sql.split_whitespace().collect();
             let tables = ["messages", "violations", "dead_letters", "reconciliations"];
             let mut reads = 0;
@@ -258,7 +257,7 @@ fn clickhouse_panels_follow_time_range_and_corp_and_never_show_a_repeat() {
             );
             require(
                 (kind == "timeseries") == (*format == 0),
-                "format 0 is for time series",
+                "time series panels, and only they, need format 0",
             )?;
             require(
                 kind != "timeseries" || sql.contains(" AS time,"),
@@ -270,8 +269,8 @@ fn clickhouse_panels_follow_time_range_and_corp_and_never_show_a_repeat() {
 }
 
 #[test]
-fn every_panels_sql_expands_also_without_any_choice() {
-    let view = View::new(1_700_000_000_000, 1_700_100_000_000);
+fn sql_of_every_panel_expands_with_empty_variables() {
+    let view = DashboardView::new(1_700_000_000_000, 1_700_100_000_000);
     let mut queries = 0;
     for d in &dashboards() {
         for query in d.panel_queries(&view).unwrap() {
@@ -279,20 +278,17 @@ fn every_panels_sql_expands_also_without_any_choice() {
             queries += 1;
         }
     }
-    assert!(
-        queries >= 40,
-        "only {queries} ClickHouse queries were found"
-    );
+    assert!(queries >= 40, "found only {queries} ClickHouse queries");
 }
 
 #[test]
-fn variable_queries_are_for_names_that_a_view_knows() {
+fn variable_queries_belong_to_variables_of_a_view() {
     for d in &dashboards() {
         for query in d.variable_queries() {
             assert!(["corp", "msgtype", "severity", "rule"].contains(&query.name.as_str()));
             assert!(
                 query.sql.contains("GROUP BY"),
-                "{}: a value twice",
+                "{}: duplicate values",
                 query.name
             );
         }
@@ -300,7 +296,7 @@ fn variable_queries_are_for_names_that_a_view_knows() {
 }
 
 #[test]
-fn no_corp_is_written_into_a_dashboard() {
+fn dashboards_contain_no_corp_id() {
     for d in &dashboards() {
         let text = d.json.to_string();
         for written in ["corp_id = '", "corp_id='", "corp=\\\"", "corp_id IN ("] {
@@ -315,12 +311,12 @@ fn no_corp_is_written_into_a_dashboard() {
 }
 
 #[test]
-fn every_total_has_its_panel_and_every_panel_its_total() {
+fn every_total_has_a_panel_and_every_panel_a_total() {
     let listed: BTreeSet<_> = totals::names().collect();
     assert_eq!(
         listed.len(),
         totals::names().count(),
-        "a panel stands twice in the table"
+        "duplicate entry for a panel"
     );
     let mut panels = BTreeSet::new();
     for d in &dashboards() {
@@ -339,14 +335,14 @@ fn every_total_has_its_panel_and_every_panel_its_total() {
 }
 
 #[test]
-fn prometheus_panels_use_metrics_that_exist_and_follow_the_corp() {
+fn prometheus_panels_use_existing_metrics_and_the_corp() {
     let mut used = BTreeSet::new();
     for d in &dashboards() {
         for panel in d.panels() {
-            for expr in panel.targets().filter_map(grafana::Target::expr) {
+            for expr in panel.targets().filter_map(grafana::PanelTarget::expr) {
                 for (metric, selector) in metrics::named_in(expr) {
-                    let labels =
-                        metrics::labels_of(metric).unwrap_or_else(|| panic!("{metric}: no such"));
+                    let labels = metrics::labels_of(metric)
+                        .unwrap_or_else(|| panic!("{metric} does not exist"));
                     assert_eq!(
                         labels.contains(&"corp"),
                         selector.starts_with("corp=~\"${corp:regex"),
@@ -367,8 +363,5 @@ fn prometheus_panels_use_metrics_that_exist_and_follow_the_corp() {
         .iter()
         .map(|(m, _)| (*m).to_owned())
         .collect();
-    assert_eq!(
-        used, all,
-        "every metric is shown, and none that does not exist"
-    );
+    assert_eq!(used, all, "every metric must be shown");
 }

@@ -1,5 +1,5 @@
-//! Dead letters: listed, shown, tried again, done without; and opened by themselves once their key
-//! has come, each exactly once, also if the process is killed in the middle or several try at once.
+//! Dead letters: list, show, replay and drop; automatic replay when a missing key is added. Each record
+//! is delivered exactly once, even if a process is killed or several replay at the same time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,22 +7,24 @@ use std::fs;
 use std::time::Duration;
 
 use chatledger_e2e::metrics::Endpoints;
-use chatledger_e2e::tenant::{Ended, Plan, Tenant};
+use chatledger_e2e::tenant::{FinishedRun, Tenant, TenantPlan};
 use chatledger_e2e::waiting::{until, until_true};
 use chatledger_e2e::{Driver, Expected, stored};
 use serde_json::Value;
+use test_case::test_case;
 
 const SOON: Duration = Duration::from_secs(90);
 const UNKNOWN_KEY: u64 = 10;
 const BROKEN: u64 = 20;
-/// The truth says what the simulator makes; who lacks a key is known by this reason.
-const LACKING: &str = "unknown_key_version";
+/// Reason of the dead letters whose key is withheld.
+const UNKNOWN_KEY_REASON: &str = "unknown_key_version";
+const OPEN: &str = "SELECT count() FROM dead_letters FINAL";
 const EVENTS: &str = "SELECT seq, event, attempt, actor, because, reason FROM dead_letter_events";
 
-/// A tenant that has been drained without the key it withholds.
+/// Returns a tenant that was drained without the withheld key.
 async fn drained(name: &str, driver: Driver) -> Tenant {
     let faults = format!("broken={BROKEN},unknown_key={UNKNOWN_KEY},duplicates=15");
-    let tenant = Tenant::start(Plan::new(name, driver, 1200).faults(&faults))
+    let tenant = Tenant::start(TenantPlan::new(name, driver, 1200).faults(&faults))
         .await
         .unwrap();
     let rolling = "url = \"file:parquet\"\nroll_interval = \"500ms\"";
@@ -34,7 +36,7 @@ async fn drained(name: &str, driver: Driver) -> Tenant {
     tenant
 }
 
-/// Names the withheld key in the configuration.
+/// Adds the withheld key to the configuration.
 fn add_key(tenant: &Tenant) {
     let text = fs::read_to_string(&tenant.config).unwrap();
     let last = text.rfind("[[corp.archive.key]]").unwrap();
@@ -46,12 +48,12 @@ fn add_key(tenant: &Tenant) {
     .unwrap();
 }
 
-async fn dlq(tenant: &Tenant, words: &[&str]) -> Ended {
-    tenant.ended("dlq", words).await.unwrap()
+async fn dlq(tenant: &Tenant, words: &[&str]) -> FinishedRun {
+    tenant.run_to_end("dlq", words).await.unwrap()
 }
 
-/// What a command prints with `--json`.
-async fn told(tenant: &Tenant, words: &[&str]) -> Value {
+/// Runs a `dlq` command with `--json` and returns its output.
+async fn dlq_json(tenant: &Tenant, words: &[&str]) -> Value {
     let words = [words, &["--json"]].concat();
     let ended = dlq(tenant, &words).await;
     assert_eq!(ended.code, 0, "{words:?}: {}", ended.stderr);
@@ -59,9 +61,9 @@ async fn told(tenant: &Tenant, words: &[&str]) -> Value {
 }
 
 #[track_caller]
-fn assert_counts(told: &Value, counts: [(&str, u64); 5]) {
+fn assert_counts(output: &Value, counts: [(&str, u64); 5]) {
     for (name, count) in counts {
-        assert_eq!(told[name], count, "{name} in {told}");
+        assert_eq!(output[name], count, "{name} in {output}");
     }
 }
 
@@ -75,16 +77,15 @@ fn counts(replayed: u64, failed: u64, dropped: u64) -> [(&'static str, u64); 5] 
     ]
 }
 
-/// Waits until the tables hold what they must once the key is known, and compares everything.
-async fn healed(tenant: &Tenant) -> Expected {
+/// Waits until the tables contain the withheld messages; returns the expected rows.
+async fn withheld_messages_stored(tenant: &Tenant) -> Expected {
     let expected = Expected::with_withheld_key(&tenant.truth()).unwrap();
     until_true("the withheld messages are stored", SOON, async || {
         let rows = tenant
             .clickhouse
             .number("SELECT count() FROM messages")
             .await?;
-        let open = "SELECT count() FROM dead_letters FINAL";
-        let open = tenant.clickhouse.number(open).await?;
+        let open = tenant.clickhouse.number(OPEN).await?;
         Ok(rows >= expected.messages.len() as u64 && open <= expected.dead_letters.len() as u64)
     })
     .await
@@ -97,67 +98,76 @@ async fn assert_equal(tenant: &Tenant, expected: &Expected) {
         .await
         .unwrap();
     stored::files_equal(&tenant.parquet(), expected).unwrap();
-    // Nothing was noted twice either.
+    // No event was recorded twice.
     let twice =
         "SELECT count() - uniqExact(corp_id, seq, msgid, attempt, event) FROM dead_letter_events";
     assert_eq!(tenant.clickhouse.number(twice).await.unwrap(), 0);
 }
 
-async fn files_hold(tenant: &Tenant, expected: &Expected) {
-    until("the files hold the withheld messages", SOON, async || {
-        let found = stored::parquet_rows(&tenant.parquet().join("messages"), "messages")?;
-        Ok((found.len() >= expected.messages.len()).then_some(()))
-    })
+async fn files_contain(tenant: &Tenant, expected: &Expected) {
+    until(
+        "the files contain the withheld messages",
+        SOON,
+        async || {
+            let found = stored::parquet_rows(&tenant.parquet().join("messages"), "messages")?;
+            Ok((found.len() >= expected.messages.len()).then_some(()))
+        },
+    )
     .await
     .unwrap();
 }
 
-async fn letters_wait_for_their_key(driver: Driver) {
-    let tenant = drained("letters", driver).await;
-    let all = UNKNOWN_KEY + BROKEN;
-
-    let list = told(&tenant, &["list"]).await;
+/// Asserts what `dlq list`, `dlq show` and a dry run print before any replay.
+async fn assert_listed_and_shown(tenant: &Tenant, all: u64) {
+    let list = dlq_json(tenant, &["list"]).await;
     assert_eq!(list["open"], all);
     let reasons = list["reasons"].as_array().unwrap();
-    let lacking = reasons
+    let unknown_key = reasons
         .iter()
-        .find(|group| group["reason"] == LACKING)
+        .find(|group| group["reason"] == UNKNOWN_KEY_REASON)
         .unwrap();
     assert_eq!(
-        (&lacking["letters"], &lacking["attempts"]),
+        (&unknown_key["letters"], &unknown_key["attempts"]),
         (&UNKNOWN_KEY.into(), &0.into())
     );
-    let some = told(&tenant, &["list", "--reason", LACKING, "--limit", "3"]).await;
+    let some = dlq_json(
+        tenant,
+        &["list", "--reason", UNKNOWN_KEY_REASON, "--limit", "3"],
+    )
+    .await;
     assert_eq!(
         (&some["open"], some["letters"].as_array().unwrap().len()),
         (&UNKNOWN_KEY.into(), 3)
     );
-    let table = dlq(&tenant, &["list"]).await.stdout.join("\n");
+    let table = dlq(tenant, &["list"]).await.stdout.join("\n");
     assert!(
         table.contains("缺少该版本私钥") && table.contains(&format!("共 {all} 条")),
         "{table}"
     );
     let seq = some["letters"][0]["seq"].to_string();
-    let letter = told(&tenant, &["show", "--seq", &seq]).await;
-    let sealed: Value = serde_json::from_str(letter["sealed"].as_str().unwrap()).unwrap();
-    assert!(sealed["encrypt_chat_msg"].is_string(), "{letter}");
-    let human = dlq(&tenant, &["show", "--seq", &seq])
+    let dead_letter = dlq_json(tenant, &["show", "--seq", &seq]).await;
+    let sealed: Value = serde_json::from_str(dead_letter["sealed"].as_str().unwrap()).unwrap();
+    assert!(sealed["encrypt_chat_msg"].is_string(), "{dead_letter}");
+    let text = dlq(tenant, &["show", "--seq", &seq])
         .await
         .stdout
         .join("\n");
-    assert!(human.contains("密封的原文"), "{human}");
+    assert!(text.contains("密封的原文"), "{text}");
 
-    let dry = told(&tenant, &["replay", "--dry-run"]).await;
+    let dry = dlq_json(tenant, &["replay", "--dry-run"]).await;
     assert_counts(&dry, counts(0, all, 0));
     assert_eq!(dry["dry_run"], true);
-    assert_eq!(told(&tenant, &["list"]).await["reasons"][0]["attempts"], 0);
+    assert_eq!(
+        dlq_json(tenant, &["list"]).await["reasons"][0]["attempts"],
+        0
+    );
+}
 
-    let mut run = tenant.chatledger("run", &[]).unwrap();
-    let endpoints = Tenant::endpoints(&mut run).await.unwrap();
-    // Without the key all stay, one attempt more; the running process does it.
-    let tried = told(&tenant, &["replay"]).await;
+/// Replays without the key, by the running process: all dead letters stay open with one more attempt.
+async fn assert_replay_without_key_fails(tenant: &Tenant, all: u64) {
+    let tried = dlq_json(tenant, &["replay"]).await;
     assert_counts(&tried, counts(0, all, 0));
-    let list = told(&tenant, &["list"]).await;
+    let list = dlq_json(tenant, &["list"]).await;
     assert_eq!(list["open"], all);
     assert!(
         list["reasons"]
@@ -179,111 +189,126 @@ async fn letters_wait_for_their_key(driver: Driver) {
     )
     .await
     .unwrap();
+}
 
-    // The key comes: what lacked it is delivered by itself, the rest stays.
-    add_key(&tenant);
-    run.hang_up().unwrap();
-    let expected = healed(&tenant).await;
-    files_hold(&tenant, &expected).await;
-    assert_equal(&tenant, &expected).await;
-    open_letters_are(&endpoints, BROKEN).await;
-    assert_eq!(told(&tenant, &["list"]).await["open"], BROKEN);
-    let by_itself =
-        format!("{EVENTS} FINAL WHERE event = 'replayed' AND actor = 'chatledger' AND attempt = 2");
-    assert_eq!(
-        tenant.clickhouse.rows(&by_itself).await.unwrap().len() as u64,
-        UNKNOWN_KEY
-    );
-
-    // What nobody will ever open is done without, with a trace.
+/// Discards dead letters that can never be opened, and asserts that this is recorded. Returns the list
+/// of the open ones.
+async fn discard_some(tenant: &Tenant) -> Value {
     let chosen = [
         "--reason",
         "wrong_key,bad_json",
         "--because",
         "测试：发送方已确认",
     ];
-    let hesitant = dlq(&tenant, &[&["drop"], &chosen[..]].concat()).await;
-    assert_eq!(hesitant.code, 4, "{}", hesitant.stderr);
-    assert!(hesitant.stderr.contains("--yes"), "{}", hesitant.stderr);
-    let some = told(&tenant, &["list", "--reason", "wrong_key,bad_json"]).await;
-    let gone = some["open"].as_u64().unwrap();
-    assert!(gone > 0 && gone < BROKEN, "{some}");
-    let dropped = told(&tenant, &[&["drop", "--yes"], &chosen[..]].concat()).await;
-    assert_counts(&dropped, counts(0, 0, gone));
-    let rest = told(&tenant, &["list"]).await;
-    assert_eq!(rest["open"], BROKEN - gone);
+    let unconfirmed = dlq(tenant, &[&["drop"], &chosen[..]].concat()).await;
+    assert_eq!(unconfirmed.code, 4, "{}", unconfirmed.stderr);
+    assert!(
+        unconfirmed.stderr.contains("--yes"),
+        "{}",
+        unconfirmed.stderr
+    );
+    let some = dlq_json(tenant, &["list", "--reason", "wrong_key,bad_json"]).await;
+    let discarded = some["open"].as_u64().unwrap();
+    assert!(discarded > 0 && discarded < BROKEN, "{some}");
+    let dropped = dlq_json(tenant, &[&["drop", "--yes"], &chosen[..]].concat()).await;
+    assert_counts(&dropped, counts(0, 0, discarded));
+    let rest = dlq_json(tenant, &["list"]).await;
+    assert_eq!(rest["open"], BROKEN - discarded);
     let seq = some["letters"][0]["seq"].to_string();
-    assert_eq!(dlq(&tenant, &["show", "--seq", &seq]).await.code, 4);
-    let trace = format!(
+    assert_eq!(dlq(tenant, &["show", "--seq", &seq]).await.code, 4);
+    let events = format!(
         "{EVENTS} FINAL WHERE event = 'dropped' AND actor != '' AND because = '{}'",
         chosen[3]
     );
-    let open = "SELECT count() FROM dead_letters FINAL";
-    until_true("the trace is in the tables", SOON, async || {
-        Ok(tenant.clickhouse.rows(&trace).await?.len() as u64 == gone
-            && tenant.clickhouse.number(open).await? == BROKEN - gone)
+    until_true("the events are in the tables", SOON, async || {
+        Ok(
+            tenant.clickhouse.rows(&events).await?.len() as u64 == discarded
+                && tenant.clickhouse.number(OPEN).await? == BROKEN - discarded,
+        )
     })
     .await
     .unwrap();
-    open_letters_are(&endpoints, BROKEN - gone).await;
+    rest
+}
+
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_wait_for_their_key_and_are_then_delivered_once(driver: Driver) {
+    let tenant = drained("dead_letters", driver).await;
+    let all = UNKNOWN_KEY + BROKEN;
+
+    assert_listed_and_shown(&tenant, all).await;
+    let mut run = tenant.chatledger("run", &[]).unwrap();
+    let endpoints = Tenant::endpoints(&mut run).await.unwrap();
+    assert_replay_without_key_fails(&tenant, all).await;
+
+    // Once the key is added, its dead letters are replayed automatically; the others stay open.
+    add_key(&tenant);
+    run.hang_up().unwrap();
+    let expected = withheld_messages_stored(&tenant).await;
+    files_contain(&tenant, &expected).await;
+    assert_equal(&tenant, &expected).await;
+    open_dead_letters_are(&endpoints, BROKEN).await;
+    assert_eq!(dlq_json(&tenant, &["list"]).await["open"], BROKEN);
+    let automatic =
+        format!("{EVENTS} FINAL WHERE event = 'replayed' AND actor = 'chatledger' AND attempt = 2");
+    assert_eq!(
+        tenant.clickhouse.rows(&automatic).await.unwrap().len() as u64,
+        UNKNOWN_KEY
+    );
+
+    let rest = discard_some(&tenant).await;
+    let still_open = rest["open"].as_u64().unwrap();
+    open_dead_letters_are(&endpoints, still_open).await;
     run.terminate().unwrap();
     assert_eq!(run.finish(SOON).await.unwrap().0, 0);
 
-    // The next start knows all that.
+    // The next start delivers nothing again.
     let again = tenant.drain().await.unwrap();
     assert_eq!(
         (again.pulled, again.messages, again.dead_letters),
         (0, 0, 0)
     );
-    let settled = tenant.clickhouse.number(open).await.unwrap();
-    assert_eq!(settled, BROKEN - gone);
-    let letters = rest["letters"].as_array().unwrap();
-    let is_open = |letter: &Value| letters.iter().any(|open| open["seq"] == letter["seq"]);
+    let open = tenant.clickhouse.number(OPEN).await.unwrap();
+    assert_eq!(open, still_open);
+    let listed = rest["letters"].as_array().unwrap();
+    let is_open = |row: &Value| listed.iter().any(|open| open["seq"] == row["seq"]);
     let mut expected = expected;
     expected.dead_letters.retain(is_open);
     assert_equal(&tenant, &expected).await;
 }
 
-async fn open_letters_are(endpoints: &Endpoints, letters: u64) {
-    until_true("the gauge of open letters", SOON, async || {
+async fn open_dead_letters_are(endpoints: &Endpoints, count: u64) {
+    until_true("the gauge of open dead letters", SOON, async || {
         let open = endpoints
             .scrape()
             .await?
             .sum("chatledger_dead_letters_open", &[]);
-        Ok((open - letters as f64).abs() < 0.5)
+        Ok((open - count as f64).abs() < 0.5)
     })
     .await
     .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_wait_for_their_key_in_the_direct_driver_and_are_then_delivered_once() {
-    letters_wait_for_their_key(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn letters_wait_for_their_key_in_the_kafka_driver_and_are_then_delivered_once() {
-    letters_wait_for_their_key(Driver::Kafka).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn letters_are_replayed_and_dropped_while_nothing_runs() {
+async fn dead_letters_are_replayed_and_dropped_while_no_process_runs() {
     let tenant = drained("alone", Driver::Direct).await;
-    let tried = told(&tenant, &["replay", "--reason", LACKING]).await;
+    let tried = dlq_json(&tenant, &["replay", "--reason", UNKNOWN_KEY_REASON]).await;
     assert_counts(&tried, counts(0, UNKNOWN_KEY, 0));
     add_key(&tenant);
-    let dry = told(&tenant, &["replay", "--dry-run"]).await;
+    let dry = dlq_json(&tenant, &["replay", "--dry-run"]).await;
     assert_counts(&dry, counts(UNKNOWN_KEY, BROKEN, 0));
-    let done = told(&tenant, &["replay", "--reason", LACKING]).await;
+    let done = dlq_json(&tenant, &["replay", "--reason", UNKNOWN_KEY_REASON]).await;
     assert_counts(&done, counts(UNKNOWN_KEY, 0, 0));
-    let expected = healed(&tenant).await;
+    let expected = withheld_messages_stored(&tenant).await;
     assert_equal(&tenant, &expected).await;
-    let nothing = told(&tenant, &["replay", "--reason", LACKING]).await;
+    let nothing = dlq_json(&tenant, &["replay", "--reason", UNKNOWN_KEY_REASON]).await;
     assert_counts(&nothing, counts(0, 0, 0));
     tenant.drain().await.unwrap();
     assert_equal(&tenant, &expected).await;
 
-    let dropped = told(&tenant, &["drop", "--yes", "--because", "test"]).await;
+    let dropped = dlq_json(&tenant, &["drop", "--yes", "--because", "test"]).await;
     assert_counts(&dropped, counts(0, 0, BROKEN));
     let empty = dlq(&tenant, &["list"]).await;
     assert!(
@@ -294,26 +319,26 @@ async fn letters_are_replayed_and_dropped_while_nothing_runs() {
     assert_eq!(unknown.code, 2, "{}", unknown.stderr);
 }
 
-/// The replay has reached one sink and not the other when the process is killed.
+/// The process is killed when the replay has reached only one of two sinks.
 #[tokio::test(flavor = "multi_thread")]
-async fn replay_killed_between_two_sinks_is_repeated_exactly() {
+async fn replay_killed_between_two_sinks_is_completed_without_duplicates() {
     let tenant = drained("torn", Driver::Direct).await;
     add_key(&tenant);
-    let (files, away) = (
+    let (files, moved) = (
         tenant.parquet().join("messages"),
-        tenant.parquet().join("_away"),
+        tenant.parquet().join("_moved"),
     );
-    fs::rename(&files, &away).unwrap();
-    fs::write(&files, "no folder").unwrap();
-    let journal = tenant.dir.join("state").read_dir().unwrap();
-    let corp = journal
+    fs::rename(&files, &moved).unwrap();
+    fs::write(&files, "not a folder").unwrap();
+    let state = tenant.dir.join("state").read_dir().unwrap();
+    let corp = state
         .map(|entry| entry.unwrap().path())
         .find(|path| path.is_dir())
         .unwrap();
     for kill in 0..3 {
         let mut run = tenant.chatledger("run", &[]).unwrap();
         until_true(
-            "ClickHouse has them and Parquet does not",
+            "ClickHouse has the rows and Parquet does not",
             SOON,
             async || Ok(run.log()?.contains("replay not written") || run.ended()?.is_some()),
         )
@@ -333,19 +358,22 @@ async fn replay_killed_between_two_sinks_is_repeated_exactly() {
         expected.messages.len()
     );
     fs::remove_file(&files).unwrap();
-    fs::rename(&away, &files).unwrap();
+    fs::rename(&moved, &files).unwrap();
     tenant.drain().await.unwrap();
     assert!(!corp.join("replay.json").exists());
     assert_equal(&tenant, &expected).await;
 }
 
-/// Kills at moments spread over the replay that a start with a new key begins by itself.
-async fn replay_killed_at_any_moment(driver: Driver) {
+/// Kills the process at different times during the replay that starts automatically with a new key.
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_killed_at_any_moment_delivers_once(driver: Driver) {
     let tenant = drained("shot", driver).await;
     add_key(&tenant);
     for delay in [0, 60, 150, 300, 500, 800] {
         let mut run = tenant.chatledger("run", &[]).unwrap();
-        let _up = Tenant::endpoints(&mut run).await.unwrap();
+        let _endpoints = Tenant::endpoints(&mut run).await.unwrap();
         tokio::time::timeout(Duration::from_millis(delay), run.exit(SOON))
             .await
             .ok();
@@ -354,34 +382,24 @@ async fn replay_killed_at_any_moment(driver: Driver) {
     tenant.drain().await.unwrap();
     let expected = Expected::with_withheld_key(&tenant.truth()).unwrap();
     assert_equal(&tenant, &expected).await;
-    assert_eq!(told(&tenant, &["list"]).await["open"], BROKEN);
+    assert_eq!(dlq_json(&tenant, &["list"]).await["open"], BROKEN);
 }
 
+/// Two replays from the command line and one at the start of a process run at the same time.
 #[tokio::test(flavor = "multi_thread")]
-async fn replay_killed_at_any_moment_in_the_direct_driver_delivers_once() {
-    replay_killed_at_any_moment(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn replay_killed_at_any_moment_in_the_kafka_driver_delivers_once() {
-    replay_killed_at_any_moment(Driver::Kafka).await;
-}
-
-/// Two people and a process that starts, all at once.
-#[tokio::test(flavor = "multi_thread")]
-async fn replays_begun_at_once_in_the_kafka_driver_deliver_once() {
-    let tenant = drained("at_once", Driver::Kafka).await;
+async fn concurrent_replays_in_the_kafka_driver_deliver_once() {
+    let tenant = drained("concurrent", Driver::Kafka).await;
     add_key(&tenant);
-    let replay = ["replay", "--wait", "60s", "--reason", LACKING];
-    let mut people: Vec<_> = (0..2)
+    let replay = ["replay", "--wait", "60s", "--reason", UNKNOWN_KEY_REASON];
+    let mut replays: Vec<_> = (0..2)
         .map(|_| tenant.chatledger("dlq", &replay).unwrap())
         .collect();
     tenant.drain().await.unwrap();
-    for person in &mut people {
-        let (code, _) = person.finish(SOON).await.unwrap();
-        assert!([0, 3].contains(&code), "{}", person.log().unwrap());
+    for replay in &mut replays {
+        let (code, _) = replay.finish(SOON).await.unwrap();
+        assert!([0, 3].contains(&code), "{}", replay.log().unwrap());
     }
-    // Whoever came last may have published behind the drain.
+    // The last replay can have published records after the drain.
     tenant.drain().await.unwrap();
     let expected = Expected::with_withheld_key(&tenant.truth()).unwrap();
     assert_equal(&tenant, &expected).await;
@@ -393,12 +411,12 @@ async fn replays_begun_at_once_in_the_kafka_driver_deliver_once() {
     );
 }
 
-/// Letters stand behind what the files hold, are replayed, and their records come again after a
-/// kill: they become the letters again that they were, and everything stays accounted for.
+/// Dead letters after the position of the Parquet lane are replayed; after a kill, their records are
+/// pulled again. They are dead-lettered again, and every record is still accounted for.
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_replayed_before_their_records_come_again_stay_accounted_for() {
+async fn dead_letters_replayed_before_their_records_are_pulled_again_stay_accounted_for() {
     let faults = format!("broken={BROKEN},unknown_key={UNKNOWN_KEY},duplicates=15");
-    let plan = Plan::new("again", Driver::Direct, 1200).faults(&faults);
+    let plan = TenantPlan::new("pulled_again", Driver::Direct, 1200).faults(&faults);
     let tenant = Tenant::start(plan).await.unwrap();
     let rolling = "url = \"file:parquet\"\nroll_interval = \"1h\"";
     tenant
@@ -406,17 +424,17 @@ async fn letters_replayed_before_their_records_come_again_stay_accounted_for() {
         .unwrap();
     let mut run = tenant.chatledger("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
-    open_letters_are(&endpoints, UNKNOWN_KEY + BROKEN).await;
+    open_dead_letters_are(&endpoints, UNKNOWN_KEY + BROKEN).await;
     add_key(&tenant);
     run.hang_up().unwrap();
-    let expected = healed(&tenant).await;
-    open_letters_are(&endpoints, BROKEN).await;
+    let expected = withheld_messages_stored(&tenant).await;
+    open_dead_letters_are(&endpoints, BROKEN).await;
     assert!(run.kill().unwrap());
 
     tenant.drain().await.unwrap();
     assert_equal(&tenant, &expected).await;
     for command in ["reconcile", "verify"] {
-        let ended = tenant.ended(command, &[]).await.unwrap();
+        let ended = tenant.run_to_end(command, &[]).await.unwrap();
         assert_eq!(ended.code, 0, "{command}: {}", ended.stdout.join("\n"));
     }
 }

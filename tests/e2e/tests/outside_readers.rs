@@ -1,5 +1,5 @@
-//! Readers that share no code with chatledger: clickhouse-connect on the tables, confluent-kafka on
-//! the raw topic.
+//! Independent readers that share no code with chatledger: clickhouse-connect reads the tables,
+//! confluent-kafka the raw topic.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,25 +7,25 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::process::Command;
 
-use chatledger_e2e::tenant::{Plan, Tenant};
-use chatledger_e2e::{Driver, place, services, stored};
+use chatledger_e2e::tenant::{Tenant, TenantPlan};
+use chatledger_e2e::{Driver, paths, services, stored};
 use serde_json::Value;
 
-/// Runs a script of `python/` and gives the JSON it prints.
+/// Runs a script of `python/` and returns the JSON it prints.
 fn python<S: AsRef<OsStr>>(script: &str, arguments: &[S]) -> Value {
-    let output = Command::new(place::python().unwrap())
-        .arg(place::python_script(script))
+    let output = Command::new(paths::python().unwrap())
+        .arg(paths::python_script(script))
         .args(arguments)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}: {said}");
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {messages}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_connect_reads_the_tables_as_they_are() {
-    let plan = Plan::new("connect", Driver::Direct, 1500).faults("broken=7,unknown_key=3");
+async fn clickhouse_connect_reads_rows_that_match_the_truth() {
+    let plan = TenantPlan::new("connect", Driver::Direct, 1500).faults("broken=7,unknown_key=3");
     let tenant = Tenant::start(plan).await.unwrap();
     tenant.drain().await.unwrap();
     let expected = stored::equals_truth(&tenant).await.unwrap();
@@ -63,7 +63,7 @@ async fn clickhouse_connect_reads_the_tables_as_they_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn confluent_kafka_reads_each_sealed_record_once() {
-    let plan = Plan::new("confluent", Driver::Kafka, 1500).faults("broken=7,unknown_key=3");
+    let plan = TenantPlan::new("confluent", Driver::Kafka, 1500).faults("broken=7,unknown_key=3");
     let tenant = Tenant::start(plan).await.unwrap();
     tenant.drain().await.unwrap();
     let expected = stored::equals_truth(&tenant).await.unwrap();

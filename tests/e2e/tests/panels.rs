@@ -1,26 +1,25 @@
-//! Every Grafana panel's SQL and every variable's, on the engine over a drained tenant: no error,
-//! rows, and totals that equal the truth.
+//! Runs the SQL of every Grafana panel and variable on a drained tenant: no errors, at least one row,
+//! and totals that match the truth.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 
-use chatledger_e2e::clickhouse::{ClickHouse, Row};
-use chatledger_e2e::grafana::{self, Truth, View};
-use chatledger_e2e::tenant::{self, Plan, Tenant};
+use chatledger_e2e::clickhouse::{ClickHouse, JsonRow};
+use chatledger_e2e::grafana::{self, DashboardView, PanelTruth};
+use chatledger_e2e::tenant::{self, Tenant, TenantPlan};
 use chatledger_e2e::{Driver, stored};
 use serde_json::Value;
 
-/// Panels that may rightly have no rows over a good archive. None: whatever the simulator makes in
-/// a tenant of this size shows in each.
+/// Panels that can be empty. None: a tenant of this size has data for every panel.
 const MAY_BE_EMPTY: &[(&str, &str)] = &[];
 
-/// Milliseconds of a year.
+/// A year in milliseconds.
 const YEAR: i64 = 365 * 86_400_000;
 
-/// The values of the first column, as Grafana takes them for a variable.
-fn first_column(rows: &[Row], sql: &str) -> Vec<String> {
-    // JSON objects here are ordered by name, so the first column is asked for by position.
+/// Returns the values of the first column, which Grafana uses for a variable.
+fn first_column(rows: &[JsonRow], sql: &str) -> Vec<String> {
+    // JSON objects are ordered by name here, so the first column is found by its position in the SQL.
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -43,7 +42,7 @@ async fn variables(clickhouse: &ClickHouse) -> BTreeMap<String, Vec<String>> {
             let found = first_column(&rows, &variable.sql);
             assert!(
                 !found.is_empty(),
-                "{}: ${} offers nothing",
+                "{}: ${} has no values",
                 dashboard.uid,
                 variable.name
             );
@@ -54,25 +53,26 @@ async fn variables(clickhouse: &ClickHouse) -> BTreeMap<String, Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn panels_over_a_drained_tenant_answer_and_their_totals_equal_the_truth() {
+async fn panels_on_a_drained_tenant_have_rows_and_totals_that_match_the_truth() {
     let faults = "broken=20,unknown_key=10,duplicates=25";
-    let plan = Plan::new("panels", Driver::Direct, tenant::messages().unwrap()).faults(faults);
+    let plan =
+        TenantPlan::new("panels", Driver::Direct, tenant::messages().unwrap()).faults(faults);
     let tenant = Tenant::start(plan).await.unwrap();
     tenant.drain().await.unwrap();
-    let reconciled = tenant.ended("reconcile", &[]).await.unwrap();
+    let reconciled = tenant.run_to_end("reconcile", &[]).await.unwrap();
     assert_eq!(reconciled.code, 0, "{}", reconciled.stderr);
     let expected = stored::equals_truth(&tenant).await.unwrap();
-    let truth = Truth::read(&tenant.truth()).unwrap();
+    let truth = PanelTruth::read(&tenant.truth()).unwrap();
 
     let times = || truth.messages.iter().map(|message| message.msgtime);
-    // Dead letters are placed by the time at which they were found: now.
+    // The time of a dead letter is the time of its processing: now.
     let now = chrono::Utc::now().timestamp_millis() + 60_000;
     let (from, to) = (
         times().min().unwrap() - 1000,
         times().max().unwrap().max(now) + 1000,
     );
     assert!(to - from < YEAR);
-    let mut view = View::new(from, to);
+    let mut view = DashboardView::new(from, to);
     for (name, values) in variables(&tenant.clickhouse).await {
         view = view.chosen(&name, values);
     }
@@ -82,21 +82,21 @@ async fn panels_over_a_drained_tenant_answer_and_their_totals_equal_the_truth() 
     for dashboard in grafana::load().unwrap() {
         for query in dashboard.panel_queries(&view).unwrap() {
             queries += 1;
-            let place = (query.dashboard.as_str(), query.panel.as_str());
+            let panel = (query.dashboard.as_str(), query.panel.as_str());
             let rows = match tenant.clickhouse.rows(&query.sql).await {
                 Ok(rows) => rows,
                 Err(error) => {
-                    wrong.push(format!("{place:?}: {error:#}"));
+                    wrong.push(format!("{panel:?}: {error:#}"));
                     continue;
                 }
             };
-            if rows.is_empty() && !MAY_BE_EMPTY.contains(&place) {
-                wrong.push(format!("{place:?}: no rows\n{}", query.sql));
+            if rows.is_empty() && !MAY_BE_EMPTY.contains(&panel) {
+                wrong.push(format!("{panel:?}: no rows\n{}", query.sql));
             }
             if let Some(total) = query.total {
                 totals += 1;
                 if let Err(error) = total.check(&rows, &truth) {
-                    wrong.push(format!("{place:?}: {error:#}\n{}", query.sql));
+                    wrong.push(format!("{panel:?}: {error:#}\n{}", query.sql));
                 }
             }
         }
@@ -114,8 +114,8 @@ async fn panels_over_a_drained_tenant_answer_and_their_totals_equal_the_truth() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn panels_with_texts_that_try_to_leave_their_literals_answer_without_error() {
-    let tenant = Tenant::start(Plan::new("hostile", Driver::Direct, 300))
+async fn panels_with_injection_attempts_in_their_variables_return_no_error() {
+    let tenant = Tenant::start(TenantPlan::new("hostile", Driver::Direct, 300))
         .await
         .unwrap();
     tenant.drain().await.unwrap();
@@ -130,7 +130,7 @@ async fn panels_with_texts_that_try_to_leave_their_literals_answer_without_error
         "?",
         "100%",
     ] {
-        let mut view = View::new(to - YEAR, to);
+        let mut view = DashboardView::new(to - YEAR, to);
         for name in ["keyword", "party", "conversation"] {
             view = view.typed(name, text);
         }
@@ -139,8 +139,8 @@ async fn panels_with_texts_that_try_to_leave_their_literals_answer_without_error
         }
         for dashboard in grafana::load().unwrap() {
             for query in dashboard.panel_queries(&view).unwrap() {
-                let answer = tenant.clickhouse.rows(&query.sql).await;
-                answer.unwrap_or_else(|e| panic!("{} with {text:?}: {e:#}", query.panel));
+                let result = tenant.clickhouse.rows(&query.sql).await;
+                result.unwrap_or_else(|e| panic!("{} with {text:?}: {e:#}", query.panel));
             }
         }
     }

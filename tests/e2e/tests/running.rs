@@ -1,4 +1,4 @@
-//! A process that goes on running: health, rules that change under it, a clean stop, the directory.
+//! A long-running process: health, rules that change while it runs, a clean stop.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,12 +6,13 @@ use std::fs;
 use std::time::Duration;
 
 use chatledger_e2e::metrics::Endpoints;
-use chatledger_e2e::tenant::{Plan, Tenant};
+use chatledger_e2e::tenant::{Tenant, TenantPlan};
 use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{Driver, Expected, Process, stored};
 use serde_json::Value;
+use test_case::test_case;
 
-/// Never reached unless something hangs.
+/// Only reached if a process hangs.
 const SOON: Duration = Duration::from_secs(180);
 
 /// A rule that every conversation breaks.
@@ -50,13 +51,16 @@ async fn stop(process: &mut Process) -> String {
     assert_eq!(code, 0, "{log}");
     assert!(
         stdout.is_empty(),
-        "only a drain prints a summary: {stdout:?}"
+        "only a drain prints to stdout: {stdout:?}"
     );
     log
 }
 
-async fn rules_changed_on_disk_take_effect(driver: Driver) {
-    let tenant = Tenant::start(Plan::new("reload", driver, 400))
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_changed_on_disk_take_effect_and_broken_ones_do_not(driver: Driver) {
+    let tenant = Tenant::start(TenantPlan::new("reload", driver, 400))
         .await
         .unwrap();
     let mut run = tenant.chatledger("run", &[]).unwrap();
@@ -88,7 +92,7 @@ async fn rules_changed_on_disk_take_effect(driver: Driver) {
         "the new rule was applied to old messages"
     );
 
-    // A broken file changes nothing, and is told.
+    // A file with an error changes nothing and is reported.
     let failed = "chatledger_rules_reload_errors_total";
     assert!(endpoints.scrape().await.unwrap().sum(failed, &[]) < 0.5);
     fs::write(&file, "[[rule]\nid = ").unwrap();
@@ -98,15 +102,15 @@ async fn rules_changed_on_disk_take_effect(driver: Driver) {
     let before = rows(&tenant, by_new_rule).await;
     tenant.append(100).await.unwrap();
     all_stored(&tenant).await;
-    until_true("the old rule stays in effect", SOON, async || {
+    until_true("the previous rule stays active", SOON, async || {
         Ok(tenant.clickhouse.number(by_new_rule).await? > before)
     })
     .await
     .unwrap();
 
-    // A file that goes takes its rules with it.
+    // Deleting a file deactivates its rules.
     fs::remove_file(&file).unwrap();
-    until_true("the rule goes with its file", SOON, async || {
+    until_true("the rule is inactive", SOON, async || {
         let now = endpoints
             .scrape()
             .await?
@@ -118,32 +122,22 @@ async fn rules_changed_on_disk_take_effect(driver: Driver) {
     let log = stop(&mut run).await;
     assert!(
         log.contains("punctuation.toml"),
-        "the broken file is not named:\n{log}"
+        "the log does not name the file:\n{log}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_changed_on_disk_take_effect_in_the_direct_driver_and_broken_ones_do_not() {
-    rules_changed_on_disk_take_effect(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rules_changed_on_disk_take_effect_in_the_kafka_driver_and_broken_ones_do_not() {
-    rules_changed_on_disk_take_effect(Driver::Kafka).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_in_the_direct_driver_exits_0_and_delivers_everything_pulled() {
-    let plan = Plan::new("sigterm", Driver::Direct, 4000)
+    let plan = TenantPlan::new("sigterm", Driver::Direct, 4000)
         .faults("slow=20")
-        .with("--batch-limit=100");
+        .arg("--batch-limit=100");
     let tenant = Tenant::start(plan).await.unwrap();
     let mut run = tenant.chatledger("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
     metric_reaches(&endpoints, "chatledger_records_pulled_total", 800.0).await;
     stop(&mut run).await;
 
-    // Whatever is in one place is in the other: the first so many messages, without a hole.
+    // Both sinks contain the same messages: the first ones, without gaps.
     let expected = Expected::read(&tenant.truth()).unwrap();
     let newest = rows(&tenant, "SELECT max(seq) FROM messages").await;
     let until_newest = |list: &[Value]| -> Vec<Value> {
@@ -152,31 +146,30 @@ async fn sigterm_in_the_direct_driver_exits_0_and_delivers_everything_pulled() {
             .cloned()
             .collect()
     };
-    let part = Expected {
+    let delivered = Expected {
         messages: until_newest(&expected.messages),
         violations: until_newest(&expected.violations),
         ..expected.clone()
     };
-    let count = part.messages.len();
+    let count = delivered.messages.len();
     assert!((800..4000).contains(&count), "{count} rows");
-    stored::tables_equal(&tenant.clickhouse, &part)
+    stored::tables_equal(&tenant.clickhouse, &delivered)
         .await
         .unwrap();
-    stored::files_equal(&tenant.parquet(), &part).unwrap();
+    stored::files_equal(&tenant.parquet(), &delivered).unwrap();
 
-    // The next start goes on from there, and pulls nothing a second time.
+    // The next start continues there and pulls nothing again.
     let rest = tenant.drain().await.unwrap();
     assert_eq!(rest.pulled as usize, expected.messages.len() - count);
     stored::equals_truth(&tenant).await.unwrap();
 }
 
-/// What was pulled lies in the log, where the next start finds it; only the archive is not asked
-/// for it again.
+/// Pulled records are in the log, where the next start reads them; they are not pulled again.
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_in_the_kafka_driver_exits_0_and_the_next_start_goes_on_from_there() {
-    let plan = Plan::new("sigterm", Driver::Kafka, 4000)
+async fn sigterm_in_the_kafka_driver_exits_0_and_the_next_start_continues() {
+    let plan = TenantPlan::new("sigterm", Driver::Kafka, 4000)
         .faults("slow=20")
-        .with("--batch-limit=100");
+        .arg("--batch-limit=100");
     let tenant = Tenant::start(plan).await.unwrap();
     let mut run = tenant.chatledger("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
@@ -190,14 +183,14 @@ async fn sigterm_in_the_kafka_driver_exits_0_and_the_next_start_goes_on_from_the
         rest.pulled <= 4000 - before as u64,
         "{rest:?} after {before}"
     );
-    assert!(rest.pulled > 0, "there was nothing left to be stopped in");
+    assert!(rest.pulled > 0, "everything was pulled before the stop");
     stored::equals_truth(&tenant).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_and_readiness_tell_the_truth() {
-    let mut plan = Plan::new("health", Driver::Direct, 200);
-    // An address that accepts and never answers: starting takes as long as attempts are made.
+async fn health_and_readiness_match_the_state_of_the_process() {
+    let mut plan = TenantPlan::new("health", Driver::Direct, 200);
+    // A server that accepts connections and never responds, so that the start does not complete.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     plan.clickhouse = Some(format!("http://{}", silent.local_addr().unwrap()));
     let tenant = Tenant::start(plan).await.unwrap();
@@ -212,7 +205,7 @@ async fn health_and_readiness_tell_the_truth() {
 
     let mut waiting = tenant.chatledger("run", &[]).unwrap();
     until_true(
-        "it answers while it waits for ClickHouse",
+        "the endpoints respond while the process waits for ClickHouse",
         SOON,
         async || Ok(endpoints.get("/readyz").await.is_ok()),
     )
@@ -226,7 +219,7 @@ async fn health_and_readiness_tell_the_truth() {
     let silent = format!("http://{}", silent.local_addr().unwrap());
     tenant.configure(&[(&silent, engine)]).unwrap();
     let mut run = tenant.chatledger("run", &[]).unwrap();
-    until_true("it is ready", SOON, async || {
+    until_true("the process is ready", SOON, async || {
         Ok(endpoints
             .get("/readyz")
             .await
@@ -240,10 +233,10 @@ async fn health_and_readiness_tell_the_truth() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_keep_coming_are_stored_within_seconds_and_lag_is_small() {
-    let plan = Plan::new("live", Driver::Direct, 300).with("--rate=50");
+async fn live_messages_are_stored_within_seconds_and_lag_is_small() {
+    let plan = TenantPlan::new("live", Driver::Direct, 300).arg("--rate=50");
     let tenant = Tenant::start(plan).await.unwrap();
-    // The position that all sinks have reached is that of the slowest.
+    // The position is that of the slowest sink.
     let rolling = "url = \"file:parquet\"\nroll_interval = \"1s\"";
     tenant
         .configure(&[("url = \"file:parquet\"", rolling)])
@@ -265,7 +258,7 @@ async fn messages_that_keep_coming_are_stored_within_seconds_and_lag_is_small() 
     let hours = scrape.sum("chatledger_source_hours_until_loss", &[]);
     assert!(
         hours > 119.0,
-        "{hours} hours until loss while everything is delivered at once"
+        "{hours} hours until loss although everything is delivered immediately"
     );
     for (name, labels) in [
         ("chatledger_messages_total", [].as_slice()),
@@ -280,7 +273,7 @@ async fn messages_that_keep_coming_are_stored_within_seconds_and_lag_is_small() 
     ] {
         assert!(
             scrape.sum(name, labels) > 0.0,
-            "{name} {labels:?} says nothing:\n{}",
+            "{name} {labels:?} is 0:\n{}",
             scrape.0
         );
     }

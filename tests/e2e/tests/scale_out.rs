@@ -1,31 +1,31 @@
-//! Several processes on the same groups: killed, stopped and woken, joining and leaving; the broker
-//! killed; topics made wider. Whatever happens, each row stands there once, before FINAL too.
+//! Several processes in the same consumer groups are killed, suspended, started and stopped; the broker
+//! is killed; partitions are added. In each case, every row is stored once, also without FINAL.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Duration;
 
-use chatledger_e2e::proxy::{Mood, Proxy};
+use chatledger_e2e::proxy::{FaultProxy, ProxyMode};
 use chatledger_e2e::services::{self, Broker};
-use chatledger_e2e::tenant::{Plan, Summary, Tenant};
+use chatledger_e2e::tenant::{DrainSummary, Tenant, TenantPlan};
 use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{Driver, Expected, Process, groups, stored};
 
 const SOON: Duration = Duration::from_secs(240);
 
-/// Short sessions and transactions, so that what is dead or stopped is missed soon: what it left open
-/// keeps others from its partitions until it has run out.
+/// Short timeouts, so that a dead or suspended process is detected early: its open transaction blocks
+/// its partitions until it times out.
 const PROPERTIES: &str = "[kafka.properties]\n\"session.timeout.ms\" = \"2500\"\n\
     \"heartbeat.interval.ms\" = \"300\"\n\"topic.metadata.refresh.interval.ms\" = \"1000\"\n\
     \"transaction.timeout.ms\" = \"6000\"";
 
-async fn deployment(plan: Plan) -> Tenant {
+async fn deployment(plan: TenantPlan) -> Tenant {
     let plan = plan
         .faults("broken=14,unknown_key=6,duplicates=30,slow=20")
-        .with("--batch-limit=50");
+        .arg("--batch-limit=50");
     let tenant = Tenant::start(plan).await.unwrap();
-    tenant.configure_also(PROPERTIES).unwrap();
-    // Small cuts, so that there are many writes to be disturbed in.
+    tenant.append_config(PROPERTIES).unwrap();
+    // Small batches, so that there are many writes to disturb.
     tenant
         .configure(&[
             ("topic_prefix = ", "partitions = 4\ntopic_prefix = "),
@@ -44,11 +44,11 @@ async fn deployment(plan: Plan) -> Tenant {
 
 async fn rows(tenant: &Tenant) -> u64 {
     let rows = tenant.clickhouse.number("SELECT count() FROM messages");
-    // Before the first process is up there is no table.
+    // The table does not exist before the first process has started.
     rows.await.unwrap_or_default()
 }
 
-/// Waits until so many rows have been added.
+/// Waits until this many rows have been added.
 async fn grows(tenant: &Tenant, by: u64) {
     let before = rows(tenant).await;
     until_true("messages are stored", SOON, async || {
@@ -67,7 +67,7 @@ async fn all_stored(tenant: &Tenant) {
     .unwrap();
 }
 
-/// Stops what runs, takes in what is left, and compares everything with the truth.
+/// Stops the processes, drains the rest, and compares everything with the truth.
 async fn equals_truth(tenant: &Tenant, running: Vec<Process>) {
     for mut process in running {
         process.terminate().unwrap();
@@ -77,13 +77,13 @@ async fn equals_truth(tenant: &Tenant, running: Vec<Process>) {
     tenant.drain().await.unwrap();
     let mut again = tenant.chatledger("run", &["--drain"]).unwrap();
     let summary = Tenant::drained(&mut again).await.unwrap();
-    assert_eq!(summary, Summary::default(), "{}", again.log().unwrap());
+    assert_eq!(summary, DrainSummary::default(), "{}", again.log().unwrap());
     stored::equals_truth(tenant).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_killed_joining_and_leaving_hold_every_row_once() {
-    let tenant = deployment(Plan::new("coming_and_going", Driver::Kafka, 4000)).await;
+async fn processes_killed_started_and_stopped_store_every_row_once() {
+    let tenant = deployment(TenantPlan::new("membership", Driver::Kafka, 4000)).await;
     let mut running: Vec<Process> = (1..=3)
         .map(|number| tenant.member(number, &[]).unwrap())
         .collect();
@@ -94,15 +94,15 @@ async fn processes_killed_joining_and_leaving_hold_every_row_once() {
     grows(&tenant, 300).await;
     running[1].terminate().unwrap();
     grows(&tenant, 300).await;
-    // One that was killed comes back under its own name.
-    let mut back = tenant.member(1, &[]).unwrap();
+    // Restart a killed process with its instance id.
+    let mut restarted = tenant.member(1, &[]).unwrap();
     grows(&tenant, 300).await;
-    assert!(back.kill().unwrap());
-    let back = tenant.member(1, &[]).unwrap();
+    assert!(restarted.kill().unwrap());
+    let restarted = tenant.member(1, &[]).unwrap();
     all_stored(&tenant).await;
-    let left = running.remove(1);
-    assert_eq!(finished(left).await, 0);
-    running.push(back);
+    let stopped = running.remove(1);
+    assert_eq!(finished(stopped).await, 0);
+    running.push(restarted);
     equals_truth(&tenant, running).await;
 }
 
@@ -111,15 +111,15 @@ async fn finished(mut process: Process) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn process_stopped_for_longer_than_its_session_writes_nothing_when_it_wakes() {
-    let tenant = deployment(Plan::new("zombie", Driver::Kafka, 2000)).await;
+async fn process_suspended_beyond_its_session_timeout_writes_nothing_when_resumed() {
+    let tenant = deployment(TenantPlan::new("zombie", Driver::Kafka, 2000)).await;
     let mut running: Vec<Process> = (1..=3)
         .map(|number| tenant.member(number, &[]).unwrap())
         .collect();
     grows(&tenant, 200).await;
     for zombie in &mut running {
         zombie.freeze().unwrap();
-        // Everything it held is taken over and brought to the end, cuts of its making repeated.
+        // Other processes take over its partitions and retry its pending batches.
         all_stored(&tenant).await;
         tenant.append(400).await.unwrap();
         all_stored(&tenant).await;
@@ -131,34 +131,32 @@ async fn process_stopped_for_longer_than_its_session_writes_nothing_when_it_wake
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn insert_of_a_stopped_process_that_arrives_late_adds_nothing() {
-    let plan = Plan::new("late_insert", Driver::Kafka, 1500);
-    let proxy = Proxy::start(services::engine().await.unwrap())
+async fn late_insert_of_a_suspended_process_adds_nothing() {
+    let plan = TenantPlan::new("late_insert", Driver::Kafka, 1500);
+    let proxy = FaultProxy::start(services::engine().await.unwrap())
         .await
         .unwrap();
     let tenant = deployment(plan).await;
-    // The zombie alone goes through the proxy.
+    // Only the zombie uses the proxy.
     let engine = services::engine().await.unwrap();
     tenant.configure(&[(engine, proxy.url())]).unwrap();
     let mut zombie = tenant.member(1, &[]).unwrap();
     tenant.configure(&[(proxy.url(), engine)]).unwrap();
     grows(&tenant, 100).await;
 
-    // Its inserts are on their way, and it stops.
-    proxy.set(Mood::Late);
-    until_true(
-        "an insert is held up",
-        SOON,
-        async || Ok(proxy.bitten() > 0),
-    )
+    // Hold back its inserts and suspend it.
+    proxy.set(ProxyMode::Delay);
+    until_true("an insert is held back", SOON, async || {
+        Ok(proxy.disturbed() > 0)
+    })
     .await
     .unwrap();
     zombie.freeze().unwrap();
-    let heir = tenant.member(2, &[]).unwrap();
+    let successor = tenant.member(2, &[]).unwrap();
     all_stored(&tenant).await;
-    // Now they arrive.
-    proxy.set(Mood::Well);
-    until_true("the late insert has arrived", SOON, async || {
+    // Forward the held-back inserts.
+    proxy.set(ProxyMode::Forward);
+    until_true("the late insert has been forwarded", SOON, async || {
         Ok(proxy.waiting() == 0)
     })
     .await
@@ -166,13 +164,13 @@ async fn insert_of_a_stopped_process_that_arrives_late_adds_nothing() {
     zombie.thaw().unwrap();
     tenant.append(200).await.unwrap();
     all_stored(&tenant).await;
-    equals_truth(&tenant, vec![zombie, heir]).await;
+    equals_truth(&tenant, vec![zombie, successor]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broker_killed_and_started_again_costs_no_row_and_doubles_none() {
+async fn broker_killed_and_restarted_loses_and_duplicates_no_row() {
     let broker = Broker::start().await.unwrap();
-    let mut plan = Plan::new("broker", Driver::Kafka, 3000);
+    let mut plan = TenantPlan::new("broker", Driver::Kafka, 3000);
     plan.brokers = Some(broker.address.clone());
     let tenant = deployment(plan).await;
     let running: Vec<Process> = (1..=2)
@@ -187,18 +185,18 @@ async fn broker_killed_and_started_again_costs_no_row_and_doubles_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_made_wider_while_running_are_taken_up() {
-    let tenant = deployment(Plan::new("wider", Driver::Kafka, 1500)).await;
+async fn partitions_added_while_running_are_processed() {
+    let tenant = deployment(TenantPlan::new("partitions", Driver::Kafka, 1500)).await;
     let broker = services::broker().await.unwrap();
     let running: Vec<Process> = (1..=2)
         .map(|number| tenant.member(number, &[]).unwrap())
         .collect();
-    // A repeat by the archive is recognised in the partition of its first only: all of them come
-    // before.
+    // A duplicate is recognised only in the partition of its original, so all duplicates must be
+    // processed before.
     all_stored(&tenant).await;
     for topic in ["raw", "messages", "violations", "deadletter"] {
         let topic = format!("{}.{topic}", tenant.topic_prefix);
-        groups::widen(broker, &topic, 7).await.unwrap();
+        groups::add_partitions(broker, &topic, 7).await.unwrap();
     }
     let raw = format!("{}.raw", tenant.topic_prefix);
     let mut sent = 0;
@@ -206,7 +204,7 @@ async fn topics_made_wider_while_running_are_taken_up() {
         tenant.append(50).await?;
         sent += 50;
         all_stored(&tenant).await;
-        groups::used(broker, &raw, 4..7)
+        groups::have_records(broker, &raw, 4..7)
     })
     .await
     .unwrap();

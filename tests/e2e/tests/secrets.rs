@@ -1,5 +1,4 @@
-//! Secrets, private keys, access tokens and the words of messages are in no log, no metric and on no
-//! command line.
+//! Secrets, private keys, access tokens and texts of messages are not in logs, metrics or command lines.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,15 +6,16 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
-use chatledger_e2e::tenant::{Plan, Tenant};
+use chatledger_e2e::tenant::{Tenant, TenantPlan};
 use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{Driver, Expected, stored};
 use serde_json::Value;
+use test_case::test_case;
 
-/// Characters of a message that are looked for; a shorter text may stand in a log by chance.
+/// Minimum length in characters of the texts to search for; shorter texts can occur in a log by chance.
 const SHORTEST: usize = 8;
 
-/// Texts that nobody may see, and what each is.
+/// Returns the secret texts and what each of them is.
 async fn secrets(tenant: &Tenant) -> Vec<(&'static str, String)> {
     let mut secrets = Vec::new();
     for (what, file) in [
@@ -36,7 +36,7 @@ async fn secrets(tenant: &Tenant) -> Vec<(&'static str, String)> {
         let lines = pem.lines().filter(|line| !line.starts_with("-----"));
         secrets.extend(lines.map(|line| ("private key", line.to_owned())));
     }
-    // The token of a secret stays the same while it is valid, so these are those that were used.
+    // A token is reused while it is valid, so these are the tokens that the process used.
     let config = fs::read_to_string(&tenant.config).unwrap();
     let id = config
         .lines()
@@ -54,12 +54,12 @@ async fn secrets(tenant: &Tenant) -> Vec<(&'static str, String)> {
     }
     assert!(
         secrets.iter().all(|(_, text)| text.len() >= 20),
-        "a secret is too short to look for"
+        "a secret is too short to search for"
     );
     secrets
 }
 
-/// Contents of messages that stand in a text.
+/// Returns the contents of messages that occur in a text.
 fn contents_in(text: &str, contents: &[&str]) -> Vec<String> {
     let start = |content: &str| content.chars().take(SHORTEST).collect::<String>();
     let characters: Vec<char> = text.chars().collect();
@@ -74,9 +74,12 @@ fn contents_in(text: &str, contents: &[&str]) -> Vec<String> {
         .collect()
 }
 
-async fn nothing_is_told(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn run_with_a_detailed_log_reveals_no_secret_and_no_message(driver: Driver) {
     let faults = "broken=14,unknown_key=5,duplicates=5,api=0.05@busy+expired+cut";
-    let plan = Plan::new("secrets", driver, 3000).faults(faults);
+    let plan = TenantPlan::new("secrets", driver, 3000).faults(faults);
     let tenant = Tenant::start(plan).await.unwrap();
     let mut run = tenant.chatledger_logging("debug", "run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
@@ -102,14 +105,11 @@ async fn nothing_is_told(driver: Driver) {
     let log = run.log().unwrap();
     assert_eq!(code, 0, "{log}");
     stored::equals_truth(&tenant).await.unwrap();
-    assert!(
-        log.contains("DEBUG"),
-        "the log has no detail to be searched"
-    );
+    assert!(log.contains("DEBUG"), "the log contains no debug messages");
 
-    // Failures are told with their texts: look at those too.
-    let check = tenant.ended("check", &["--connect"]).await.unwrap();
-    let said = [
+    // Error messages are checked too.
+    let check = tenant.run_to_end("check", &["--connect"]).await.unwrap();
+    let outputs = [
         ("log", log),
         ("stdout", stdout.join("\n")),
         ("metrics", metrics),
@@ -133,31 +133,21 @@ async fn nothing_is_told(driver: Driver) {
     let contents: Vec<&str> = contents
         .filter(|text| text.chars().count() >= SHORTEST)
         .collect();
-    assert!(contents.len() > 1000, "too few texts to look for");
+    assert!(contents.len() > 1000, "too few texts to search for");
     let secrets = secrets(&tenant).await;
-    for (place, text) in &said {
+    for (output, text) in &outputs {
         for (what, secret) in &secrets {
-            assert!(!text.contains(secret), "the {place} tells the {what}");
+            assert!(!text.contains(secret), "{output} contains the {what}");
         }
-        // What check says holds the words of rules, which may be all that a message says.
-        if *place != "check" {
-            let told = contents_in(text, &contents);
+        // The output of check contains the words of rules, which can be the whole text of a message.
+        if *output != "check" {
+            let leaked = contents_in(text, &contents);
             assert!(
-                told.is_empty(),
-                "the {place} tells what messages say: {told:?}"
+                leaked.is_empty(),
+                "{output} contains texts of messages: {leaked:?}"
             );
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn run_of_the_direct_driver_with_a_detailed_log_tells_no_secret_and_no_message() {
-    nothing_is_told(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn run_of_the_kafka_driver_with_a_detailed_log_tells_no_secret_and_no_message() {
-    nothing_is_told(Driver::Kafka).await;
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Peers behind TLS and passwords: the real Kafka with SASL_SSL, the real ClickHouse engine with a
-//! user behind a TLS end. What does not fit is told plainly, at once, and without a secret.
+//! Services with TLS and passwords: a real Kafka with SASL_SSL, and a real ClickHouse engine with a user
+//! behind a TLS proxy. Wrong credentials and certificates are reported immediately and without secrets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,58 +10,58 @@ use std::time::Duration;
 
 use chatledger_e2e::janitor::Janitor;
 use chatledger_e2e::services::{self, Broker, Engine};
-use chatledger_e2e::tenant::{Ended, Plan, Tenant};
-use chatledger_e2e::tls::{Certificates, Front};
-use chatledger_e2e::{Driver, Summary, stored};
+use chatledger_e2e::tenant::{FinishedRun, Tenant, TenantPlan};
+use chatledger_e2e::tls::{Certificates, TlsProxy};
+use chatledger_e2e::{DrainSummary, Driver, stored};
 
 const PASSWORD: &str = "tiger-lily-and-seven-otters";
 const WRONG: &str = "not-the-password-of-anybody";
 
-/// Writes a file that its owner alone can read.
-fn private(path: &Path, text: &str) {
+/// Writes a file that only its owner can read.
+fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Asserts that a run ended with 3 and these words, and with neither password.
-fn assert_turned_away(ended: &Ended, words: &[&str]) {
-    let said = format!("{}\n{}", ended.stdout.join("\n"), ended.stderr);
-    assert_eq!(ended.code, 3, "{said}");
+/// Asserts that a run ended with exit code 3, printed these texts and no password.
+fn assert_rejected(ended: &FinishedRun, words: &[&str]) {
+    let output = format!("{}\n{}", ended.stdout.join("\n"), ended.stderr);
+    assert_eq!(ended.code, 3, "{output}");
     for word in words {
-        assert!(said.contains(word), "{word:?} is not said:\n{said}");
+        assert!(output.contains(word), "{word:?} is missing:\n{output}");
     }
     for secret in [PASSWORD, WRONG] {
-        assert!(!said.contains(secret), "a password is told:\n{said}");
+        assert!(
+            !output.contains(secret),
+            "the output contains a password:\n{output}"
+        );
     }
 }
 
-/// Drains with a detailed log, in which there is no password.
-async fn drain_telling_no_password(tenant: &Tenant) -> Summary {
+/// Drains with a debug log and asserts that it contains no password.
+async fn drain_logging_no_password(tenant: &Tenant) -> DrainSummary {
     let mut run = tenant
         .chatledger_logging("debug", "run", &["--drain"])
         .unwrap();
     let summary = Tenant::drained(&mut run).await.unwrap();
     let log = run.log().unwrap();
-    assert!(
-        log.contains("DEBUG"),
-        "the log has no detail to be searched"
-    );
-    assert!(!log.contains(PASSWORD), "the log tells the password");
+    assert!(log.contains("DEBUG"), "the log contains no debug messages");
+    assert!(!log.contains(PASSWORD), "the log contains the password");
     summary
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kafka_with_tls_and_a_login_is_drained_over_and_refuses_what_does_not_fit() {
+async fn kafka_with_tls_and_sasl_works_and_wrong_credentials_are_rejected() {
     let folder = Janitor::get().unwrap().folder("sasl-ssl").unwrap();
-    let certificates = Certificates::make(&folder).unwrap();
-    private(&folder.join("user"), &format!("chatledger\n{PASSWORD}\n"));
+    let certificates = Certificates::create(&folder).unwrap();
+    write_private(&folder.join("user"), &format!("chatledger\n{PASSWORD}\n"));
 
-    let mut plan = Plan::new("sasl", Driver::Kafka, 1200).faults("broken=7,duplicates=5");
+    let mut plan = TenantPlan::new("sasl", Driver::Kafka, 1200).faults("broken=7,duplicates=5");
     let broker = Broker::start_secure(&folder).await.unwrap();
     plan.brokers = Some(broker.address);
     let tenant = Tenant::start(plan).await.unwrap();
     let password = tenant.dir.join("kafka.password");
-    private(&password, &format!("{PASSWORD}\n"));
+    write_private(&password, &format!("{PASSWORD}\n"));
     fs::copy(&certificates.authority, tenant.dir.join("ca.pem")).unwrap();
     let ca = tenant.dir.join("ca.pem");
     let properties = format!(
@@ -74,23 +74,23 @@ async fn kafka_with_tls_and_a_login_is_drained_over_and_refuses_what_does_not_fi
     tenant
         .configure(&[("topic_prefix = ", properties.as_str())])
         .unwrap();
-    drain_telling_no_password(&tenant).await;
+    drain_logging_no_password(&tenant).await;
     stored::equals_truth(&tenant).await.unwrap();
 
-    private(&password, WRONG);
-    let ended = tenant.ended("run", &["--drain"]).await.unwrap();
-    assert_turned_away(&ended, &["reject this client", "uthentication"]);
-    let ended = tenant.ended("check", &["--connect"]).await.unwrap();
-    assert_turned_away(&ended, &["reject this client", "uthentication"]);
+    write_private(&password, WRONG);
+    let ended = tenant.run_to_end("run", &["--drain"]).await.unwrap();
+    assert_rejected(&ended, &["reject this client", "uthentication"]);
+    let ended = tenant.run_to_end("check", &["--connect"]).await.unwrap();
+    assert_rejected(&ended, &["reject this client", "uthentication"]);
 
-    private(&password, PASSWORD);
+    write_private(&password, PASSWORD);
     let others = Janitor::get().unwrap().folder("other-authority").unwrap();
-    let others = Certificates::make(&others).unwrap();
+    let others = Certificates::create(&others).unwrap();
     fs::copy(&others.authority, &ca).unwrap();
-    let ended = tenant.ended("run", &["--drain"]).await.unwrap();
-    assert_turned_away(&ended, &["reject this client", "certificate"]);
+    let ended = tenant.run_to_end("run", &["--drain"]).await.unwrap();
+    assert_rejected(&ended, &["reject this client", "certificate"]);
 
-    // A password in the configuration itself is taken, with a warning that names the key alone.
+    // A password in the configuration itself is accepted; a warning names only its key.
     fs::copy(&certificates.authority, &ca).unwrap();
     let inline = format!("properties = {{ \"sasl.password\" = \"{PASSWORD}\",");
     tenant
@@ -99,7 +99,7 @@ async fn kafka_with_tls_and_a_login_is_drained_over_and_refuses_what_does_not_fi
             ("properties = {", &inline),
         ])
         .unwrap();
-    let ended = tenant.ended("check", &["--connect"]).await.unwrap();
+    let ended = tenant.run_to_end("check", &["--connect"]).await.unwrap();
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert!(
         ended.stderr.contains("kafka.properties.sasl.password"),
@@ -110,59 +110,63 @@ async fn kafka_with_tls_and_a_login_is_drained_over_and_refuses_what_does_not_fi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_with_tls_and_a_password_is_written_and_refuses_what_does_not_fit() {
+async fn clickhouse_with_tls_and_password_works_and_wrong_credentials_are_rejected() {
     let folder = Janitor::get().unwrap().folder("guarded").unwrap();
-    let certificates = Certificates::make(&folder).unwrap();
+    let certificates = Certificates::create(&folder).unwrap();
     let secret = folder.join("engine.password");
-    private(&secret, &format!("{PASSWORD}\n"));
+    write_private(&secret, &format!("{PASSWORD}\n"));
     let data = Janitor::get().unwrap().folder("guarded-engine").unwrap();
     let login = ["--user", "writer", "--password-file"].map(str::to_owned);
     let login = [&login[..], &[secret.display().to_string()]].concat();
     let engine = Engine::start_with(&data, "127.0.0.1:0", &login)
         .await
         .unwrap();
-    let front = Front::open(&certificates, &engine.url).await.unwrap();
+    let proxy = TlsProxy::start(&certificates, &engine.url).await.unwrap();
 
-    let plan = Plan::new("guarded", Driver::Direct, 1200).faults("broken=7,duplicates=5");
+    let plan = TenantPlan::new("guarded", Driver::Direct, 1200).faults("broken=7,duplicates=5");
     let tenant = Tenant::start(plan).await.unwrap();
     fs::copy(&certificates.authority, tenant.dir.join("ca.pem")).unwrap();
     let password = tenant.dir.join("clickhouse.password");
-    private(&password, PASSWORD);
+    write_private(&password, PASSWORD);
     let shared = services::engine().await.unwrap();
     let (open, secure) = (
         format!("url = \"{shared}\""),
         format!(
             "url = \"{}\"\nuser = \"writer\"\npassword_file = \"clickhouse.password\"\n\
          ca_file = \"ca.pem\"",
-            front.url
+            proxy.url
         ),
     );
     tenant
         .configure(&[(open.as_str(), secure.as_str())])
         .unwrap();
-    let told = drain_telling_no_password(&tenant).await;
-    let rows = services::ask_as(
+    let summary = drain_logging_no_password(&tenant).await;
+    let rows = services::query_as(
         &engine.url,
         "writer",
         PASSWORD,
         "SELECT count() FROM guarded_direct.messages FINAL",
     );
-    assert_eq!(rows.await.unwrap(), told.messages.to_string());
+    assert_eq!(rows.await.unwrap(), summary.messages.to_string());
 
-    private(&password, WRONG);
-    let ended = tenant.ended("run", &["--drain"]).await.unwrap();
-    assert_turned_away(&ended, &["ClickHouse", "AUTHENTICATION_FAILED"]);
-    assert!(ended.took < Duration::from_secs(60), "{:?}", ended.took);
+    write_private(&password, WRONG);
+    let ended = tenant.run_to_end("run", &["--drain"]).await.unwrap();
+    assert_rejected(&ended, &["ClickHouse", "AUTHENTICATION_FAILED"]);
+    assert!(
+        ended.duration < Duration::from_secs(60),
+        "{:?}",
+        ended.duration
+    );
 
-    private(&password, PASSWORD);
+    write_private(&password, PASSWORD);
     let others = Janitor::get().unwrap().folder("other-authority").unwrap();
-    let others = Certificates::make(&others).unwrap();
+    let others = Certificates::create(&others).unwrap();
     fs::copy(&others.authority, tenant.dir.join("ca.pem")).unwrap();
-    let ended = tenant.ended("run", &["--drain"]).await.unwrap();
-    assert_turned_away(&ended, &["ClickHouse", "certificate"]);
+    let ended = tenant.run_to_end("run", &["--drain"]).await.unwrap();
+    assert_rejected(&ended, &["ClickHouse", "certificate"]);
 
-    // Without a user, and without the authority that vouches for it.
+    // Without the certificate authority.
     tenant.configure(&[("ca_file = \"ca.pem\"\n", "")]).unwrap();
-    let ended = tenant.ended("check", &["--connect"]).await.unwrap();
-    assert_turned_away(&ended, &["certificate"]);
+    let ended = tenant.run_to_end("check", &["--connect"]).await.unwrap();
+    assert_rejected(&ended, &["certificate"]);
 }

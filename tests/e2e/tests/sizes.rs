@@ -1,5 +1,5 @@
-//! The largest records there may be, and larger ones, on their way over Kafka: they arrive whole, or
-//! as a dead letter that says why; nothing stands still.
+//! Records of the maximum size and larger ones in the Kafka driver: they are delivered, or dead-lettered
+//! with a reason, and do not block the stages.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use chatledger_e2e::tenant::{Plan, Tenant};
+use chatledger_e2e::tenant::{Tenant, TenantPlan};
 use chatledger_e2e::{Driver, services};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -18,7 +18,7 @@ use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs openssl over bytes.
+/// Runs openssl with bytes as input.
 fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut command = Command::new("openssl");
     command.args(arguments);
@@ -33,7 +33,7 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
-/// A record as the archive gives it, sealed for the tenant's first key.
+/// Returns a record in the archive's format, sealed with the tenant's first key.
 fn sealed(tenant: &Tenant, seq: u64, msgid: &str, plain: &[u8]) -> Vec<u8> {
     let bytes = [7_u8; 32];
     let hex = |bytes: &[u8]| {
@@ -65,13 +65,13 @@ fn message(filling: &str, bytes: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn largest_messages_pass_every_topic_and_larger_ones_are_dead_letters() {
-    let tenant = Tenant::start(Plan::new("sizes", Driver::Kafka, 50))
+async fn largest_messages_are_delivered_and_larger_ones_are_dead_lettered() {
+    let tenant = Tenant::start(TenantPlan::new("sizes", Driver::Kafka, 50))
         .await
         .unwrap();
     let first = tenant.drain().await.unwrap();
 
-    // Quotes are what a message grows by the most on its way that people can write.
+    // Of the characters that people can type, quotes increase the size of a row the most.
     let largest = message("\\\"", 3_000_000);
     let wide = message("\u{1}", 3_000_000);
     let many: Vec<String> = (0..1_000_000).map(|n| format!("m{n}")).collect();
@@ -115,7 +115,7 @@ async fn largest_messages_pass_every_topic_and_larger_ones_are_dead_letters() {
                     value: Some(value),
                 })
             });
-        // One partition, so that the last one stands behind all others.
+        // One partition, so that the last record follows all others.
         let record = BaseRecord::to(&topic)
             .partition(0)
             .key(*msgid)
@@ -141,7 +141,7 @@ async fn largest_messages_pass_every_topic_and_larger_ones_are_dead_letters() {
     assert_eq!(rows, first.messages + 2);
     let length = "SELECT max(length(content)) FROM messages WHERE msgid = 'largest'";
     assert_eq!(tenant.clickhouse.number(length).await.unwrap(), 1_500_000);
-    let letters = "SELECT count() FROM dead_letters FINAL WHERE reason = 'too_large' \
+    let dead_letters = "SELECT count() FROM dead_letters FINAL WHERE reason = 'too_large' \
                    AND msgid IN ('wide', 'receivers') AND length(sealed) < 4194305";
-    assert_eq!(tenant.clickhouse.number(letters).await.unwrap(), 2);
+    assert_eq!(tenant.clickhouse.number(dead_letters).await.unwrap(), 2);
 }

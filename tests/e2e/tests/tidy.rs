@@ -1,16 +1,17 @@
-//! The rules that every file of the repository keeps.
+//! Checks that apply to every file of the repository.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
 
-use chatledger_e2e::place;
-use chatledger_e2e::tidy::{Tracked, tracked};
+use chatledger_e2e::paths;
+use chatledger_e2e::tidy::{TrackedFile, tracked};
+use regex::{Captures, Regex};
 
-/// Lines of a source file at most; 400 are aimed at.
-const LINES: usize = 600;
+/// Maximum lines of a source file.
+const MAX_LINES: usize = 500;
 
-/// What may stand at the top of the repository.
+/// Files and folders allowed at the top level of the repository.
 const TOP: &[&str] = &[
     ".cargo",
     ".ci",
@@ -32,8 +33,8 @@ const TOP: &[&str] = &[
     "tests",
 ];
 
-/// Runs `check` on every file and names those that it finds wanting.
-fn each(check: impl Fn(&Tracked) -> Option<String>) {
+/// Runs `check` on every file and reports all failures.
+fn check_files(check: impl Fn(&TrackedFile) -> Option<String>) {
     let wrong: Vec<String> = tracked()
         .unwrap()
         .iter()
@@ -42,32 +43,32 @@ fn each(check: impl Fn(&Tracked) -> Option<String>) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// The line and text of the first line that holds one of these.
-fn first_with(file: &Tracked, parts: &[&str]) -> Option<String> {
+/// Returns number and text of the first line that contains one of these.
+fn first_with(file: &TrackedFile, parts: &[&str]) -> Option<String> {
     let found = |line: &str| parts.iter().any(|part| line.contains(part));
     let (number, line) = file.lines().enumerate().find(|(_, line)| found(line))?;
     Some(format!("line {}: {}", number + 1, line.trim()))
 }
 
 #[test]
-fn top_level_holds_only_what_belongs_there() {
-    each(|file| {
+fn top_level_contains_only_allowed_files() {
+    check_files(|file| {
         let top = file.path.split('/').next().unwrap();
-        (!TOP.contains(&top)).then(|| "does not belong at the top".to_owned())
+        (!TOP.contains(&top)).then(|| "is not allowed at the top level".to_owned())
     });
 }
 
 #[test]
-fn every_rust_file_begins_by_saying_what_it_is_for() {
-    each(|file| {
+fn every_rust_file_begins_with_its_purpose() {
+    check_files(|file| {
         let first = file.lines().next().unwrap_or_default();
         (file.is_rust() && !first.starts_with("//! ")).then(|| format!("begins with {first:?}"))
     });
 }
 
 #[test]
-fn every_crate_says_what_it_is_for_and_what_it_does_not_know() {
-    each(|file| {
+fn every_crate_states_what_it_does_not_know() {
+    check_files(|file| {
         if !file.path.ends_with("src/lib.rs") {
             return None;
         }
@@ -85,37 +86,37 @@ fn every_crate_says_what_it_is_for_and_what_it_does_not_know() {
             "nothing of",
         ];
         (!absent.iter().any(|words| head.contains(words)))
-            .then(|| "its head does not say what it does not know".to_owned())
+            .then(|| "its documentation does not state what it does not know".to_owned())
     });
 }
 
 #[test]
-fn source_files_are_of_a_size_to_be_read() {
-    each(|file| {
+fn source_files_are_not_too_long() {
+    check_files(|file| {
         let source = [".rs", ".py", ".sh"]
             .iter()
             .any(|end| file.path.ends_with(end));
         let lines = file.lines().count();
-        (source && lines > LINES).then(|| format!("{lines} lines, {LINES} at most"))
+        (source && lines > MAX_LINES).then(|| format!("{lines} lines, at most {MAX_LINES} allowed"))
     });
 }
 
 #[test]
-fn no_file_is_named_for_having_no_subject() {
-    each(|file| {
+fn no_file_has_a_vague_name() {
+    check_files(|file| {
         let vague = ["utils", "util", "common", "helpers", "helper", "misc"];
         let parts = file
             .path
             .split('/')
             .map(|part| part.split('.').next().unwrap());
         let found: Vec<&str> = parts.filter(|part| vague.contains(part)).collect();
-        (!found.is_empty()).then(|| format!("{found:?} says nothing"))
+        (!found.is_empty()).then(|| format!("{found:?} is vague"))
     });
 }
 
 #[test]
-fn no_test_is_left_out_and_nothing_is_left_to_do() {
-    // Written in two parts, so that this file does not find itself.
+fn no_test_is_ignored_and_no_work_is_left_open() {
+    // Each text is written in two parts, so that this file does not match.
     let parts = [
         concat!("#[ig", "nore"),
         concat!("TO", "DO"),
@@ -124,7 +125,7 @@ fn no_test_is_left_out_and_nothing_is_left_to_do() {
         concat!("unimpl", "emented!("),
         concat!("dbg", "!("),
     ];
-    each(|file| {
+    check_files(|file| {
         if file.path.ends_with("Cargo.lock") || file.path.starts_with("tests/fuzz/corpus/") {
             None
         } else {
@@ -134,15 +135,15 @@ fn no_test_is_left_out_and_nothing_is_left_to_do() {
 }
 
 #[test]
-fn sql_of_the_product_is_fixed_texts_with_bound_values() {
-    // A statement put together from values is one that a value can change. Constants may be put
-    // together, by hand and with a name: what is looked for is the easy slip.
+fn sql_of_the_product_is_constant_with_bound_parameters() {
+    // A value must not be formatted into a statement, because it could change the statement. This
+    // finds the most common form of the mistake.
     let parts = [
         ".query(&format!(",
         ".query_raw(&format!(",
         ".query(format!(",
     ];
-    each(|file| {
+    check_files(|file| {
         let product = ["connectors/clickhouse/src/", "pipeline/app/src/"];
         if file.is_rust() && product.iter().any(|folder| file.path.starts_with(folder)) {
             first_with(file, &parts)
@@ -153,26 +154,26 @@ fn sql_of_the_product_is_fixed_texts_with_bound_values() {
 }
 
 #[test]
-fn no_path_of_one_machine_is_in_the_tree() {
+fn no_file_contains_a_path_of_a_machine() {
     let parts = [
         concat!("/ro", "ot/"),
         concat!("/wo", "rk/"),
         concat!("/ho", "me/"),
     ];
-    each(|file| first_with(file, &parts));
+    check_files(|file| first_with(file, &parts));
 }
 
 #[test]
-fn scripts_can_be_run_and_stop_at_the_first_error() {
+fn scripts_are_executable_and_stop_at_the_first_error() {
     use std::os::unix::fs::PermissionsExt;
-    each(|file| {
+    check_files(|file| {
         let first = file.lines().next().unwrap_or_default();
         if !first.starts_with("#!") {
             return None;
         }
-        let mode = std::fs::metadata(place::repository().join(&file.path)).unwrap();
+        let mode = std::fs::metadata(paths::repository().join(&file.path)).unwrap();
         if mode.permissions().mode() & 0o111 == 0 {
-            return Some("cannot be run".to_owned());
+            return Some("is not executable".to_owned());
         }
         let bash = first.contains("bash");
         (bash && !file.text.as_ref()?.contains("set -euo pipefail"))
@@ -181,7 +182,7 @@ fn scripts_can_be_run_and_stop_at_the_first_error() {
 }
 
 #[test]
-fn documents_for_operators_are_there() {
+fn documents_for_operators_exist() {
     let files: BTreeSet<String> = tracked()
         .unwrap()
         .into_iter()
@@ -203,23 +204,20 @@ fn documents_for_operators_are_there() {
         "deploy/compose/README.md",
         "dashboards/grafana/README.md",
     ] {
-        assert!(files.contains(path), "{path} is not there");
+        assert!(files.contains(path), "{path} is missing");
     }
-    let readme = std::fs::read_to_string(place::repository().join("README.md")).unwrap();
-    assert!(
-        readme.lines().count() < 150,
-        "README.md is longer than a person reads"
-    );
+    let readme = std::fs::read_to_string(paths::repository().join("README.md")).unwrap();
+    assert!(readme.lines().count() < 150, "README.md is too long");
 }
 
 #[test]
-fn links_in_documents_lead_somewhere() {
-    each(|file| {
-        if !file.ends_in("md") {
+fn links_in_documents_are_valid() {
+    check_files(|file| {
+        if !file.has_extension("md") {
             return None;
         }
         let text = file.text.as_ref()?;
-        let path = place::repository().join(&file.path);
+        let path = paths::repository().join(&file.path);
         let folder = path.parent()?;
         let targets = text
             .split("](")
@@ -230,6 +228,200 @@ fn links_in_documents_lead_somewhere() {
             .filter(|target| !target.is_empty() && !target.contains("://"))
             .filter(|target| !folder.join(target).exists())
             .collect();
-        (!broken.is_empty()).then(|| format!("leads nowhere: {broken:?}"))
+        (!broken.is_empty()).then(|| format!("broken links: {broken:?}"))
+    });
+}
+
+/// Retired words and phrases, each with its replacement. An entry of lowercase letters matches the word,
+/// its plural, and both as a part of an identifier (`open_cut`, `CutWriter`); any other entry is a
+/// regular expression.
+const RETIRED: &[(&str, &str)] = &[
+    ("letter", "dead letter"),
+    ("parked", "dead-lettered"),
+    ("cut", "batch, batch range, pending batch or open batch"),
+    ("extent", "batch range"),
+    ("witness", "fingerprint"),
+    ("claim", "sink checkpoint"),
+    (
+        r"\bMarks?\b|[a-z]Marks\b|Mark(Reader|Writer|Store)",
+        "sink checkpoint",
+    ),
+    (r"\bheld\(", "sink checkpoint"),
+    ("outlet", "replay sink"),
+    ("desk", "control inbox"),
+    ("told", "reported, or revision"),
+    ("fate", "outcome"),
+    (r"wecom-api", "connectors/wecom/WECOM.md"),
+    (r"(?i)\bfor good\b", "permanently"),
+    (r"(?i)\b(do|does|done) without\b", "discard"),
+    (r"(?i)\bwithout a word\b", "automatically"),
+    (r"(?i)\b(is|are) meant\b", "matches"),
+    (r"(?i)\bwhoever\b", "name the person or the component"),
+    (
+        r"(?i)\b(lies|lie|lay) (in|at|below|behind|across)\b",
+        "is in",
+    ),
+    (r"(?i)\brather than taken\b", "say what happens instead"),
+    (r"(?i)\bfor want of\b", "because … is missing"),
+];
+
+/// Texts in which a retired word is allowed: other meanings, and names that outlive a process.
+const ALLOWED: &[&str] = &[
+    r"(?i)dead[\s/#*_-]*letter(s|ed|ing)?",
+    // The alphabet.
+    r"(?i)\b(capital|lowercase|uppercase|latin) letters?\b|\bletters?(,| and| or) digits?\b",
+    // Output of `chatledger dlq list --json`.
+    r#""letters""#,
+    // A column of the table `lanes`, and fields of files and commit metadata.
+    r#""witness"|`witness`|SELECT [^"]*\bwitness\b|"cut"|`cut`"#,
+    // A fault of the simulator, and the shell command.
+    r"[@+]cut\b|\bcut -[a-z]|\|cut\)",
+];
+
+/// Files that list the retired words.
+const LISTS_OF_WORDS: &[&str] = &["tests/e2e/tests/tidy.rs", "pipeline/GLOSSARY.md"];
+
+/// Extensions of files that contain English text. Scripts without an extension are checked too.
+const WITH_TEXT: &[&str] = &["rs", "sh", "py", "md", "toml", "yml", "yaml", "json"];
+
+fn has_text(file: &TrackedFile) -> bool {
+    let script = file.lines().next().is_some_and(|l| l.starts_with("#!"));
+    (script || WITH_TEXT.iter().any(|e| file.has_extension(e)))
+        && !file.path.starts_with("tests/fuzz/corpus/")
+}
+
+/// Returns the regular expression of an entry of [`RETIRED`].
+fn retired(entry: &str) -> Regex {
+    if !entry.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        return Regex::new(entry).unwrap();
+    }
+    let (first, rest) = entry.split_at(1);
+    let capitalised = first.to_ascii_uppercase() + rest;
+    let word = format!(r"(?:\b|_)(?i:{entry}s?)(?:\b|_)|{capitalised}s?(?:\b|[A-Z_])");
+    Regex::new(&word).unwrap()
+}
+
+/// Replaces the allowed texts with characters that match nothing, and keeps the lines.
+fn without_allowed(text: &str, allowed: &[Regex]) -> String {
+    allowed.iter().fold(text.to_owned(), |text, pattern| {
+        let blank = |found: &Captures<'_>| -> String {
+            let keep = |c: char| if c == '\n' { '\n' } else { '~' };
+            found[0].chars().map(keep).collect()
+        };
+        pattern.replace_all(&text, blank).into_owned()
+    })
+}
+
+#[test]
+fn retired_words_are_not_used() {
+    let words: Vec<(Regex, &str)> = RETIRED.iter().map(|(e, r)| (retired(e), *r)).collect();
+    let allowed: Vec<Regex> = ALLOWED.iter().map(|p| Regex::new(p).unwrap()).collect();
+    let mut found = Vec::new();
+    for file in tracked().unwrap() {
+        if !has_text(&file) || LISTS_OF_WORDS.contains(&file.path.as_str()) {
+            continue;
+        }
+        // The first line checks the name of the file.
+        let text = format!(
+            "{}\n{}",
+            file.path,
+            file.text.as_deref().unwrap_or_default()
+        );
+        let text = without_allowed(&text, &allowed);
+        for (number, line) in text.lines().enumerate() {
+            for (word, replacement) in &words {
+                if let Some(word) = word.find(line) {
+                    let word = word.as_str();
+                    let place = format!("{}:{number}", file.path);
+                    found.push(format!("{place}: {word:?}; use: {replacement}"));
+                }
+            }
+        }
+    }
+    let shown = found.len().min(200);
+    assert!(
+        found.is_empty(),
+        "{} retired words:\n{}",
+        found.len(),
+        found[..shown].join("\n")
+    );
+}
+
+#[test]
+fn retired_words_are_found_in_text_and_identifiers_and_allowed_ones_are_not() {
+    let allowed: Vec<Regex> = ALLOWED.iter().map(|p| Regex::new(p).unwrap()).collect();
+    let is_found = |text: &str| {
+        let text = without_allowed(text, &allowed);
+        RETIRED.iter().any(|(e, _)| retired(e).is_match(&text))
+    };
+    for text in [
+        "the letters of a corp",
+        "OpenLetters",
+        "let letter = 1;",
+        "parked",
+        "open_cut",
+        "CutWriter",
+        "a cut",
+        "MarkReader",
+        "Marks",
+        "partition.held(1)",
+        "struct Claim",
+        "Whoever",
+        "lies below",
+    ] {
+        assert!(is_found(text), "{text:?} is not found");
+    }
+    for text in [
+        "dead letters",
+        "a dead\n/// letter",
+        "DeadLetter",
+        "DEAD_LETTERS",
+        "dead_letter_events",
+        "dead-lettered",
+        "letters and digits",
+        "tr a b | cut -c1-16",
+        "api=0.1@busy+cut",
+        "shortcut",
+        "markdown",
+        "Markdown",
+        "fn withheld(&self)",
+        "#[serde(rename = \"witness\")]",
+    ] {
+        assert!(!is_found(text), "{text:?} is found");
+    }
+}
+
+/// Returns the comment of a line.
+fn comment<'a>(file: &TrackedFile, line: &'a str) -> Option<&'a str> {
+    let start = if file.is_rust() { "//" } else { "#" };
+    if file.has_extension("md") || file.has_extension("json") {
+        return None;
+    }
+    line.find(start).map(|at| &line[at..])
+}
+
+#[test]
+fn comments_name_only_files_that_exist() {
+    let files: Vec<TrackedFile> = tracked().unwrap();
+    // A path with a folder, or a document; other names without a folder can be files of a user.
+    let path = r"`((?:[\w.-]+/)+[\w.-]+\.(?:md|rs|sql|toml|py|yml)|[\w.-]+\.md)`";
+    let path = Regex::new(path).unwrap();
+    let exists = |name: &str| {
+        let end = format!("/{name}");
+        files
+            .iter()
+            .any(|file| file.path == name || file.path.ends_with(&end))
+    };
+    check_files(|file| {
+        if !has_text(file) {
+            return None;
+        }
+        let comments = file.lines().filter_map(|line| comment(file, line));
+        let missing: Vec<&str> = comments
+            .flat_map(|comment| path.captures_iter(comment))
+            .map(|found| found.get(1).unwrap().as_str())
+            .filter(|name| !exists(name))
+            .collect();
+        (!missing.is_empty()).then(|| format!("names missing files: {missing:?}"))
     });
 }

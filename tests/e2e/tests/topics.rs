@@ -1,5 +1,5 @@
-//! The topics as their contract says: values by their JSON Schemas, keys, headers, names; each
-//! message once for a reader that takes committed records only; and no plaintext at rest.
+//! The contract of the topics: values match their JSON Schemas; keys, headers and names; a reader of
+//! committed records gets each message once; values contain no plaintext.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use chatledger_e2e::seal::SealKey;
-use chatledger_e2e::tenant::{Plan, Tenant};
-use chatledger_e2e::{Driver, Expected, place, services, stored};
+use chatledger_e2e::tenant::{Tenant, TenantPlan};
+use chatledger_e2e::{Driver, Expected, paths, services, stored};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -22,7 +22,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-struct Record {
+struct TopicRecord {
     key: String,
     value: Value,
     headers: BTreeMap<String, String>,
@@ -34,12 +34,12 @@ fn client(broker: &str) -> ClientConfig {
     config
 }
 
-fn record(message: &BorrowedMessage<'_>) -> Record {
+fn record(message: &BorrowedMessage<'_>) -> TopicRecord {
     let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap_or_default().into()).unwrap();
-    let headers = message.headers().expect("a record without headers");
-    Record {
+    let headers = message.headers().expect("the record has no headers");
+    TopicRecord {
         key: text(message.key()),
-        value: serde_json::from_slice(message.payload().expect("a record without value")).unwrap(),
+        value: serde_json::from_slice(message.payload().expect("the record has no value")).unwrap(),
         headers: headers
             .iter()
             .map(|h| (h.key.to_owned(), text(h.value)))
@@ -47,8 +47,8 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
     }
 }
 
-/// Shows every committed record of a topic.
-fn each(broker: &str, topic: &str, mut show: impl FnMut(&BorrowedMessage<'_>)) {
+/// Calls a function with every committed record of a topic.
+fn for_each(broker: &str, topic: &str, mut visit: impl FnMut(&BorrowedMessage<'_>)) {
     let consumer: BaseConsumer = client(broker)
         .set("group.id", format!("reader-of-{topic}"))
         .set("enable.auto.commit", "false")
@@ -59,7 +59,7 @@ fn each(broker: &str, topic: &str, mut show: impl FnMut(&BorrowedMessage<'_>)) {
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
     let partitions = metadata.topics()[0].partitions().iter();
     let mut rest: BTreeSet<i32> = partitions.map(MetadataPartition::id).collect();
-    assert!(!rest.is_empty(), "there is no topic {topic}");
+    assert!(!rest.is_empty(), "topic {topic} does not exist");
     let mut all = TopicPartitionList::new();
     for partition in &rest {
         all.add_partition_offset(topic, *partition, Offset::Beginning)
@@ -70,11 +70,11 @@ fn each(broker: &str, topic: &str, mut show: impl FnMut(&BorrowedMessage<'_>)) {
     while !rest.is_empty() {
         assert!(
             Instant::now() < deadline,
-            "{topic}: {rest:?} not read to their ends"
+            "{topic}: partitions {rest:?} were not read completely"
         );
         match consumer.poll(Duration::from_millis(200)) {
             None => {}
-            Some(Ok(message)) => show(&message),
+            Some(Ok(message)) => visit(&message),
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 rest.remove(&partition);
             }
@@ -83,19 +83,18 @@ fn each(broker: &str, topic: &str, mut show: impl FnMut(&BorrowedMessage<'_>)) {
     }
 }
 
-/// Every committed record of one of our topics.
-fn read(broker: &str, topic: &str) -> Vec<Record> {
+/// Returns every committed record of a topic.
+fn read(broker: &str, topic: &str) -> Vec<TopicRecord> {
     let mut records = Vec::new();
-    each(broker, topic, |message| records.push(record(message)));
+    for_each(broker, topic, |message| records.push(record(message)));
     records
 }
 
-/// The same of a topic whose values are sealed, opened; that they are of the documented form is
-/// asserted on the way.
-fn unseal(tenant: &Tenant, name: &str, sealed: Vec<Record>) -> Vec<Record> {
+/// Opens sealed records and asserts that they have the documented format.
+fn unseal(tenant: &Tenant, name: &str, sealed: Vec<TopicRecord>) -> Vec<TopicRecord> {
     assert_valid(name, "sealed_value.schema.json", &sealed);
     let key = SealKey::read(&tenant.dir.join("seal-1.key")).unwrap();
-    let open = |mut record: Record| {
+    let open = |mut record: TopicRecord| {
         let value = serde_json::to_vec(&record.value).unwrap();
         let opened = key.open(name, record.key.as_bytes(), &value).unwrap();
         record.value = serde_json::from_slice(&opened).unwrap();
@@ -104,8 +103,8 @@ fn unseal(tenant: &Tenant, name: &str, sealed: Vec<Record>) -> Vec<Record> {
     sealed.into_iter().map(open).collect()
 }
 
-/// Asserts that no value on any topic shows what a message says or a rule found.
-fn no_plaintext_rests_there(broker: &str, tenant: &Tenant, expected: &Expected) {
+/// Asserts that no value of any topic contains the text of a message or a match.
+fn assert_no_plaintext(broker: &str, tenant: &Tenant, expected: &Expected) {
     let texts = expected.messages.iter().map(|row| &row["content"]);
     let matched = expected.violations.iter();
     let matched = matched
@@ -116,26 +115,26 @@ fn no_plaintext_rests_there(broker: &str, tenant: &Tenant, expected: &Expected) 
         .filter_map(Value::as_str)
         .filter(|text| text.chars().count() >= 4 && !text.is_ascii())
         .collect();
-    assert!(texts.len() > 500, "too few texts to look for");
+    assert!(texts.len() > 500, "too few texts to search for");
     let mut read = 0;
     for name in ["raw", "messages", "violations", "deadletter", "cursor"] {
         let topic = format!("{}.{name}", tenant.topic_prefix);
-        each(broker, &topic, |message| {
+        for_each(broker, &topic, |message| {
             read += 1;
             let value = String::from_utf8_lossy(message.payload().unwrap_or_default());
-            // A ciphertext is base64: where nothing else stands, no text can.
+            // Only values with non-ASCII characters or escapes can contain one of the texts.
             if !value.is_ascii() || value.contains("\\u") {
-                let told = texts.iter().find(|text| value.contains(**text));
-                assert!(told.is_none(), "{topic} tells {told:?}");
+                let leaked = texts.iter().find(|text| value.contains(**text));
+                assert!(leaked.is_none(), "{topic} contains {leaked:?}");
             }
         });
     }
     assert!(read > expected.messages.len() * 2, "{read} values");
 }
 
-/// Asserts that every value is what the schema allows.
-fn assert_valid(what: &str, schema: &str, records: &[Record]) {
-    let path = place::repository().join("schemas/json").join(schema);
+/// Asserts that every value matches its schema.
+fn assert_valid(what: &str, schema: &str, records: &[TopicRecord]) {
+    let path = paths::repository().join("schemas/json").join(schema);
     let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     assert!(!records.is_empty(), "no records on {what}");
@@ -146,8 +145,8 @@ fn assert_valid(what: &str, schema: &str, records: &[Record]) {
     }
 }
 
-/// Asserts the headers of records that say where they come from.
-fn assert_headers(what: &str, corp: &str, records: &[Record]) {
+/// Asserts that the headers of records identify their source.
+fn assert_headers(what: &str, corp: &str, records: &[TopicRecord]) {
     for record in records {
         let header = |name: &str| record.headers.get(name).map(String::as_str);
         assert_eq!(header("corp_id"), Some(corp), "{what}");
@@ -164,12 +163,12 @@ fn assert_each_once(what: &str, ids: impl Iterator<Item = String>, expected: usi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_after_a_killed_and_a_whole_drain_keep_their_contract() {
-    let plan = Plan::new("topics", Driver::Kafka, 2500)
+async fn topics_follow_their_contract_after_a_killed_and_a_complete_drain() {
+    let plan = TenantPlan::new("topics", Driver::Kafka, 2500)
         .faults("broken=14,unknown_key=6,duplicates=20,slow=10")
-        .with("--batch-limit=100");
+        .arg("--batch-limit=100");
     let tenant = Tenant::start(plan).await.unwrap();
-    // A kill in the middle leaves transactions behind that nobody may see.
+    // A kill leaves aborted transactions, whose records readers must not see.
     let mut killed = tenant.chatledger("run", &["--drain"]).unwrap();
     let endpoints = Tenant::endpoints(&mut killed).await.unwrap();
     chatledger_e2e::waiting::until_true("records pulled", PATIENCE, async || {
@@ -232,10 +231,10 @@ async fn topics_after_a_killed_and_a_whole_drain_keep_their_contract() {
         expected.violations.len(),
     );
 
-    let letters = read(broker, &topic("deadletter"));
-    assert_valid("deadletter", "dead_letter.schema.json", &letters);
-    assert_headers("deadletter", corp, &letters);
-    let seqs = letters.iter().map(|r| r.value["seq"].to_string());
+    let dead_letters = read(broker, &topic("deadletter"));
+    assert_valid("deadletter", "dead_letter.schema.json", &dead_letters);
+    assert_headers("deadletter", corp, &dead_letters);
+    let seqs = dead_letters.iter().map(|r| r.value["seq"].to_string());
     assert_each_once("deadletter", seqs, expected.dead_letters.len());
 
     let directory = read(broker, &topic("directory"));
@@ -254,19 +253,19 @@ async fn topics_after_a_killed_and_a_whole_drain_keep_their_contract() {
         .filter_map(|r| r.value["seq"].as_u64());
     assert_eq!(last.max(), expected.summary["last_seq"].as_u64());
 
-    no_plaintext_rests_there(broker, &tenant, &expected);
-    names_begin_with_the_prefix(broker, &tenant.topic_prefix).await;
+    assert_no_plaintext(broker, &tenant, &expected);
+    assert_names_begin_with_prefix(broker, &tenant.topic_prefix).await;
 }
 
-async fn names_begin_with_the_prefix(broker: &str, prefix: &str) {
+async fn assert_names_begin_with_prefix(broker: &str, prefix: &str) {
     let consumer: BaseConsumer = client(broker).create().unwrap();
     let groups = consumer.fetch_group_list(None, PATIENCE).unwrap();
-    let ours = |name: &str| !name.starts_with("reader-of-");
+    let of_chatledger = |name: &str| !name.starts_with("reader-of-");
     let groups: Vec<&str> = groups
         .groups()
         .iter()
         .map(GroupInfo::name)
-        .filter(|n| ours(n))
+        .filter(|n| of_chatledger(n))
         .collect();
     assert!(groups.len() >= 7, "{groups:?}");
     let start = format!("{prefix}.");
@@ -275,14 +274,14 @@ async fn names_begin_with_the_prefix(broker: &str, prefix: &str) {
         "{groups:?}"
     );
 
-    // The transaction log names the transactional ids in the keys of its records: two bytes of
-    // version, two of length, the id.
+    // Keys of the transaction log contain the transactional ids: two bytes of version, two of length,
+    // then the id.
     let mut ids = BTreeSet::new();
-    each(broker, "__transaction_state", |message| {
+    for_each(broker, "__transaction_state", |message| {
         let id = message.key().and_then(|key| key.get(4..));
         ids.insert(String::from_utf8_lossy(id.unwrap_or_default()).into_owned());
     });
-    // The probe with which the broker is found ready is not chatledger's.
+    // The readiness probe of the broker also uses a transactional id.
     let ids: Vec<String> = ids.into_iter().filter(|id| id.contains("e2e")).collect();
     assert!(ids.len() >= 3, "{ids:?}");
     assert!(ids.iter().all(|id| id.starts_with(&start)), "{ids:?}");

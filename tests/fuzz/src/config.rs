@@ -1,4 +1,4 @@
-//! The configuration file against its shape. The program is not a library, so its source is included.
+//! Fuzz target for parsing the configuration file; it includes the source file of the program.
 
 #[path = "../../../pipeline/app/src/config/shape/mod.rs"]
 #[allow(
@@ -9,21 +9,22 @@
 )]
 mod shape;
 
-/// As the program's own: one error in a configuration file.
+/// The type that the included file expects: one error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Problem {
     at: String,
     what: String,
 }
 
-/// A configuration file.
+/// Parses a configuration file.
 pub fn config(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let report = shape::read(&text);
+    let schema = schemars::schema_for!(chatledger_schemas::config::Config).to_value();
+    let report = shape::read(&text, &schema);
     match &report.config {
         Some(config) if report.problems.is_empty() => assert!(
             config.corp.iter().all(|corp| !corp.id.is_empty()),
-            "a corp without an id"
+            "a corp has no id"
         ),
         // Whatever is wrong in a TOML file, the rest can be validated.
         Some(_) => assert!(report.problems.iter().all(|p| !p.at.is_empty())),

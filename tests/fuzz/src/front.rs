@@ -1,11 +1,12 @@
-//! The HTTP front of embedded ClickHouse: a request's head and body, up to the engine's door.
+//! Fuzz targets for the HTTP server of embedded ClickHouse: head and body of a request, without the
+//! engine.
 
 use chatledger_embedded_clickhouse::{Credentials, examine, rewrite};
 use hyper::Request;
 use hyper::header::{HeaderName, HeaderValue};
 
-/// A request: its path with parameters in the first line, headers up to a blank line, then the
-/// body.
+/// Checks a request: the first line is the path with parameters, then headers up to a blank line, then
+/// the body.
 pub fn front(bytes: &[u8]) {
     let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
     let path = lines.next().unwrap_or_default();
@@ -23,30 +24,36 @@ pub fn front(bytes: &[u8]) {
             request = request.header(name, value);
         }
     }
-    // A path that is no address does not reach the front.
+    // An invalid path does not reach the server.
     let Ok(request) = request.body(()) else {
         return;
     };
     let (head, ()) = request.into_parts();
-    let open = examine(&head, rest.to_vec(), None);
-    if let Ok(examined) = &open {
+    let without_login = examine(&head, rest.to_vec(), None);
+    if let Ok(examined) = &without_login {
         assert!(!examined.statement.is_empty());
     }
-    let guarded = Credentials {
+    let credentials = Credentials {
         user: "reader".to_owned(),
-        password: "a password nobody guesses".to_owned().into(),
+        password: "a long secret password".to_owned().into(),
     };
-    let shut = examine(&head, rest.to_vec(), Some(&guarded));
-    assert!(shut.is_err(), "let in without the password: {shut:?}");
+    let guarded = examine(&head, rest.to_vec(), Some(&credentials));
+    assert!(
+        guarded.is_err(),
+        "accepted without the password: {guarded:?}"
+    );
 }
 
-/// Blocks of the Native format: two bytes of the client's revision, then the blocks.
+/// Rewrites blocks in the Native format: two bytes with the client's revision, then the blocks.
 pub fn native(bytes: &[u8]) {
     let Some((revision, blocks)) = bytes.split_first_chunk::<2>() else {
         return;
     };
     let revision = u64::from(u16::from_le_bytes(*revision));
     if let Some(out) = rewrite(blocks, revision) {
-        assert!(out.len() >= blocks.len(), "something was left out");
+        assert!(
+            out.len() >= blocks.len(),
+            "the output is shorter than the input"
+        );
     }
 }

@@ -1,14 +1,13 @@
-//! What strangers' bytes reach first, as functions of these bytes: a fuzzer drives them
-//! (`libfuzzer/`, `run`), and a test on the stable compiler replays what fuzzing has kept
-//! (`corpus/`).
+//! Fuzz targets: the parsers of untrusted input as functions of bytes. libFuzzer calls them
+//! (`libfuzzer/`, `run`), and a test on the stable compiler replays the kept inputs (`corpus/`).
 //!
-//! Each function panics if a promise is broken, and returns whatever the bytes are otherwise. It
-//! does not know a network, a file or a clock.
+//! Each target panics if an invariant is violated and otherwise accepts any bytes. It does not know
+//! networks, files or clocks.
 
 #![allow(
     clippy::panic,
     clippy::missing_panics_doc,
-    reason = "a broken promise is told by a panic"
+    reason = "a violated invariant is reported by a panic"
 )]
 
 mod config;
@@ -26,11 +25,11 @@ use chatledger_schemas::{CorpId, Message, Reason, SealedRecord, Secret};
 pub use config::config;
 pub use front::{front, native};
 
-/// Takes any bytes; panics if a promise is broken.
-pub type Target = fn(&[u8]);
+/// A fuzz target: accepts any bytes; panics if an invariant is violated.
+pub type FuzzTarget = fn(&[u8]);
 
-/// Every target by its name, which is that of its folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 8] = [
+/// Every target by its name, which is also its folder in `corpus/`.
+pub const TARGETS: [(&str, FuzzTarget); 8] = [
     ("envelope", envelope),
     ("record", record),
     ("sealed_value", sealed_value),
@@ -43,7 +42,7 @@ pub const TARGETS: [(&str, Target); 8] = [
 
 const CORP: &str = "ww0123456789abcdef";
 
-/// An archive's answer: the first byte says behind which `seq` it was asked for.
+/// Parses a response of the archive; the first byte is the `seq` of the request.
 pub fn envelope(bytes: &[u8]) {
     let Some((&after, body)) = bytes.split_first() else {
         return;
@@ -57,16 +56,16 @@ pub fn envelope(bytes: &[u8]) {
     for record in &records {
         assert!(
             record.seq > after,
-            "a record that had been asked for before"
+            "a record at or before the requested seq"
         );
         assert!(record.msgid.len() <= MAX_MSGID_BYTES && record.json.len() <= MAX_RECORD_BYTES);
-        // A slice of the page, or the stub: JSON however deep it is nested.
+        // A slice of the page, or the stub: valid JSON at any depth of nesting.
         let json = serde_json::from_slice::<serde::de::IgnoredAny>(&record.json);
-        assert!(json.is_ok(), "a record that is not JSON");
+        assert!(json.is_ok(), "the record is not JSON");
     }
 }
 
-/// A private key for tests, without the lines that make it PEM; it has sealed nothing but the corpus.
+/// A private key for tests without the PEM header and footer; only inputs in `corpus/` are sealed with it.
 const KEY: &str = include_str!("../test-key.txt");
 
 fn keys() -> &'static KeyRing {
@@ -77,13 +76,13 @@ fn keys() -> &'static KeyRing {
             + KEY
             + &["-----END", "PRIVATE KEY-----\n"].join(" ");
         if let Err(error) = keys.insert_pem(1, &Secret::new(pem)) {
-            panic!("the key of these tests: {error}");
+            panic!("invalid test key: {error}");
         }
         keys
     })
 }
 
-/// A sealed record, opened and, if it opens, decoded.
+/// Opens a sealed record and decodes the plaintext.
 pub fn record(bytes: &[u8]) {
     let sealed = SealedRecord {
         corp_id: CorpId::from(CORP),
@@ -99,27 +98,30 @@ pub fn record(bytes: &[u8]) {
     }
 }
 
-/// A value from a topic, to be opened with a seal key.
+/// Opens a sealed value of a topic.
 pub fn sealed_value(bytes: &[u8]) {
     let mut ring = SealRing::new(false);
     let key = Secret::new(b"a key of thirty-two bytes, known".to_vec());
     assert_eq!(ring.insert(1, &key), Ok(()));
     if let Ok(value) = ring.open("messages", b"k", bytes) {
-        // Only what was sealed here opens.
+        // Only a value sealed with this key can be opened.
         let again = ring.seal("messages", b"k", value.to_vec());
         assert!(again.is_ok_and(|again| ring.open("messages", b"k", &again) == Ok(value)));
     }
 }
 
-/// The plaintext of a record.
+/// Decodes the plaintext of a record.
 pub fn message(bytes: &[u8]) {
     match decode(&CorpId::from(CORP), 1, "m", 1, bytes.to_vec()) {
         Ok(message) => {
-            assert_eq!(message.payload.as_bytes(), bytes, "the payload is changed");
+            assert_eq!(message.payload.as_bytes(), bytes, "the payload was changed");
             let row = serde_json::to_vec(&message);
             let row = row.and_then(|row| serde_json::from_slice::<Message>(&row));
-            assert!(row.is_ok_and(|row| row == message), "no row");
-            check(&message);
+            assert!(
+                row.is_ok_and(|row| row == message),
+                "the message does not survive serialisation"
+            );
+            check_rules(&message);
         }
         Err(rejected) => assert!(matches!(
             rejected.reason,
@@ -128,7 +130,7 @@ pub fn message(bytes: &[u8]) {
     }
 }
 
-fn check(message: &Message) {
+fn check_rules(message: &Message) {
     static RULES: OnceLock<RuleSet> = OnceLock::new();
     let rules = RULES.get_or_init(|| {
         let text = "[[rule]]\nid='r'\nname='r'\nseverity='low'\nscope.all=true\n\
@@ -136,16 +138,16 @@ fn check(message: &Message) {
         compiled(text).unwrap_or_default()
     });
     assert!(!rules.is_empty());
-    within(rules, message);
+    assert_matches_in_message(rules, message);
 }
 
-/// Asserts that what a violation shows stands in the message where it says.
-fn within(rules: &RuleSet, message: &Message) {
+/// Asserts that the matches of violations occur in the message at their spans.
+fn assert_matches_in_message(rules: &RuleSet, message: &Message) {
     let characters: Vec<char> = message.content.chars().collect();
     for violation in rules.check(std::slice::from_ref(message), |_| &[], 0) {
         for (matched, (start, end)) in violation.matched.iter().zip(&violation.spans) {
-            let there: String = characters[*start as usize..*end as usize].iter().collect();
-            assert_eq!(*matched, there);
+            let slice: String = characters[*start as usize..*end as usize].iter().collect();
+            assert_eq!(*matched, slice);
         }
     }
 }
@@ -159,7 +161,7 @@ fn compiled(text: &str) -> Option<RuleSet> {
     compile(&[source], words).ok()
 }
 
-/// A rule file, and behind a zero byte a text to which its rules are put.
+/// Compiles a rule file and applies its rules to the text after a zero byte.
 pub fn rules(bytes: &[u8]) {
     let mut parts = bytes.splitn(2, |byte| *byte == 0);
     let file = String::from_utf8_lossy(parts.next().unwrap_or_default());
@@ -169,7 +171,7 @@ pub fn rules(bytes: &[u8]) {
             serde_json::json!({"from": "a", "msgtype": "text", "text": {"content": content}});
         let plain = json.to_string().into_bytes();
         if let Ok(message) = decode(&CorpId::from(CORP), 1, "m", 1, plain) {
-            within(&rules, &message);
+            assert_matches_in_message(&rules, &message);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What fuzzing has kept, on the stable compiler: every file of `corpus/` through its target.
+//! Replays the inputs kept by fuzzing with the stable compiler.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,14 +13,14 @@ fn corpus() -> PathBuf {
 }
 
 #[test]
-fn every_kept_input_keeps_every_promise() {
+fn kept_inputs_violate_no_invariant() {
     for (name, target) in TARGETS {
         let mut run = 0;
         for file in fs::read_dir(corpus().join(name)).unwrap() {
             let path = file.unwrap().path();
             let bytes = fs::read(&path).unwrap();
             let outcome = std::panic::catch_unwind(|| target(&bytes));
-            assert!(outcome.is_ok(), "{} breaks a promise", path.display());
+            assert!(outcome.is_ok(), "{} violates an invariant", path.display());
             run += 1;
         }
         assert!(run >= 5, "{name} has only {run} inputs");
@@ -28,7 +28,7 @@ fn every_kept_input_keeps_every_promise() {
 }
 
 #[test]
-fn corpora_belong_to_targets_and_are_small() {
+fn every_corpus_belongs_to_a_target_and_all_are_small() {
     let folders = fs::read_dir(corpus()).unwrap();
     let folders: BTreeSet<String> = folders
         .map(|folder| folder.unwrap().file_name().into_string().unwrap())
@@ -45,7 +45,7 @@ fn corpora_belong_to_targets_and_are_small() {
 }
 
 #[test]
-fn every_target_has_its_fuzzer() {
+fn every_target_has_a_fuzzer() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("libfuzzer/Cargo.toml");
     let manifest = fs::read_to_string(manifest).unwrap();
     for (name, _) in TARGETS {

@@ -1,4 +1,4 @@
-//! The product, measured from outside: one `chatledger run --drain` over the whole tenant.
+//! Measures the product: one `chatledger run --drain` of the whole tenant.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,37 +11,37 @@ use chatledger_clickhouse::{ClickHouse, Options};
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::tenant::{Tenant, Truth};
+use crate::tenant::{ExpectedCounts, Tenant};
 use crate::usage::{Cpu, peak_rss_of_ended_children};
 
-/// Where the simulator's configuration puts the tables.
+/// Database in the simulator's configuration.
 const DATABASE: &str = "chatledger";
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a drain took.
-pub struct Drained {
-    /// Of the process, from its start to its end.
+/// The cost of a drain.
+pub struct DrainCost {
+    /// CPU time of the process.
     pub cpu: Cpu,
-    /// From its start to its end.
+    /// Duration of the process.
     pub wall: Duration,
     /// Records pulled.
     pub records: u64,
-    /// Its largest resident memory so far over all drains, bytes.
+    /// Peak resident memory of all drains so far, in bytes.
     pub peak_rss: u64,
 }
 
 #[derive(Debug, Deserialize)]
-struct Summary {
+struct DrainSummary {
     pulled: u64,
     messages: u64,
     violations: u64,
     dead_letters: u64,
 }
 
-/// A client for a database on the engine.
+/// Creates a client for a database on the engine.
 ///
 /// # Errors
-/// The client cannot be made.
+/// The client cannot be created.
 pub fn database(url: &str, database: &str) -> Result<ClickHouse> {
     Ok(ClickHouse::new(Options {
         url: url.to_owned(),
@@ -53,13 +53,13 @@ pub fn database(url: &str, database: &str) -> Result<ClickHouse> {
     })?)
 }
 
-/// Drains the tenant into empty tables and an empty folder, and checks that everything arrived.
+/// Drains the tenant into empty tables and an empty folder, and checks that everything is delivered.
 ///
-/// No other child may be waited for meanwhile: it would be counted as if it were the product.
+/// No other child process may end at the same time, because its CPU time would be included.
 ///
 /// # Errors
-/// The drain fails, or what it delivered is not the truth.
-pub async fn drain(chatledger: &Path, tenant: &Tenant, clickhouse_url: &str) -> Result<Drained> {
+/// The drain fails, or the delivered data does not match the truth.
+pub async fn drain(chatledger: &Path, tenant: &Tenant, clickhouse_url: &str) -> Result<DrainCost> {
     let tables = database(clickhouse_url, DATABASE)?;
     let server = tables.client().clone().with_database("default");
     server
@@ -73,7 +73,7 @@ pub async fn drain(chatledger: &Path, tenant: &Tenant, clickhouse_url: &str) -> 
         }
     }
 
-    let patience = Duration::from_secs(120) + Duration::from_millis(2 * tenant.truth.records);
+    let timeout = Duration::from_secs(120) + Duration::from_millis(2 * tenant.truth.records);
     let (start, before) = (Instant::now(), Cpu::of_ended_children()?);
     let child = Command::new(chatledger)
         .args(["run", "--drain", "--config"])
@@ -84,9 +84,9 @@ pub async fn drain(chatledger: &Path, tenant: &Tenant, clickhouse_url: &str) -> 
         .kill_on_drop(true)
         .spawn()
         .context("start chatledger")?;
-    let output = tokio::time::timeout(patience, child.wait_with_output())
+    let output = tokio::time::timeout(timeout, child.wait_with_output())
         .await
-        .with_context(|| format!("the drain has not ended after {patience:?}"))??;
+        .with_context(|| format!("the drain has not ended after {timeout:?}"))??;
     let (wall, cpu) = (start.elapsed(), Cpu::of_ended_children()? - before);
     let peak_rss = peak_rss_of_ended_children()?;
     if !output.status.success() {
@@ -98,9 +98,9 @@ pub async fn drain(chatledger: &Path, tenant: &Tenant, clickhouse_url: &str) -> 
         .lines()
         .last()
         .context("the drain printed no summary")?;
-    let summary: Summary = serde_json::from_str(line).context("parse the drain's summary")?;
+    let summary: DrainSummary = serde_json::from_str(line).context("parse the drain's summary")?;
     let truth = tenant.truth;
-    let delivered = Truth {
+    let delivered = ExpectedCounts {
         messages: summary.messages,
         violations: summary.violations,
         dead_letters: summary.dead_letters,
@@ -122,7 +122,7 @@ pub async fn drain(chatledger: &Path, tenant: &Tenant, clickhouse_url: &str) -> 
     );
     let files = tenant.dir.join("parquet/messages");
     ensure!(files.is_dir(), "no Parquet files in {}", files.display());
-    Ok(Drained {
+    Ok(DrainCost {
         cpu,
         wall,
         records: summary.pulled,

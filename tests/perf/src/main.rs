@@ -1,22 +1,21 @@
-//! `chatledger-perf`: measures what a record costs, side by side with the floor under it.
+//! `chatledger-perf`: measures the CPU time per record and compares it with a baseline.
 //!
-//! Prints JSON objects on stdout, one a line, and nothing else there:
-//! 1. the whole program in the direct driver, with ClickHouse and Parquet, and its `ratio` to the
-//!    bare RSA and AES of the same records;
-//! 2. what each stage costs by itself;
-//! 3. the matcher against a thousand words and against tens of thousands.
+//! Prints JSON objects to stdout, one per line:
+//! 1. the whole program with the direct driver, ClickHouse and Parquet, and its `ratio` to RSA and AES
+//!    of the same records;
+//! 2. the cost of each stage;
+//! 3. the matcher with a thousand words and with tens of thousands.
 //!
-//! Figures are ratios of CPU time taken in one run, and never pass or fail; what makes this program
-//! fail is a record that did not arrive. The simulator seals its records while it serves them, and
-//! it and ClickHouse share the machine with what is measured: their CPU time is not counted, but
-//! `records_per_second` is what remains beside them.
+//! The figures are ratios of CPU time in one run and have no limits; the program fails only if a record
+//! is not delivered. The simulator and ClickHouse run on the same machine: their CPU time is not
+//! counted, but they reduce `records_per_second`.
 
 #![allow(
     unreachable_pub,
-    reason = "nothing outside a binary can reach it; pub says what a module offers"
+    reason = "in a binary, pub documents the interface of a module"
 )]
 
-mod bare;
+mod baseline;
 mod drain;
 mod matcher;
 mod services;
@@ -35,15 +34,15 @@ use clap::Parser;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::bare::Floor;
-use crate::drain::{Drained, drain};
-use crate::stages::Stages;
+use crate::baseline::CryptoBaseline;
+use crate::drain::{DrainCost, drain};
+use crate::stages::StageCosts;
 use crate::tenant::Tenant;
 
 /// Words of the short list.
 const FEW_WORDS: usize = 1_000;
 
-/// Measures what a record costs: the whole program, its stages, the matcher.
+/// Measures the CPU time per record: the whole program, its stages and the matcher.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -52,27 +51,27 @@ struct Cli {
           value_parser = clap::value_parser!(u64).range(1_000..))]
     messages: u64,
 
-    /// Times the program and the floor are measured, in turn.
+    /// Number of measurements of the program and the baseline.
     #[arg(long, default_value_t = 1, value_name = "K",
           value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
 
-    /// The same seed gives the same tenant.
+    /// Seed of the tenant.
     #[arg(long, default_value_t = 1, value_name = "S")]
     seed: u64,
 
-    /// Folder with dialogue files (*.jsonl.gz) to speak from, as for wecom-sim.
+    /// Folder with dialogue files (*.jsonl.gz), as for wecom-sim --corpus.
     #[arg(long, env = "CHATLEDGER_CORPUS", value_name = "DIR")]
     corpus: Option<PathBuf>,
 
-    /// List of words for the matcher, one a line; made up if not given.
+    /// Word list for the matcher, one word per line [default: a generated list].
     #[arg(long, env = "CHATLEDGER_WORDS", value_name = "FILE")]
     words: Option<PathBuf>,
 }
 
-/// The first line. Of several rounds, medians; seconds and bytes are of one round.
+/// The first line. Values are medians over all rounds; seconds and bytes are of one round.
 #[derive(Serialize)]
-struct Whole {
+struct ProgramFigures {
     ratio: f64,
     ratio_min: f64,
     ratio_max: f64,
@@ -80,27 +79,27 @@ struct Whole {
     bare_cpu_seconds: f64,
     records: u64,
     records_per_second: f64,
-    /// The largest of all rounds.
+    /// Maximum of all rounds.
     peak_rss_bytes: u64,
     user_seconds: f64,
     sys_seconds: f64,
     repeat: u32,
 }
 
-/// The second line, in CPU microseconds a record.
+/// The second line, in CPU microseconds per record.
 #[derive(Serialize)]
-struct Parts<'a> {
-    stages_us_per_record: &'a Stages,
+struct StageFigures<'a> {
+    stages_us_per_record: &'a StageCosts,
     sum: f64,
-    /// The whole program; what it has over the sum is start, queues, ledger, metrics.
+    /// The whole program; the difference from the sum is startup, queues, ledger and metrics.
     whole: f64,
-    /// RSA and AES alone.
+    /// Only RSA and AES.
     bare: f64,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // One thread: what is timed on it has it to itself, and the process stays small.
+    // One thread, so that measurements on it are not disturbed and the process stays small.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -120,7 +119,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&format!("{error:#}"));
+            log(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -130,61 +129,63 @@ async fn measure(cli: &Cli) -> Result<()> {
     let here = std::env::current_exe().context("find this program")?;
     let beside = |name: &str| here.with_file_name(name);
     let chatledger = beside("chatledger");
-    let room = tempfile::Builder::new()
+    let folder = tempfile::Builder::new()
         .prefix("chatledger-perf-")
         .tempdir()?;
 
-    tell(&format!(
-        "starting ClickHouse, making a tenant of {} messages",
+    log(&format!(
+        "starting ClickHouse, generating a tenant of {} messages",
         cli.messages
     ));
-    let (_engine, url) = services::clickhouse(&chatledger, &room.path().join("clickhouse")).await?;
-    let dir = room.path().join("tenant");
-    let wanted = services::Wanted {
+    let (_engine, url) =
+        services::clickhouse(&chatledger, &folder.path().join("clickhouse")).await?;
+    let dir = folder.path().join("tenant");
+    let request = services::TenantRequest {
         messages: cli.messages,
         seed: cli.seed,
         corpus: cli.corpus.as_deref(),
         clickhouse_url: &url,
     };
-    let _simulator = services::simulator(&beside("wecom-sim"), &dir, &wanted).await?;
+    let _simulator = services::simulator(&beside("wecom-sim"), &dir, &request).await?;
     let tenant = Tenant::read(&dir)?;
     let keys = tenant.keys()?;
 
     let mut rounds = Vec::new();
     for round in 1..=cli.repeat {
-        let say = |what: &str| tell(&format!("round {round} of {}: {what}", cli.repeat));
-        // Half of the floor before, half after: drift of the machine's speed falls on both.
-        let mut floor = Floor::new(&tenant, &keys)?;
-        say("RSA and AES alone, first half");
-        floor.reach(tenant.truth.records / 2).await?;
+        let say = |what: &str| log(&format!("round {round} of {}: {what}", cli.repeat));
+        // Half of the baseline is measured before the program and half after it, so that changes of the
+        // machine's speed affect both.
+        let mut baseline = CryptoBaseline::new(&tenant, &keys)?;
+        say("only RSA and AES, first half");
+        baseline.run_until(tenant.truth.records / 2).await?;
         say("the whole program");
-        let drained = drain(&chatledger, &tenant, &url).await?;
-        say("RSA and AES alone, second half");
-        floor.reach(u64::MAX).await?;
-        let bare = floor.spent(tenant.truth.records)?.as_secs_f64();
-        rounds.push(Round { drained, bare });
+        let drain = drain(&chatledger, &tenant, &url).await?;
+        say("only RSA and AES, second half");
+        baseline.run_until(u64::MAX).await?;
+        let bare = baseline.spent(tenant.truth.records)?.as_secs_f64();
+        rounds.push(Round { drain, bare });
     }
     let whole = whole(&rounds);
     print(&whole)?;
 
-    tell("the stages one by one");
+    log("the single stages");
     let (stages, messages) = stages::measure(&tenant, &keys, &url).await?;
     let each = |seconds: f64| seconds * 1e6 / whole.records as f64;
-    print(&Parts {
+    print(&StageFigures {
         sum: stages.sum(),
         stages_us_per_record: &stages,
         whole: each(whole.cpu_seconds),
         bare: each(whole.bare_cpu_seconds),
     })?;
 
-    tell("the matcher");
+    log("the matcher");
     measure_matcher(cli, &messages)
 }
 
 fn measure_matcher(cli: &Cli, messages: &[Message]) -> Result<()> {
     let list = match &cli.words {
         Some(path) => words::read(path)?,
-        None => words::make(messages)?,
+        None => words::generate(messages)?,
     };
     print(&matcher::measure(
         &words::sample(&list, FEW_WORDS),
@@ -196,42 +197,42 @@ fn measure_matcher(cli: &Cli, messages: &[Message]) -> Result<()> {
     )?)
 }
 
-/// The program and the floor, taken around it.
+/// One measurement of the program and the baseline.
 struct Round {
-    drained: Drained,
-    /// Seconds.
+    drain: DrainCost,
+    /// CPU seconds of the baseline.
     bare: f64,
 }
 
-fn whole(rounds: &[Round]) -> Whole {
+fn whole(rounds: &[Round]) -> ProgramFigures {
     let of = |value: fn(&Round) -> f64| -> Vec<f64> {
         let mut values: Vec<f64> = rounds.iter().map(value).collect();
         values.sort_by(f64::total_cmp);
         values
     };
-    let ratios = of(|round| round.drained.cpu.total().as_secs_f64() / round.bare);
-    Whole {
+    let ratios = of(|round| round.drain.cpu.total().as_secs_f64() / round.bare);
+    ProgramFigures {
         ratio: median(&ratios),
         ratio_min: ratios.first().copied().unwrap_or(f64::NAN),
         ratio_max: ratios.last().copied().unwrap_or(f64::NAN),
-        cpu_seconds: median(&of(|round| round.drained.cpu.total().as_secs_f64())),
+        cpu_seconds: median(&of(|round| round.drain.cpu.total().as_secs_f64())),
         bare_cpu_seconds: median(&of(|round| round.bare)),
-        records: rounds.first().map_or(0, |round| round.drained.records),
+        records: rounds.first().map_or(0, |round| round.drain.records),
         records_per_second: median(&of(|round| {
-            round.drained.records as f64 / round.drained.wall.as_secs_f64()
+            round.drain.records as f64 / round.drain.wall.as_secs_f64()
         })),
         peak_rss_bytes: rounds
             .iter()
-            .map(|round| round.drained.peak_rss)
+            .map(|round| round.drain.peak_rss)
             .max()
             .unwrap_or(0),
-        user_seconds: median(&of(|round| round.drained.cpu.user.as_secs_f64())),
-        sys_seconds: median(&of(|round| round.drained.cpu.sys.as_secs_f64())),
+        user_seconds: median(&of(|round| round.drain.cpu.user.as_secs_f64())),
+        sys_seconds: median(&of(|round| round.drain.cpu.sys.as_secs_f64())),
         repeat: rounds.len() as u32,
     }
 }
 
-/// The middle of ascending values; between two of them, their mean.
+/// Returns the median of ascending values; NaN if there are none.
 fn median(ascending: &[f64]) -> f64 {
     match ascending.len() {
         0 => f64::NAN,
@@ -240,9 +241,9 @@ fn median(ascending: &[f64]) -> f64 {
     }
 }
 
-/// Says what goes on, on stderr.
-fn tell(line: &str) {
-    // Whoever closed stderr does not want to know.
+/// Prints progress to stderr.
+fn log(line: &str) {
+    // Progress is optional; an error on stderr is ignored.
     writeln!(std::io::stderr(), "perf: {line}").ok();
 }
 
@@ -256,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn median_of_even_counts_lies_between_the_two_in_the_middle() {
+    fn median_of_even_counts_is_the_mean_of_the_two_in_the_middle() {
         assert!((median(&[1.0, 2.0, 4.0]) - 2.0).abs() < f64::EPSILON);
         assert!((median(&[1.0, 2.0, 4.0, 9.0]) - 3.0).abs() < f64::EPSILON);
         assert!(median(&[]).is_nan());

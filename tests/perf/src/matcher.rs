@@ -1,4 +1,4 @@
-//! The matcher by itself, against lists of a thousand and of tens of thousands of words.
+//! Measures the matcher with lists of a thousand and of tens of thousands of words.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use crate::usage::Cpu;
 
-/// Messages of a call, as in a page of the archive.
+/// Messages per call, as in a page of the archive.
 const PAGE: usize = 1_000;
-/// CPU time spent on each list at least.
+/// Minimum CPU time for each list.
 const BUDGET: Duration = Duration::from_secs(2);
 
 const RULE: &str = r#"
@@ -23,36 +23,36 @@ words_file = "words"
 scope.all = true
 "#;
 
-/// One list's line.
+/// The figures of one list.
 #[derive(Debug, Serialize)]
-pub struct Line {
+pub struct MatcherFigures {
     matcher: &'static str,
     /// Words of the list.
     pub words: usize,
-    /// On one core, of messages that are all in the rule's scope.
+    /// On one core; all messages are in the rule's scope.
     pub messages_per_second: f64,
-    /// Bytes of content, in millions.
+    /// Millions of bytes of content.
     mb_per_second: f64,
     heap_bytes: usize,
-    /// Messages tried; each has some content.
+    /// Number of messages, all of them with content.
     messages: usize,
     characters_per_message: f64,
-    /// Messages in which a word was found.
+    /// Messages that contain a word.
     hits: usize,
 }
 
-/// Measures the check of messages against a list of words.
+/// Measures checking messages against a list of words.
 ///
 /// # Errors
-/// The list is refused, or nothing has any content.
-pub fn measure(words: &[&str], messages: &[Message]) -> Result<Line> {
+/// The list is rejected, or no message has content.
+pub fn measure(words: &[&str], messages: &[Message]) -> Result<MatcherFigures> {
     let rules = rules(words)?;
     let messages: Vec<Message> = messages
         .iter()
         .filter(|message| !message.content.is_empty())
         .cloned()
         .collect();
-    ensure!(!messages.is_empty(), "no message has any content");
+    ensure!(!messages.is_empty(), "no message has content");
     let pass = || {
         messages
             .chunks(PAGE)
@@ -63,7 +63,7 @@ pub fn measure(words: &[&str], messages: &[Message]) -> Result<Line> {
     let hits: usize = pass();
     let (before, mut passes, mut spent) = (Cpu::of_thread()?, 0_u32, Duration::ZERO);
     while spent < BUDGET {
-        ensure!(pass() == hits, "the matcher finds now this, now that");
+        ensure!(pass() == hits, "the matcher is not deterministic");
         passes += 1;
         spent = (Cpu::of_thread()? - before).total();
     }
@@ -73,7 +73,7 @@ pub fn measure(words: &[&str], messages: &[Message]) -> Result<Line> {
         .iter()
         .map(|message| message.content.chars().count())
         .sum();
-    Ok(Line {
+    Ok(MatcherFigures {
         matcher: "words",
         words: words.len(),
         messages_per_second: messages.len() as f64 / seconds,

@@ -1,6 +1,7 @@
-//! The programs around the one that is measured: the ClickHouse engine and the simulator.
+//! The services of the measurement: the ClickHouse engine and the simulator.
 //!
-//! Each is told to take a free port and says on stdout when it answers. None outlives its handle.
+//! Each uses a free port and prints a line to stdout when it is ready. It is killed when its handle is
+//! dropped.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -14,26 +15,30 @@ use tokio::time::timeout;
 
 const START: Duration = Duration::from_secs(60);
 
-/// A program that runs until it is dropped.
+/// A process that is killed when it is dropped.
 pub struct Service {
     _child: Child,
-    /// Kept open, so that the program may go on writing.
+    /// Kept open, so that the process can write to it.
     _stdout: Lines<BufReader<ChildStdout>>,
 }
 
-/// Starts a program and waits for its first line.
-async fn start(name: &str, mut command: Command, patience: Duration) -> Result<(Service, String)> {
+/// Starts a process and waits for its first line on stdout.
+async fn start(
+    name: &str,
+    mut command: Command,
+    time_limit: Duration,
+) -> Result<(Service, String)> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("start {name}"))?;
-    let stdout = child.stdout.take().context("its stdout is a pipe")?;
+    let stdout = child.stdout.take().context("stdout is not a pipe")?;
     let mut stdout = BufReader::new(stdout).lines();
-    let line = timeout(patience, stdout.next_line())
+    let line = timeout(time_limit, stdout.next_line())
         .await
-        .with_context(|| format!("{name} is not ready after {patience:?}"))??
+        .with_context(|| format!("{name} is not ready after {time_limit:?}"))??
         .with_context(|| format!("{name} ended before it was ready"))?;
     Ok((
         Service {
@@ -44,10 +49,10 @@ async fn start(name: &str, mut command: Command, patience: Duration) -> Result<(
     ))
 }
 
-/// Starts the ClickHouse engine on a folder and gives its URL.
+/// Starts the ClickHouse engine with a data folder and returns its URL.
 ///
 /// # Errors
-/// It does not come up.
+/// It does not start.
 pub async fn clickhouse(chatledger: &Path, data_dir: &Path) -> Result<(Service, String)> {
     let mut command = Command::new(chatledger);
     command
@@ -61,33 +66,37 @@ pub async fn clickhouse(chatledger: &Path, data_dir: &Path) -> Result<(Service, 
     let (service, url) = start("the ClickHouse engine", command, START).await?;
     ensure!(
         url.starts_with("http://"),
-        "the ClickHouse engine says {url:?} instead of its URL"
+        "the ClickHouse engine printed {url:?} instead of its URL"
     );
     Ok((service, url))
 }
 
 #[derive(Deserialize)]
-struct Ready {
+struct ReadyLine {
     dir: std::path::PathBuf,
 }
 
-/// What the simulator is to make.
-pub struct Wanted<'a> {
+/// Describes the tenant to generate.
+pub struct TenantRequest<'a> {
     /// Distinct messages.
     pub messages: u64,
     /// The seed.
     pub seed: u64,
-    /// Dialogue files to speak from.
+    /// Folder with dialogue files.
     pub corpus: Option<&'a Path>,
-    /// For the configuration.
+    /// URL for the configuration.
     pub clickhouse_url: &'a str,
 }
 
-/// Starts the simulator, which makes its tenant in `dir` first.
+/// Starts the simulator, which generates its tenant in `dir`.
 ///
 /// # Errors
-/// It does not come up.
-pub async fn simulator(wecom_sim: &Path, dir: &Path, wanted: &Wanted<'_>) -> Result<Service> {
+/// It does not start.
+pub async fn simulator(
+    wecom_sim: &Path,
+    dir: &Path,
+    request: &TenantRequest<'_>,
+) -> Result<Service> {
     let mut command = Command::new(wecom_sim);
     command
         .args([
@@ -95,26 +104,27 @@ pub async fn simulator(wecom_sim: &Path, dir: &Path, wanted: &Wanted<'_>) -> Res
             "--truth",
             "summary",
             "--clickhouse-url",
-            wanted.clickhouse_url,
+            request.clickhouse_url,
         ])
         .args([
             "--messages",
-            &wanted.messages.to_string(),
+            &request.messages.to_string(),
             "--seed",
-            &wanted.seed.to_string(),
+            &request.seed.to_string(),
         ])
         .arg("--dir")
         .arg(dir);
-    if let Some(corpus) = wanted.corpus {
+    if let Some(corpus) = request.corpus {
         command.arg("--corpus").arg(corpus);
     }
-    // The truth is made first, at some ten thousand messages a second.
-    let patience = START + Duration::from_millis(wanted.messages);
-    let (service, line) = start("the simulator", command, patience).await?;
-    let ready: Ready = serde_json::from_str(&line).context("parse the simulator's ready line")?;
+    // The simulator first writes the truth, about ten thousand messages per second.
+    let time_limit = START + Duration::from_millis(request.messages);
+    let (service, line) = start("the simulator", command, time_limit).await?;
+    let ready: ReadyLine =
+        serde_json::from_str(&line).context("parse the simulator's ready line")?;
     ensure!(
         ready.dir.ends_with(dir.file_name().unwrap_or_default()),
-        "another tenant is served"
+        "the simulator serves another tenant"
     );
     Ok(service)
 }

@@ -1,7 +1,7 @@
-//! What each stage costs by itself, on the same records: where the time beyond RSA goes.
+//! Measures the cost of each stage separately, on the same records.
 //!
-//! Calls what the product calls, with batches of the product's sizes. Not here: the product's
-//! queues, ledger and metrics; they are what remains of the whole.
+//! Calls the same functions as the product, with batches of the same size. Not here: queues, ledger and
+//! metrics; they are the difference from the cost of the whole program.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,12 +26,12 @@ const DATABASE: &str = "stages";
 /// Messages kept for the matcher.
 const KEPT: usize = 20_000;
 
-/// CPU microseconds a record, user and system, all threads of the process.
+/// CPU microseconds per record: user and system time of all threads of the process.
 #[derive(Debug, Default, Serialize)]
-pub struct Stages {
-    /// Asking for a page and reading its envelope.
+pub struct StageCosts {
+    /// Requesting a page and parsing its envelope.
     pub pull: f64,
-    /// Reading a record's fields, base64, RSA, AES.
+    /// Parsing a record's fields, base64, RSA, AES.
     pub open: f64,
     /// JSON to rows.
     pub decode: f64,
@@ -40,14 +40,14 @@ pub struct Stages {
     /// The tenant's rules.
     #[serde(rename = "match")]
     pub matching: f64,
-    /// RowBinary and its sending, violations included.
+    /// Encoding and sending RowBinary, including violations.
     pub clickhouse: f64,
-    /// Encoding, compression and the files, violations included.
+    /// Encoding, compressing and writing files, including violations.
     pub parquet: f64,
 }
 
-impl Stages {
-    /// All of them together.
+impl StageCosts {
+    /// Returns the sum of all stages.
     pub fn sum(&self) -> f64 {
         self.pull
             + self.open
@@ -67,15 +67,15 @@ fn lap(since: &mut Cpu, spent: &mut Duration) -> Result<()> {
     Ok(())
 }
 
-/// Takes all records through all stages; also gives messages to try the matcher on.
+/// Processes all records through all stages; also returns messages for measuring the matcher.
 ///
 /// # Errors
-/// A record is refused or something does not answer.
+/// A record cannot be processed, or a service does not respond.
 pub async fn measure(
     tenant: &Tenant,
     keys: &KeyRing,
     clickhouse_url: &str,
-) -> Result<(Stages, Vec<Message>)> {
+) -> Result<(StageCosts, Vec<Message>)> {
     let directory = tenant.directory().await?;
     let rules = rules(&tenant.dir.join("rules"))?;
     let tables = database(clickhouse_url, DATABASE)?;
@@ -94,7 +94,7 @@ pub async fn measure(
         mut matching,
     ] = [Duration::ZERO; 5];
     let [mut inserting, mut encoding] = [Duration::ZERO; 2];
-    let (mut records, mut waiting, mut kept) = (0, Rows::default(), Vec::new());
+    let (mut records, mut pending, mut kept) = (0, PendingRows::default(), Vec::new());
     let mut pages = tenant.archive()?;
     let mut since = Cpu::of_process()?;
     loop {
@@ -136,15 +136,15 @@ pub async fn measure(
                 .take(KEPT.saturating_sub(kept.len()))
                 .cloned(),
         );
-        waiting.messages.extend(messages);
-        waiting.violations.extend(violations);
+        pending.messages.extend(messages);
+        pending.violations.extend(violations);
         since = Cpu::of_process()?;
-        if waiting.messages.len() >= tenant.batch_rows() {
-            waiting.insert(&tables, records).await?;
+        if pending.messages.len() >= tenant.batch_rows() {
+            pending.insert(&tables, records).await?;
             lap(&mut since, &mut inserting)?;
         }
     }
-    waiting.insert(&tables, records).await?;
+    pending.insert(&tables, records).await?;
     lap(&mut since, &mut inserting)?;
     let target = Target::open("file:stages", &tenant.dir)?;
     for file in open_files.finish("stages", &[])? {
@@ -158,7 +158,7 @@ pub async fn measure(
         tenant.truth.records
     );
     let each = |spent: Duration| spent.as_secs_f64() * 1e6 / records as f64;
-    let stages = Stages {
+    let costs = StageCosts {
         pull: each(pulling),
         open: each(opening),
         decode: each(decoding),
@@ -167,17 +167,17 @@ pub async fn measure(
         clickhouse: each(inserting),
         parquet: each(encoding),
     };
-    Ok((stages, kept))
+    Ok((costs, kept))
 }
 
-/// Rows on their way into the tables.
+/// Rows to be inserted.
 #[derive(Default)]
-struct Rows {
+struct PendingRows {
     messages: Vec<Message>,
     violations: Vec<Violation>,
 }
 
-impl Rows {
+impl PendingRows {
     async fn insert(&mut self, tables: &ClickHouse, last: u64) -> Result<()> {
         let token = format!("stages-{last}");
         tables.insert(Messages, &token, &self.messages).await?;
@@ -188,7 +188,7 @@ impl Rows {
     }
 }
 
-/// The tenant's rules.
+/// Compiles the tenant's rules.
 fn rules(dir: &Path) -> Result<RuleSet> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {

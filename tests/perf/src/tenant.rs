@@ -1,5 +1,4 @@
-//! The tenant that is measured on: its folder as the simulator wrote it, and its records, read
-//! again over HTTP.
+//! The tenant of the measurement: reads its folder and its records from the simulator.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use chatledger_schemas::{CorpId, SealedRecord, Secret};
 use chatledger_wecom::{Archive, ArchiveOptions, DirectoryClient, DirectoryOptions};
 use serde::Deserialize;
 
-/// Longest exchange with the simulator.
+/// Timeout of requests to the simulator.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A tenant's folder.
@@ -23,22 +22,22 @@ pub struct Tenant {
     pub dir: PathBuf,
     /// The corp.
     pub corp_id: CorpId,
-    /// What must come out.
-    pub truth: Truth,
+    /// The expected counts.
+    pub truth: ExpectedCounts,
     /// The configuration the simulator wrote.
     config: Config,
 }
 
-/// What must come out, as far as it is compared.
+/// The expected counts of a drain.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-pub struct Truth {
-    /// Good messages.
+pub struct ExpectedCounts {
+    /// Valid messages.
     pub messages: u64,
-    /// Rules broken by messages.
+    /// Violations.
     pub violations: u64,
-    /// Records that cannot be opened.
+    /// Records that cannot be opened or decoded.
     pub dead_letters: u64,
-    /// Records in all.
+    /// All records.
     pub records: u64,
 }
 
@@ -46,7 +45,7 @@ impl Tenant {
     /// Reads a tenant's folder.
     ///
     /// # Errors
-    /// A file is missing or not as the simulator writes it.
+    /// A file is missing or invalid.
     pub fn read(dir: &Path) -> Result<Self> {
         let read = |name: &str| {
             let path = dir.join(name);
@@ -54,7 +53,10 @@ impl Tenant {
         };
         let config: Config =
             toml::from_str(&read("chatledger.toml")?).context("parse chatledger.toml")?;
-        ensure!(config.corp.len() == 1, "the simulator makes one corp");
+        ensure!(
+            config.corp.len() == 1,
+            "the configuration must have exactly one corp"
+        );
         let truth =
             serde_json::from_str(&read("truth/summary.json")?).context("parse the truth")?;
         let corp_id = CorpId::from(config.corp[0].id.as_str());
@@ -66,12 +68,12 @@ impl Tenant {
         })
     }
 
-    /// The configuration file.
+    /// Returns the path of the configuration file.
     pub fn config_file(&self) -> PathBuf {
         self.dir.join("chatledger.toml")
     }
 
-    /// Rows of an insert into ClickHouse.
+    /// Returns the maximum rows of an insert into ClickHouse.
     pub fn batch_rows(&self) -> usize {
         self.config
             .sink
@@ -80,7 +82,7 @@ impl Tenant {
             .map_or(50_000, |rows| rows as usize)
     }
 
-    /// The private keys.
+    /// Reads the private keys.
     ///
     /// # Errors
     /// A key cannot be read.
@@ -93,10 +95,10 @@ impl Tenant {
         Ok(ring)
     }
 
-    /// The archive.
+    /// Returns the records of the archive.
     ///
     /// # Errors
-    /// The client cannot be made.
+    /// The client cannot be created.
     pub fn archive(&self) -> Result<Pages> {
         let settings = &self.config.corp[0].archive;
         let archive = Archive::new(ArchiveOptions {
@@ -104,7 +106,7 @@ impl Tenant {
             base_url: settings
                 .base_url
                 .clone()
-                .context("the archive has a base_url")?,
+                .context("the archive has no base_url")?,
             secret: self.secret(&settings.secret_file)?,
             limit: settings.batch_limit,
             timeout: TIMEOUT,
@@ -113,13 +115,13 @@ impl Tenant {
         Ok(Pages { archive, after: 0 })
     }
 
-    /// Who is who.
+    /// Reads the directory.
     ///
     /// # Errors
-    /// The directory does not answer.
+    /// The directory does not respond.
     pub async fn directory(&self) -> Result<Directory> {
         let settings = &self.config.corp[0].directory;
-        let settings = settings.as_ref().context("the corp has a directory")?;
+        let settings = settings.as_ref().context("the corp has no directory")?;
         let client = DirectoryClient::new(DirectoryOptions {
             corp_id: self.corp_id.clone(),
             base_url: settings.base_url.clone(),
@@ -151,10 +153,10 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// The next page; `None` behind the last one.
+    /// Returns the next page; `None` after the last one.
     ///
     /// # Errors
-    /// The archive does not answer.
+    /// The archive does not respond.
     pub async fn next(&mut self) -> Result<Option<Vec<SealedRecord>>> {
         let page = self
             .archive

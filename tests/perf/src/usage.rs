@@ -1,6 +1,6 @@
-//! What the kernel has charged: CPU time and memory of this thread, this process and its children.
+//! CPU time and memory of this thread, this process and its children, as counted by the kernel.
 //!
-//! CPU time, not wall time, because other load on the machine stretches only the latter.
+//! CPU time is used instead of wall time because it depends less on other load of the machine.
 
 use std::ops::Sub;
 use std::time::Duration;
@@ -9,32 +9,32 @@ use anyhow::{Context, Result};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-/// Time spent on a processor.
+/// CPU time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cpu {
-    /// In the program's own code.
+    /// User time.
     pub user: Duration,
-    /// In the kernel, on its behalf.
+    /// System time.
     pub sys: Duration,
 }
 
 impl Cpu {
-    /// Of the calling thread, so far.
+    /// Returns the CPU time of the calling thread so far.
     pub fn of_thread() -> Result<Self> {
         Self::of(UsageWho::RUSAGE_THREAD)
     }
 
-    /// Of all threads of this process, so far; not of its children.
+    /// Returns the CPU time of this process so far, without its children.
     pub fn of_process() -> Result<Self> {
         Self::of(UsageWho::RUSAGE_SELF)
     }
 
-    /// Of the children that have been waited for, so far; one that still runs is not in it.
+    /// Returns the CPU time of the children that have ended and been waited for.
     pub fn of_ended_children() -> Result<Self> {
         Self::of(UsageWho::RUSAGE_CHILDREN)
     }
 
-    /// User and system time together.
+    /// Returns the sum of user and system time.
     pub fn total(self) -> Duration {
         self.user + self.sys
     }
@@ -58,10 +58,10 @@ impl Sub for Cpu {
     }
 }
 
-/// The largest resident memory any child that has been waited for ever had, in bytes.
+/// Returns the peak resident memory in bytes of all children that have ended and been waited for.
 ///
-/// The kernel counts a child's memory from before its program was loaded too, when it was still a
-/// copy of this process: the figure says something only while this process is small.
+/// The kernel includes the memory of a child before it loads its program, when it is a copy of this
+/// process. So the value is meaningful only if this process is small.
 pub fn peak_rss_of_ended_children() -> Result<u64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("getrusage")?;
     Ok(u64::try_from(usage.max_rss()).unwrap_or(0) * 1024)
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_counts_once_it_is_waited_for() {
+    fn child_is_counted_after_it_was_waited_for() {
         let before = Cpu::of_ended_children().unwrap();
         let script = "n=0; while [ $n -lt 20000 ]; do n=$((n+1)); done";
         let mut child = std::process::Command::new("sh")

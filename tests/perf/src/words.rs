@@ -1,8 +1,8 @@
-//! A list of words to look for: of a file, or made up.
+//! Word lists for the matcher: read from a file or generated.
 //!
-//! What is made up follows from the texts and is the same each time. Its characters are those of
-//! the texts, as often as there, so that the automaton is walked as deep as by a real list: words
-//! of random characters would be given up at their first one.
+//! A generated list is derived from the texts and reproducible. Its characters have the same
+//! distribution as the texts, so that the automaton is traversed as deeply as with a real list; words of
+//! random characters would fail to match at the first character.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,14 +12,14 @@ use chatledger_schemas::Message;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-/// Words of a made-up list; as many as in lists that are in use.
+/// Number of generated words, as in a real list.
 const COUNT: usize = 65_141;
-/// One word in so many stands in a text as it is; the others are there by chance if at all.
-const REAL: u32 = 400;
-/// Lengths in characters, as frequent as in a real list.
+/// One of this many words is copied from a text.
+const COPIED_IN: u32 = 400;
+/// Lengths in characters, distributed as in a real list.
 const LENGTHS: [usize; 12] = [2, 3, 3, 4, 4, 4, 5, 5, 6, 6, 6, 7];
 
-/// The words of a file, one a line.
+/// Reads the words of a file, one per line.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -31,11 +31,11 @@ pub fn read(path: &Path) -> Result<Vec<String>> {
     Ok(words.map(str::to_owned).collect())
 }
 
-/// Made-up words for these messages, each once.
+/// Generates distinct words for these messages.
 ///
 /// # Errors
 /// The messages have too few different characters.
-pub fn make(messages: &[Message]) -> Result<Vec<String>> {
+pub fn generate(messages: &[Message]) -> Result<Vec<String>> {
     let han = |c: &char| ('\u{4e00}'..='\u{9fff}').contains(c);
     let texts: Vec<Vec<char>> = messages
         .iter()
@@ -45,7 +45,7 @@ pub fn make(messages: &[Message]) -> Result<Vec<String>> {
     let different: BTreeSet<char> = texts.iter().flatten().copied().collect();
     ensure!(
         different.len() >= 200,
-        "{} characters make no list of words",
+        "{} different characters are not enough for a word list",
         different.len()
     );
 
@@ -53,7 +53,7 @@ pub fn make(messages: &[Message]) -> Result<Vec<String>> {
     let mut words = BTreeSet::new();
     while words.len() < COUNT {
         let length = LENGTHS[dice.random_range(0..LENGTHS.len())];
-        if dice.random_range(0..REAL) == 0 {
+        if dice.random_range(0..COPIED_IN) == 0 {
             let text = &texts[dice.random_range(0..texts.len())];
             let start = dice.random_range(0..=text.len() - length);
             words.insert(text[start..start + length].iter().collect::<String>());
@@ -68,7 +68,7 @@ pub fn make(messages: &[Message]) -> Result<Vec<String>> {
     Ok(words.into_iter().collect())
 }
 
-/// About `count` of the words, taken from everywhere in the list.
+/// Returns about `count` of the words, evenly distributed over the list.
 pub fn sample(words: &[String], count: usize) -> Vec<&str> {
     let step = (words.len() / count).max(1);
     words

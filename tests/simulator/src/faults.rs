@@ -1,8 +1,8 @@
-//! What goes wrong in a tenant: which records are spoilt and how, which come twice, and the map
-//! between the stream of records and the messages in it.
+//! The faults of a tenant: which records are damaged and how, which messages the archive gives
+//! twice, and the mapping between the stream of records and the messages in it.
 //!
-//! Guarantee: the numbers asked for are met exactly, at places that follow from the seed.
-//! Faults of API calls are specified here too and played in `server::mishaps`.
+//! Guarantee: there are exactly as many faults as requested, at positions derived from the seed.
+//! Faults of API calls are specified here and injected by `server::api_faults`.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -15,23 +15,23 @@ use crate::random::{Purpose, generator};
 /// The value of `--faults`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FaultSpec {
-    /// Records spoilt in one of the ways of [`Broken::ALL`], in turn.
+    /// Records damaged by the defects of [`Defect::ALL`], in turn.
     pub broken: u64,
-    /// Records sealed with a key that the configuration does not name.
+    /// Records sealed with a key that is missing from the configuration.
     pub unknown_key: u64,
-    /// Records without the form of the envelope.
+    /// Records that lack a field of the envelope.
     pub envelope: u64,
-    /// Messages that come again under a later `seq`.
+    /// Messages that the archive gives again under a later `seq`.
     pub duplicates: u64,
-    /// Share of archive calls that fail.
+    /// Share of archive calls that fail, from 0 to 0.9.
     pub api: f64,
-    /// Kinds of failing calls, in turn; empty means all.
+    /// Kinds of failure, in turn; empty means all.
     pub api_kinds: Vec<ApiFault>,
-    /// Share of archive calls answered with an empty page though more follows.
+    /// Share of archive calls answered with an empty page although more records follow.
     pub empty: f64,
-    /// Milliseconds every archive call takes at least.
+    /// Minimum duration of every archive call, in milliseconds.
     pub slow_ms: u64,
-    /// How far `seq` jumps in the middle of the backlog.
+    /// Number of `seq` values skipped in the middle of the backlog.
     pub jump: u64,
 }
 
@@ -43,7 +43,7 @@ impl FromStr for FaultSpec {
         for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             let (key, value) = part
                 .split_once('=')
-                .with_context(|| format!("`{part}` is not of the form name=value"))?;
+                .with_context(|| format!("`{part}` does not have the form name=value"))?;
             let whole = || {
                 value
                     .parse::<u64>()
@@ -73,7 +73,7 @@ impl FromStr for FaultSpec {
                         .collect::<Result<_>>()?;
                 }
                 _ => bail!(
-                    "`{key}` is none of broken, unknown_key, envelope, duplicates, api, empty, slow, jump"
+                    "unknown fault `{key}`; accepted: broken, unknown_key, envelope, duplicates, api, empty, slow, jump"
                 ),
             }
         }
@@ -90,29 +90,29 @@ pub enum ApiFault {
     Rate,
     /// errcode 45033.
     Concurrency,
-    /// errcode 42001; the token is void from now on.
+    /// errcode 42001; the token is invalid from then on.
     Expired,
-    /// errcode 40014; the token is void from now on.
+    /// errcode 40014; the token is invalid from then on.
     Invalid,
     /// HTTP 500.
     E500,
     /// HTTP 502.
     E502,
-    /// The connection ends in the middle of the body.
-    Cut,
-    /// A whole answer whose JSON is not.
+    /// The connection is closed in the middle of the body. Named `cut` in `--faults`.
+    Disconnect,
+    /// A complete HTTP response with truncated JSON.
     Truncated,
-    /// errcode 6000 with records in the same body, which do not count.
+    /// errcode 6000 with records in the same body, which must be ignored.
     Error,
-    /// The right answer, two seconds late.
+    /// The correct response, two seconds late.
     Slow,
 }
 
 impl ApiFault {
-    /// Every kind, in the order in which they are played.
+    /// Every kind, in the order in which they are injected.
     pub const ALL: [Self; 11] = [
         Self::Busy,
-        Self::Cut,
+        Self::Disconnect,
         Self::E502,
         Self::Expired,
         Self::Truncated,
@@ -124,7 +124,7 @@ impl ApiFault {
         Self::Rate,
     ];
 
-    /// Its name in `--faults`.
+    /// Returns its name in `--faults`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Busy => "busy",
@@ -134,7 +134,7 @@ impl ApiFault {
             Self::Invalid => "invalid",
             Self::E500 => "e500",
             Self::E502 => "e502",
-            Self::Cut => "cut",
+            Self::Disconnect => "cut",
             Self::Truncated => "truncated",
             Self::Error => "error",
             Self::Slow => "slow",
@@ -151,36 +151,36 @@ impl FromStr for ApiFault {
             .find(|kind| kind.as_str() == text)
             .with_context(|| {
                 let names = Self::ALL.map(Self::as_str).join(", ");
-                format!("`{text}` is no kind of failing call; there are {names}")
+                format!("unknown kind of API failure `{text}`; accepted: {names}")
             })
     }
 }
 
-/// How a record is spoilt.
+/// How a record is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// One of the two texts is no base64.
+pub enum Defect {
+    /// One of the two encrypted fields is not base64.
     Base64,
     /// The ciphertext ends in the middle of a block.
     Truncated,
-    /// It opens to something without valid PKCS#7 padding.
+    /// The plaintext has no valid PKCS#7 padding.
     Padding,
-    /// It opens to bytes that are no UTF-8.
+    /// The plaintext is not UTF-8.
     Utf8,
-    /// It opens to text that is no JSON.
+    /// The plaintext is not JSON.
     Json,
-    /// It opens to JSON that is no message.
+    /// The plaintext is JSON but not a message.
     Message,
-    /// It is sealed with another key than the one it names.
+    /// It is sealed with a different key from the one it names.
     WrongKey,
-    /// It names a key version that the configuration does not have.
+    /// It names a key version that is missing from the configuration.
     UnknownKey,
-    /// The record lacks a field of the envelope.
+    /// A field of the envelope is missing.
     Envelope,
 }
 
-impl Broken {
-    /// The ways of `broken=N`, in turn.
+impl Defect {
+    /// The defects of `broken=N`, in turn.
     pub const ALL: [Self; 7] = [
         Self::Base64,
         Self::Truncated,
@@ -191,7 +191,7 @@ impl Broken {
         Self::WrongKey,
     ];
 
-    /// The dead letter's reason.
+    /// Returns the reason of the resulting dead letter.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Base64 => "bad_base64",
@@ -207,38 +207,38 @@ impl Broken {
     }
 }
 
-/// A record of the stream.
+/// What one record of the stream holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Which message it holds.
+pub struct RecordContent {
+    /// Number of the message it holds.
     pub message: u64,
-    /// Whether that message has been in the stream before.
-    pub repeated: bool,
+    /// Whether an earlier record of the stream holds the same message.
+    pub duplicate: bool,
 }
 
-/// Where the faults of the backlog lie.
+/// Positions of the faults in the backlog.
 #[derive(Clone, Debug, Default)]
 pub struct FaultTable {
-    broken: BTreeMap<u64, Broken>,
-    /// (position in the stream of records, message that comes again), ascending.
-    repeats: Vec<(u64, u64)>,
-    /// For every repeat, the message it follows.
+    defects: BTreeMap<u64, Defect>,
+    /// (position in the stream of records, message given again), ascending.
+    duplicates: Vec<(u64, u64)>,
+    /// For every duplicate, the message it follows.
     follows: Vec<u64>,
 }
 
 impl FaultTable {
-    /// Chooses the places.
+    /// Chooses the positions.
     pub fn new(spec: &FaultSpec, messages: u64, seed: u64) -> Self {
-        let mut rng = generator(seed, Purpose::Spoil, 0);
-        let mut broken = BTreeMap::new();
+        let mut rng = generator(seed, Purpose::RecordFaults, 0);
+        let mut defects = BTreeMap::new();
         let kinds = (0..spec.broken)
-            .map(|n| Broken::ALL[n as usize % Broken::ALL.len()])
-            .chain((0..spec.unknown_key).map(|_| Broken::UnknownKey))
-            .chain((0..spec.envelope).map(|_| Broken::Envelope));
+            .map(|n| Defect::ALL[n as usize % Defect::ALL.len()])
+            .chain((0..spec.unknown_key).map(|_| Defect::UnknownKey))
+            .chain((0..spec.envelope).map(|_| Defect::Envelope));
         for kind in kinds {
             loop {
                 let message = rng.random_range(0..messages);
-                if let std::collections::btree_map::Entry::Vacant(free) = broken.entry(message) {
+                if let std::collections::btree_map::Entry::Vacant(free) = defects.entry(message) {
                     free.insert(kind);
                     break;
                 }
@@ -248,10 +248,10 @@ impl FaultTable {
         let mut after = Vec::new();
         while (sources.len() as u64) < spec.duplicates {
             let source = rng.random_range(0..messages);
-            if broken.contains_key(&source) || !sources.insert(source) {
+            if defects.contains_key(&source) || !sources.insert(source) {
                 continue;
             }
-            // Half of them soon after, often in the same page; half of them anywhere later.
+            // Half of them soon after the original, often on the same page; the others anywhere later.
             let last = messages - 1;
             let follows = if rng.random_bool(0.5) {
                 (source + rng.random_range(0..40)).min(last)
@@ -262,8 +262,8 @@ impl FaultTable {
         }
         after.sort_unstable();
         Self {
-            broken,
-            repeats: (0u64..)
+            defects,
+            duplicates: (0u64..)
                 .zip(&after)
                 .map(|(n, &(follows, source))| (follows + 1 + n, source))
                 .collect(),
@@ -271,32 +271,32 @@ impl FaultTable {
         }
     }
 
-    /// How a message is spoilt, if it is.
-    pub fn broken(&self, message: u64) -> Option<Broken> {
-        self.broken.get(&message).copied()
+    /// Returns the defect of a message, if it has one.
+    pub fn defect(&self, message: u64) -> Option<Defect> {
+        self.defects.get(&message).copied()
     }
 
-    /// How many records come twice.
-    pub fn repeats(&self) -> u64 {
-        self.repeats.len() as u64
+    /// Returns the number of duplicates.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates.len() as u64
     }
 
-    /// What the record at a position holds.
-    pub fn place(&self, record: u64) -> Place {
-        let before = self.repeats.partition_point(|&(at, _)| at < record);
-        match self.repeats.get(before) {
-            Some(&(at, message)) if at == record => Place {
+    /// Returns what the record at a position holds.
+    pub fn content(&self, record: u64) -> RecordContent {
+        let before = self.duplicates.partition_point(|&(at, _)| at < record);
+        match self.duplicates.get(before) {
+            Some(&(at, message)) if at == record => RecordContent {
                 message,
-                repeated: true,
+                duplicate: true,
             },
-            _ => Place {
+            _ => RecordContent {
                 message: record - before as u64,
-                repeated: false,
+                duplicate: false,
             },
         }
     }
 
-    /// The position at which a message first comes.
+    /// Returns the position of the first record that holds a message.
     pub fn record_of(&self, message: u64) -> u64 {
         message + self.follows.partition_point(|&follows| follows < message) as u64
     }
@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spec_reads_every_part_and_names_what_it_cannot_read() {
+    fn spec_parses_every_part_and_names_what_it_cannot_parse() {
         let spec: FaultSpec =
             "broken=20, unknown_key=10,duplicates=3,api=0.1@busy+cut,empty=0.05,slow=7"
                 .parse()
@@ -317,7 +317,7 @@ mod tests {
             (spec.broken, spec.unknown_key, spec.duplicates),
             (20, 10, 3)
         );
-        assert_eq!(spec.api_kinds, [ApiFault::Busy, ApiFault::Cut]);
+        assert_eq!(spec.api_kinds, [ApiFault::Busy, ApiFault::Disconnect]);
         assert_eq!(spec.slow_ms, 7);
         for (text, part) in [
             ("broken", "name=value"),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn places_hold_every_message_once_and_every_repeat_after_its_message() {
+    fn records_hold_every_message_and_every_duplicate_follows_its_original() {
         for (messages, duplicates) in [(1, 1), (50, 0), (50, 50), (3_000, 200)] {
             let spec = FaultSpec {
                 duplicates,
@@ -341,11 +341,11 @@ mod tests {
             let table = FaultTable::new(&spec, messages, 9);
             let mut seen = vec![0; messages as usize];
             for record in 0..messages + duplicates {
-                let place = table.place(record);
-                let times = &mut seen[place.message as usize];
-                assert_eq!(place.repeated, *times > 0);
-                if !place.repeated {
-                    assert_eq!(table.record_of(place.message), record);
+                let content = table.content(record);
+                let times = &mut seen[content.message as usize];
+                assert_eq!(content.duplicate, *times > 0);
+                if !content.duplicate {
+                    assert_eq!(table.record_of(content.message), record);
                 }
                 *times += 1;
             }
@@ -355,17 +355,17 @@ mod tests {
     }
 
     #[test]
-    fn broken_records_are_as_many_as_asked_and_of_every_kind() {
+    fn defects_are_as_many_as_requested_and_of_every_kind() {
         let spec: FaultSpec = "broken=20,unknown_key=10,envelope=2".parse().unwrap();
         let table = FaultTable::new(&spec, 1_000, 4);
         let count = |kind| {
             (0..1_000)
-                .filter(|&m| table.broken(m) == Some(kind))
+                .filter(|&m| table.defect(m) == Some(kind))
                 .count()
         };
-        assert_eq!(Broken::ALL.map(count), [3, 3, 3, 3, 3, 3, 2]);
+        assert_eq!(Defect::ALL.map(count), [3, 3, 3, 3, 3, 3, 2]);
         assert_eq!(
-            (count(Broken::UnknownKey), count(Broken::Envelope)),
+            (count(Defect::UnknownKey), count(Defect::Envelope)),
             (10, 2)
         );
     }

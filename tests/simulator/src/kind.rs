@@ -1,19 +1,19 @@
-//! The message types a tenant uses, and where each of them occurs.
+//! The message types of a tenant, and in which conversations each of them occurs.
 
 use Audience::{Customer, Everybody, Internal, Log, Robot};
 
-/// Where a type occurs.
+/// In which conversations a type occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// In any conversation, from anybody.
+    /// In any conversation, from any sender.
     Everybody,
-    /// Between members.
+    /// In conversations between members.
     Internal,
-    /// From somebody outside.
+    /// From an external contact.
     Customer,
-    /// From a robot, in a group of members.
+    /// From a robot, in an internal room.
     Robot,
-    /// In no conversation at all.
+    /// In no conversation.
     Log,
 }
 
@@ -21,25 +21,25 @@ macro_rules! kinds {
     ($($name:ident $text:literal $weight:literal $audience:ident,)*) => {
         /// A message type.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Kind {
+        pub enum MessageKind {
             $(#[doc = concat!("`", $text, "`")] $name,)*
         }
 
-        impl Kind {
+        impl MessageKind {
             /// Every type.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// `msgtype`.
+            /// Returns its `msgtype`.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
 
-            /// How often it occurs, relative to the other types than text.
+            /// Returns its weight among the types other than text.
             pub fn weight(self) -> u32 {
                 match self { $(Self::$name => $weight,)* }
             }
 
-            /// Where it occurs.
+            /// Returns in which conversations it occurs.
             pub fn audience(self) -> Audience {
                 match self { $(Self::$name => $audience,)* }
             }
@@ -83,8 +83,8 @@ kinds! {
     Switch "switch" 1 Log,
 }
 
-impl Kind {
-    /// The types other than text that fit, with `dice` deciding by weight.
+impl MessageKind {
+    /// Chooses a type other than text for these audiences; `dice` selects by weight.
     pub fn choose(audiences: &[Audience], dice: u64) -> Self {
         let fit = || {
             Self::ALL

@@ -1,11 +1,11 @@
-//! The tenant's folder: configuration, secrets, keys and rules, as an operator would lay them out.
+//! The tenant's folder: configuration, secrets, keys and rules, arranged as an operator would.
 //!
 //! ```text
 //! chatledger.toml  archive.secret  contact.secret  seal-1.key  key-1.pem …   rules/*.toml  rules/bribery-words.txt
 //! withheld/key-N.pem    the key of `unknown_key` records, not in the configuration
-//! truth/                see the module truth
+//! truth/                see the module `truth`
 //! ```
-//! Guarantee: secrets and keys are readable by their owner alone; a file is replaced whole.
+//! Guarantee: only the owner can read secrets and keys; files are replaced atomically.
 //! Paths in the configuration are relative to it.
 
 use std::fs::{self, OpenOptions};
@@ -20,41 +20,41 @@ use serde::Serialize;
 use crate::rules::{WORDS_FILE, words_file};
 use crate::tenant::Tenant;
 
-/// File with the key that seals values on Kafka.
+/// Name of the file with the key that seals values on Kafka.
 const SEAL_KEY: &str = "seal-1.key";
 
-/// What the configuration says besides the tenant.
+/// The parts of the configuration that do not depend on the tenant.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigOptions {
-    /// ClickHouse's HTTP interface, for the configuration.
+    /// URL of ClickHouse's HTTP interface, written to the configuration.
     #[arg(long, default_value = "http://127.0.0.1:8123", value_name = "URL")]
     pub clickhouse_url: String,
 
-    /// Database in ClickHouse, for the configuration.
+    /// Database in ClickHouse, written to the configuration.
     #[arg(long, default_value = "chatledger", value_name = "NAME")]
     pub clickhouse_database: String,
 
-    /// How records travel, for the configuration.
+    /// Driver, written to the configuration.
     #[arg(long, value_enum, default_value_t = DriverMode::Direct)]
     pub driver: DriverMode,
 
-    /// Kafka brokers, for the configuration.
+    /// Kafka brokers, written to the configuration.
     #[arg(long, default_value = "127.0.0.1:9092", value_name = "LIST")]
     pub brokers: String,
 
-    /// Prefix of topics and consumer groups, for the configuration.
+    /// Prefix of topics and consumer groups, written to the configuration.
     #[arg(long, default_value = "chatledger", value_name = "TEXT")]
     pub topic_prefix: String,
 
-    /// Where metrics are served, for the configuration.
+    /// Address of the metrics endpoint, written to the configuration.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub metrics_listen: String,
 
-    /// Pause after a call that brought nothing, for the configuration.
+    /// Pause after an empty page, written to the configuration.
     #[arg(long, default_value = "500ms", value_name = "TIME")]
     pub poll_interval: String,
 
-    /// Records per call, for the configuration.
+    /// Maximum records per call, written to the configuration.
     #[arg(long, default_value_t = 1_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub batch_limit: u32,
@@ -71,88 +71,88 @@ pub enum DriverMode {
 }
 
 #[derive(Serialize)]
-struct Config<'a> {
-    driver: Driver,
+struct ConfigFile<'a> {
+    driver: DriverSection,
     #[serde(skip_serializing_if = "Option::is_none")]
-    kafka: Option<Kafka<'a>>,
-    corp: [Corp<'a>; 1],
-    rules: Folder,
-    sink: Sinks<'a>,
-    metrics: Metrics<'a>,
+    kafka: Option<KafkaSection<'a>>,
+    corp: [CorpSection<'a>; 1],
+    rules: RulesSection,
+    sink: SinkSection<'a>,
+    metrics: MetricsSection<'a>,
 }
 
 #[derive(Serialize)]
-struct Driver {
+struct DriverSection {
     mode: DriverMode,
     state_dir: &'static str,
 }
 
 #[derive(Serialize)]
-struct Kafka<'a> {
+struct KafkaSection<'a> {
     brokers: &'a str,
     topic_prefix: &'a str,
-    seal_key: [Key; 1],
+    seal_key: [KeyEntry; 1],
 }
 
 #[derive(Serialize)]
-struct Corp<'a> {
+struct CorpSection<'a> {
     id: String,
     timezone: &'static str,
-    archive: Archive<'a>,
-    directory: Directory<'a>,
+    archive: ArchiveSection<'a>,
+    directory: DirectorySection<'a>,
 }
 
 #[derive(Serialize)]
-struct Archive<'a> {
+struct ArchiveSection<'a> {
     transport: &'static str,
     base_url: &'a str,
     secret_file: &'static str,
     batch_limit: u32,
     poll_interval: &'a str,
-    key: Vec<Key>,
+    key: Vec<KeyEntry>,
 }
 
 #[derive(Serialize)]
-struct Key {
+struct KeyEntry {
     version: u32,
     file: String,
 }
 
 #[derive(Serialize)]
-struct Directory<'a> {
+struct DirectorySection<'a> {
     base_url: &'a str,
     secret_file: &'static str,
     refresh_interval: &'static str,
 }
 
 #[derive(Serialize)]
-struct Folder {
+struct RulesSection {
     dir: &'static str,
 }
 
 #[derive(Serialize)]
-struct Sinks<'a> {
-    clickhouse: ClickHouse<'a>,
-    parquet: Url,
+struct SinkSection<'a> {
+    clickhouse: ClickHouseSection<'a>,
+    parquet: ParquetSection,
 }
 
 #[derive(Serialize)]
-struct ClickHouse<'a> {
+struct ClickHouseSection<'a> {
     url: &'a str,
     database: &'a str,
 }
 
 #[derive(Serialize)]
-struct Url {
+struct ParquetSection {
     url: &'static str,
 }
 
 #[derive(Serialize)]
-struct Metrics<'a> {
+struct MetricsSection<'a> {
     listen: &'a str,
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
     write(path, text, 0o644)
 }
@@ -173,7 +173,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     attempt().with_context(|| format!("write {}", path.display()))
 }
 
-/// Writes everything but the truth.
+/// Writes the folder except for the truth.
 ///
 /// # Errors
 /// A file or folder cannot be written.
@@ -184,7 +184,7 @@ pub fn write_folder(
     base_url: &str,
 ) -> Result<()> {
     for folder in [dir.to_owned(), dir.join("rules"), dir.join("withheld")] {
-        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     }
     write(
         &dir.join("archive.secret"),
@@ -205,7 +205,7 @@ pub fn write_folder(
             &pair.pem(version.is_multiple_of(2))?,
             0o600,
         )?;
-        keys.push(Key { version, file });
+        keys.push(KeyEntry { version, file });
     }
     let withheld = format!("withheld/key-{}.pem", tenant.sealer.withheld_version());
     write(
@@ -220,23 +220,23 @@ pub fn write_folder(
         )?;
     }
     replace(&dir.join("rules").join(WORDS_FILE), &words_file())?;
-    let config = Config {
-        driver: Driver {
+    let config = ConfigFile {
+        driver: DriverSection {
             mode: options.driver,
             state_dir: "state",
         },
-        kafka: (options.driver == DriverMode::Kafka).then_some(Kafka {
+        kafka: (options.driver == DriverMode::Kafka).then_some(KafkaSection {
             brokers: &options.brokers,
             topic_prefix: &options.topic_prefix,
-            seal_key: [Key {
+            seal_key: [KeyEntry {
                 version: 1,
                 file: SEAL_KEY.to_owned(),
             }],
         }),
-        corp: [Corp {
+        corp: [CorpSection {
             id: tenant.options.corp_id(),
             timezone: "Asia/Shanghai",
-            archive: Archive {
+            archive: ArchiveSection {
                 transport: "http",
                 base_url,
                 secret_file: "archive.secret",
@@ -244,23 +244,23 @@ pub fn write_folder(
                 poll_interval: &options.poll_interval,
                 key: keys,
             },
-            directory: Directory {
+            directory: DirectorySection {
                 base_url,
                 secret_file: "contact.secret",
                 refresh_interval: "10m",
             },
         }],
-        rules: Folder { dir: "rules" },
-        sink: Sinks {
-            clickhouse: ClickHouse {
+        rules: RulesSection { dir: "rules" },
+        sink: SinkSection {
+            clickhouse: ClickHouseSection {
                 url: &options.clickhouse_url,
                 database: &options.clickhouse_database,
             },
-            parquet: Url {
+            parquet: ParquetSection {
                 url: "file:parquet",
             },
         },
-        metrics: Metrics {
+        metrics: MetricsSection {
             listen: &options.metrics_listen,
         },
     };

@@ -1,16 +1,16 @@
-//! A WeCom tenant in a box: people, conversations and rules made from a seed, an archive and a
-//! directory served like WeCom's, and the truth about all of it for tests to compare with.
+//! A simulated WeCom tenant: people, conversations and rules generated from a seed, an archive and
+//! a directory served like WeCom's, and the expected results for tests to compare with.
 //!
-//! This crate knows nothing of chatledger: it shares no code with what is tested against it.
+//! This crate does not know chatledger: it shares no code with the program under test.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`options`], [`random`] | what a tenant is made from |
-//! | [`org`], [`texts`], [`rhythm`], [`plan`] | who, what, when |
+//! | [`options`], [`random`] | the inputs of a tenant |
+//! | [`org`], [`texts`], [`rhythm`], [`plan`] | people, texts, times, and which message is sent when |
 //! | [`kind`], [`render`], [`media`] | messages as JSON |
-//! | [`seal`], [`faults`] | records as the archive gives them, good and bad |
-//! | [`rules`], [`scanner`], [`truth`] | what must come out |
-//! | [`tenant`] | all of it, by number |
+//! | [`seal`], [`faults`] | sealed records, valid and damaged |
+//! | [`rules`], [`scanner`], [`truth`] | the expected results |
+//! | [`tenant`] | every message and record by its number |
 //! | [`layout`], [`server`] | on disk and over HTTP |
 
 pub mod faults;

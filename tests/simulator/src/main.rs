@@ -1,6 +1,6 @@
 //! `wecom-sim`: the command line of the simulator.
 //!
-//! On stdout stands the ready line alone; everything else goes to stderr.
+//! Only the ready line goes to stdout; logs go to stderr.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use clap::{Args, Parser, Subcommand};
 use tracing::info;
 use wecom_sim::layout::{ConfigOptions, write_folder};
 use wecom_sim::options::TenantOptions;
-use wecom_sim::server::{ServeOptions, Server, ready_line};
+use wecom_sim::server::{ServeOptions, SimulatorServer, ready_line};
 use wecom_sim::tenant::Tenant;
-use wecom_sim::truth::{Detail, Truth};
+use wecom_sim::truth::{Detail, TruthWriter};
 
-/// A WeCom tenant in a box: an archive of sealed conversations, a directory, a ready configuration
-/// and the truth about what must come out.
+/// Simulates a WeCom tenant: an archive of sealed conversations, a directory, a ready-to-use
+/// configuration and the expected results.
 #[derive(Parser)]
 #[command(
     name = "wecom-sim",
@@ -29,9 +29,9 @@ Examples:
   chatledger run --config tenant/chatledger.toml --drain
   jq . tenant/truth/summary.json
 
-Besides WeCom's APIs the server answers
-  GET  /sim/stats           calls by API, the highest seq, whether a reader has asked beyond it
-  POST /sim/append?count=N  N more messages now; they are in the truth when it answers"
+Besides WeCom's APIs, the server provides
+  GET  /sim/stats           calls by API, the highest seq, whether a reader has reached the end
+  POST /sim/append?count=N  sends N more messages; the truth contains them before it responds"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -40,16 +40,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a tenant and serve it until SIGTERM or SIGINT. When ready, prints one JSON line:
+    /// Generate a tenant and serve it until SIGTERM or SIGINT. Prints one JSON line when ready:
     /// {"listen":"127.0.0.1:PORT","dir":…,"config":…}.
-    Serve(Serve),
-    /// Make a tenant's folder without serving it.
-    Generate(Generate),
+    Serve(ServeArgs),
+    /// Generate a tenant's folder without serving it.
+    Generate(GenerateArgs),
 }
 
 #[derive(Args)]
-struct Common {
-    /// Folder for configuration, secrets, keys, rules and truth; made if it is not there.
+struct TenantArgs {
+    /// Folder for configuration, secrets, keys, rules and truth; created if missing.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
 
@@ -59,26 +59,26 @@ struct Common {
     #[command(flatten)]
     config: ConfigOptions,
 
-    /// How much of the truth is written to DIR/truth.
+    /// Which files are written to DIR/truth.
     #[arg(long, value_enum, default_value_t = Detail::Full)]
     truth: Detail,
 }
 
 #[derive(Args)]
-struct Serve {
+struct ServeArgs {
     #[command(flatten)]
-    common: Common,
+    common: TenantArgs,
 
     #[command(flatten)]
     serve: ServeOptions,
 }
 
 #[derive(Args)]
-struct Generate {
+struct GenerateArgs {
     #[command(flatten)]
-    common: Common,
+    common: TenantArgs,
 
-    /// Base address of the APIs, for the configuration.
+    /// Base URL of the APIs, written to the configuration.
     #[arg(long, default_value = "http://127.0.0.1:9701", value_name = "URL")]
     base_url: String,
 }
@@ -103,18 +103,18 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Generate(Generate { common, base_url }) => {
-            make(&common, &base_url)?;
+        Command::Generate(GenerateArgs { common, base_url }) => {
+            generate(&common, &base_url)?;
             Ok(())
         }
-        Command::Serve(Serve { common, serve }) => tokio::runtime::Builder::new_multi_thread()
+        Command::Serve(ServeArgs { common, serve }) => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .context("start the async runtime")?
             .block_on(async move {
-                let stop = signals()?;
-                let server = Server::bind(serve).await?;
-                let (tenant, truth) = make(&common, &server.base_url())?;
+                let stop = shutdown_signal()?;
+                let server = SimulatorServer::bind(serve).await?;
+                let (tenant, truth) = generate(&common, &server.base_url())?;
                 let dir = absolute(&common.dir)?;
                 writeln!(std::io::stdout(), "{}", ready_line(server.address(), &dir))
                     .context("print the ready line")?;
@@ -127,12 +127,12 @@ fn absolute(dir: &Path) -> Result<PathBuf> {
     std::path::absolute(dir).with_context(|| format!("resolve {}", dir.display()))
 }
 
-/// Makes the tenant and its folder.
-fn make(common: &Common, base_url: &str) -> Result<(Tenant, Truth)> {
+/// Generates the tenant and its folder.
+fn generate(common: &TenantArgs, base_url: &str) -> Result<(Tenant, TruthWriter)> {
     let began = Instant::now();
     let tenant = Tenant::new(common.tenant.clone())?;
     write_folder(&common.dir, &tenant, &common.config, base_url)?;
-    let mut truth = Truth::create(&common.dir.join("truth"), common.truth)?;
+    let mut truth = TruthWriter::create(&common.dir.join("truth"), common.truth)?;
     truth.write_directory(&tenant.org)?;
     let summary = truth.write(&tenant, 0..tenant.options.messages)?;
     info!(
@@ -142,13 +142,13 @@ fn make(common: &Common, base_url: &str) -> Result<(Tenant, Truth)> {
         dead_letters = summary.dead_letters,
         duplicates = summary.duplicates,
         seconds = began.elapsed().as_secs_f64(),
-        "tenant made"
+        "tenant generated"
     );
     Ok((tenant, truth))
 }
 
-/// Ends at the first SIGTERM or SIGINT.
-fn signals() -> Result<impl Future<Output = ()> + Send + 'static> {
+/// Returns a future that completes at the first SIGTERM or SIGINT.
+fn shutdown_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;

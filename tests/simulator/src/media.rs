@@ -1,8 +1,8 @@
-//! The bytes behind an `sdkfileid`, made again whenever they are asked for.
+//! The bytes behind an `sdkfileid`, generated on each request.
 //!
-//! Guarantee: an id names its length and its bytes for ever; ids from elsewhere are recognised.
-//! `md5sum` is that of the bytes where they are few, and empty where they are many, as happens in
-//! life; so that writing a message stays cheap.
+//! Guarantee: an id always stands for the same length and bytes; ids of other tenants are rejected.
+//! `md5sum` is set for small files and empty for large ones, as in real archives, which keeps
+//! rendering a message cheap.
 
 use std::fmt::Write;
 
@@ -13,13 +13,13 @@ use rand::Rng;
 
 use crate::random::{Purpose, generator, mix};
 
-/// The API gives media in pieces of this many bytes at most.
+/// Maximum bytes of one chunk that the API returns.
 pub const CHUNK: usize = 512 * 1024;
 
-/// Media of at most this many bytes carry their MD5.
+/// Maximum bytes of a file whose messages carry its MD5.
 const SMALL: u64 = 48 * 1024;
 
-/// What kind of media.
+/// The kind of a media file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum MediaKind {
@@ -62,11 +62,11 @@ impl MediaKind {
 /// A media file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Media {
-    /// What it is.
+    /// Its kind.
     pub kind: MediaKind,
     /// Length in bytes.
     pub size: u64,
-    /// What tells it from others.
+    /// Distinguishes it from other files of the same kind and size.
     pub nonce: u64,
 }
 
@@ -75,7 +75,7 @@ impl Media {
         mix(mix(seed ^ self.nonce) ^ self.size ^ ((self.kind as u64) << 56))
     }
 
-    /// Its `sdkfileid`.
+    /// Returns its `sdkfileid`.
     pub fn sdkfileid(&self, seed: u64) -> String {
         let mut bytes = [0u8; 228];
         bytes[..4].copy_from_slice(&[0x0a, 0x9b, 0x01, self.kind as u8]);
@@ -90,7 +90,7 @@ impl Media {
         STANDARD.encode(bytes)
     }
 
-    /// The media an `sdkfileid` names, if this tenant made it.
+    /// Returns the file that an `sdkfileid` stands for, if it belongs to this tenant.
     pub fn from_sdkfileid(seed: u64, id: &str) -> Option<Self> {
         let bytes = STANDARD.decode(id).ok()?;
         let number = |at: usize| -> Option<u64> {
@@ -106,7 +106,7 @@ impl Media {
         (number(20)? == media.check(seed)).then_some(media)
     }
 
-    /// All its bytes.
+    /// Returns its bytes.
     pub fn bytes(&self, seed: u64) -> Vec<u8> {
         let mut bytes = vec![0; self.size as usize];
         generator(seed, Purpose::Media, self.nonce).fill_bytes(&mut bytes);
@@ -116,7 +116,7 @@ impl Media {
         bytes
     }
 
-    /// `md5sum`: 32 hex digits, or nothing for large media.
+    /// Returns its `md5sum`: 32 hex digits, or an empty string for large files.
     pub fn md5sum(&self, seed: u64) -> String {
         if self.size > SMALL {
             return String::new();
@@ -124,7 +124,7 @@ impl Media {
         let mut text = String::with_capacity(32);
         for byte in Md5::digest(self.bytes(seed)) {
             let written = write!(text, "{byte:02x}");
-            debug_assert!(written.is_ok(), "a String takes everything");
+            debug_assert!(written.is_ok(), "writing to a String never fails");
         }
         text
     }
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sdkfileid_names_its_media_in_its_own_tenant_only() {
+    fn sdkfileid_is_valid_in_its_own_tenant_only() {
         let media = Media {
             kind: MediaKind::Video,
             size: 700_000,

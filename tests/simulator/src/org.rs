@@ -1,7 +1,7 @@
-//! Who is in the tenant: departments, members, customers, rooms, robots, and who talks to whom.
+//! The organisation of the tenant: departments, members, customers, rooms, robots, and who talks to
+//! whom.
 //!
-//! Guarantee: what the directory APIs answer and what the truth says about senders come from here
-//! alone. Deliberately not here: messages.
+//! Guarantee: the directory APIs and the truth about senders use only this data. Not here: messages.
 
 mod build;
 mod names;
@@ -16,7 +16,7 @@ pub use talk::{Category, Conversation, Talk};
 
 use crate::options::TenantOptions;
 
-/// Index of somebody who can send or receive.
+/// Index of a party.
 pub type PartyId = u32;
 
 /// A department.
@@ -24,15 +24,15 @@ pub type PartyId = u32;
 pub struct Department {
     /// WeCom's id.
     pub id: u32,
-    /// The department above; 0 for the root.
+    /// Id of the parent department; 0 for the root.
     pub parent: u32,
     /// Its name.
     pub name: &'static str,
-    /// What its members talk about.
+    /// Industry, which selects the dialogues of its members.
     pub industry: &'static str,
 }
 
-/// A member the directory lists.
+/// A member listed by the directory.
 #[derive(Clone, Debug, Serialize)]
 pub struct Member {
     /// userid.
@@ -41,9 +41,9 @@ pub struct Member {
     pub name: String,
     /// Position.
     pub title: &'static str,
-    /// Departments, the main one first.
+    /// Ids of the departments, the main one first.
     pub departments: Vec<u32>,
-    /// Whether leader in the main department.
+    /// Whether the member leads the main department.
     pub leader: bool,
     /// 1 active, 2 disabled, 4 not activated, 5 left.
     pub status: u32,
@@ -51,47 +51,47 @@ pub struct Member {
     pub archived: bool,
 }
 
-/// Somebody outside.
+/// An external contact.
 #[derive(Clone, Debug, Serialize)]
 pub struct Customer {
     /// external_userid.
     pub id: String,
-    /// Name the customer gave.
+    /// Name chosen by the customer.
     pub name: String,
     /// 1 WeChat, 2 WeCom.
     pub kind: u32,
     /// Company, for WeCom users.
     pub company: String,
-    /// Position there.
+    /// Position in the company.
     pub position: String,
-    /// Seconds since the epoch when the consent last changed; 0 if it never did.
+    /// Time of the last change of consent, in seconds since the epoch; 0 if it never changed.
     pub agreed_at: i64,
     /// `Agree`, `Disagree` or `Default_Agree`.
     pub agree_status: &'static str,
 }
 
-/// A member follows a customer.
+/// The relation of a member who follows a customer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Follow {
     /// Index of the member.
     pub member: u32,
     /// Index of the customer.
     pub customer: u32,
-    /// What the member calls the customer.
+    /// Name that the member gave the customer.
     pub remark: String,
-    /// What the member notes.
+    /// Notes of the member.
     pub description: String,
     /// Seconds since the epoch.
     pub created_at: i64,
-    /// Where the customer came from.
+    /// WeCom's code for how the customer was added.
     pub add_way: u32,
-    /// The channel's own mark.
+    /// State parameter of the channel through which the customer was added.
     pub state: String,
     /// (tag id, tag name).
     pub tags: Vec<(String, String)>,
 }
 
-/// Which API answers for a room.
+/// Which API describes a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RoomKind {
@@ -99,7 +99,7 @@ pub enum RoomKind {
     Customer,
     /// `msgaudit/groupchat/get`.
     Internal,
-    /// Neither: made by somebody outside.
+    /// Neither: created by an external contact.
     Foreign,
 }
 
@@ -110,9 +110,9 @@ pub struct Room {
     pub id: String,
     /// Name; may be empty.
     pub name: String,
-    /// Which API knows it.
+    /// Which API describes it.
     pub kind: RoomKind,
-    /// Who is in it; the owner first.
+    /// Its participants; the owner first.
     pub parties: Vec<PartyId>,
     /// Seconds since the epoch.
     pub created_at: i64,
@@ -127,25 +127,25 @@ pub struct Robot {
     pub id: String,
     /// Name.
     pub name: String,
-    /// The member who made it.
+    /// Index of the member who created it.
     pub creator: u32,
 }
 
-/// What somebody is, as the truth says it.
+/// The kind of a party.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartyKind {
-    /// A member the directory lists.
+    /// A member listed by the directory.
     Member,
-    /// Somebody outside.
+    /// An external contact.
     Customer,
     /// A robot.
     Robot,
-    /// A member who has gone and whom the directory no longer lists.
+    /// A former member whom the directory no longer lists.
     Unknown,
 }
 
 impl PartyKind {
-    /// The value in the truth.
+    /// Returns its value in the truth.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Member => "member",
@@ -156,58 +156,58 @@ impl PartyKind {
     }
 }
 
-/// Somebody who can send or receive.
+/// A sender or receiver.
 #[derive(Clone, Debug)]
 pub struct Party {
     /// userid, external_userid or robot id.
     pub id: String,
-    /// What it is.
+    /// Its kind.
     pub kind: PartyKind,
-    /// The name the directory gives; empty if it gives none.
+    /// Name in the directory; empty if it has none.
     pub name: String,
-    /// What others call this party in a text.
+    /// Name used for this party in texts.
     pub called: String,
-    /// Main department; 0 if none.
+    /// Id of the main department; 0 if none.
     pub department: u32,
-    /// All departments with those above them.
+    /// Ids of all its departments and their ancestors.
     pub departments_above: BTreeSet<u32>,
 }
 
-/// The tenant's people and places.
+/// The organisation of a tenant.
 #[derive(Clone, Debug)]
 pub struct Org {
     /// Departments, parents before children.
     pub departments: Vec<Department>,
     /// Members; member `n` is party `n`.
     pub members: Vec<Member>,
-    /// Customers somebody follows or whom a customer group shows.
+    /// Customers whom a member follows or who are in a customer group.
     pub customers: Vec<Customer>,
-    /// Party of the first customer.
+    /// Party id of the first customer.
     pub first_customer: PartyId,
-    /// Follow relations, by member.
+    /// Follow relations, ordered by member.
     pub follows: Vec<Follow>,
     /// Group chats of all kinds.
     pub rooms: Vec<Room>,
     /// Robots.
     pub robots: Vec<Robot>,
-    /// Everybody.
+    /// All parties.
     pub parties: Vec<Party>,
-    /// Who talks to whom.
+    /// All conversations.
     pub talk: Talk,
 }
 
 impl Org {
-    /// Makes the tenant's people and places.
+    /// Generates the organisation.
     pub fn new(options: &TenantOptions, texts: &crate::texts::Texts) -> Self {
         build::org(options, texts)
     }
 
-    /// Somebody by number.
+    /// Returns a party by its id.
     pub fn party(&self, id: PartyId) -> &Party {
         &self.parties[id as usize]
     }
 
-    /// What the members of a member's main department talk about.
+    /// Returns the industry of a member's main department.
     pub fn industry(&self, member: PartyId) -> &'static str {
         let main = self.party(member).department;
         self.departments
@@ -216,7 +216,7 @@ impl Org {
             .map_or("office", |department| department.industry)
     }
 
-    /// A department with all below it, as `department/list` gives them.
+    /// Returns a department with all its descendants, as `department/list` does.
     pub fn department_with_children(&self, id: u32) -> Vec<&Department> {
         let mut inside = BTreeSet::from([id]);
         self.departments
@@ -232,7 +232,7 @@ impl Org {
     }
 }
 
-/// Departments with those above them.
+/// Returns the ids of departments and all their ancestors.
 fn departments_above(departments: &[Department], ids: &[u32]) -> BTreeSet<u32> {
     let parents: HashMap<u32, u32> = departments.iter().map(|d| (d.id, d.parent)).collect();
     let mut above = BTreeSet::new();

@@ -1,67 +1,67 @@
-//! Which message comes when, and who says it: a block of messages at a time.
+//! Plans time, sender and type of the messages, one block at a time.
 //!
-//! A block is planned from the seed and its number alone, so that any page of a large tenant can be
-//! made without what lies before it. Guarantees: times within a block ascend and lie in the block's
-//! share of the [`Rhythm`]; every full block holds every message type.
-//! Deliberately not here: what the messages say.
+//! A block depends only on the seed and its number, so that any page of a large tenant can be
+//! generated without the preceding ones. Guarantees: times within a block ascend and are within the
+//! block's share of the [`Rhythm`]; every full block holds every message type.
+//! Not here: the contents of the messages.
 
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
-use crate::kind::{Audience, Kind};
+use crate::kind::{Audience, MessageKind};
 use crate::org::{Category, Conversation, Org, PartyId};
 use crate::random::{Purpose, generator, once_in, pick};
 use crate::rhythm::Rhythm;
-use crate::texts::{Role, Texts};
+use crate::texts::{DialogueRole, Texts};
 
-/// A dialogue being played in a conversation.
+/// A dialogue that takes place in a conversation.
 #[derive(Clone, Debug)]
 pub struct Scene {
-    /// Which conversation.
+    /// Index of the conversation.
     pub conversation: u32,
-    /// Which dialogue.
+    /// Index of the dialogue.
     pub dialogue: u32,
-    /// Who plays the voices, by [`Role::index`].
+    /// Party for each role, by [`DialogueRole::index`].
     pub cast: [PartyId; 3],
-    /// What fills the places in its texts.
+    /// Seed that fills the placeholders in its texts.
     pub seed: u64,
 }
 
 /// One message of a block.
 #[derive(Clone, Debug)]
-pub struct Slot {
-    /// When, milliseconds since the epoch; only its order counts after the backlog.
+pub struct PlannedMessage {
+    /// Time in milliseconds since the epoch; after the backlog, only the order of times matters.
     pub at_ms: i64,
-    /// Its scene, an index into the block's scenes.
+    /// Index of its scene in the block.
     pub scene: u32,
-    /// Which line of the dialogue, for texts.
+    /// Line of the dialogue, for texts.
     pub line: u16,
-    /// Which voice.
-    pub role: Role,
-    /// Who speaks.
+    /// Role of the speaker.
+    pub role: DialogueRole,
+    /// Sender.
     pub speaker: PartyId,
-    /// What type.
-    pub kind: Kind,
-    /// The message before it in the scene, a position in the block.
+    /// Message type.
+    pub kind: MessageKind,
+    /// Position in the block of the preceding message of the scene.
     pub previous: Option<u32>,
 }
 
-/// A run of messages.
+/// A block of consecutive messages.
 #[derive(Clone, Debug)]
-pub struct Block {
+pub struct MessageBlock {
     /// Number of its first message.
     pub first: u64,
-    /// Dialogues played.
+    /// Its scenes.
     pub scenes: Vec<Scene>,
-    /// Messages, in order.
-    pub slots: Vec<Slot>,
+    /// Its messages, in order.
+    pub slots: Vec<PlannedMessage>,
 }
 
 /// Messages in a block after the backlog.
 const LIVE_BLOCK: u64 = 1_024;
-/// Time that such a block takes in the plan, milliseconds; real times replace it.
+/// Planned duration of such a block in milliseconds; the times of sending replace planned times.
 const LIVE_SPAN_MS: i64 = 2_000_000;
-/// One message in so many is no text.
+/// One of this many messages is not a text.
 const OTHER_IN: u32 = 5;
 
 /// Plans blocks.
@@ -74,7 +74,7 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// The planner of a backlog.
+    /// Creates the planner of a backlog.
     pub fn new(seed: u64, messages: u64, rhythm: Rhythm) -> Self {
         Self {
             seed,
@@ -84,7 +84,7 @@ impl Planner {
         }
     }
 
-    /// Number of the block a message is in; blocks after the backlog follow those of the backlog.
+    /// Returns the number of a message's block; blocks after the backlog follow those of the backlog.
     pub fn block_of(&self, message: u64) -> u64 {
         match message.checked_sub(self.messages) {
             None => message / self.block,
@@ -92,13 +92,13 @@ impl Planner {
         }
     }
 
-    /// Blocks of the backlog.
+    /// Returns the number of blocks in the backlog.
     pub fn backlog_blocks(&self) -> u64 {
         self.messages.div_ceil(self.block)
     }
 
     /// Plans a block.
-    pub fn plan(&self, number: u64, org: &Org, texts: &Texts) -> Block {
+    pub fn plan(&self, number: u64, org: &Org, texts: &Texts) -> MessageBlock {
         let blocks = self.backlog_blocks();
         let (first, count, start, end, purpose, index);
         if let Some(live) = number.checked_sub(blocks) {
@@ -116,7 +116,7 @@ impl Planner {
             (purpose, index) = (Purpose::Plan, number);
         }
         let live = number >= blocks;
-        let mut drafting = Drafting {
+        let mut draft = BlockDraft {
             rng: generator(self.seed, purpose, index),
             org,
             texts,
@@ -134,29 +134,28 @@ impl Planner {
         };
         let count = count as usize;
         if count >= 200 {
-            for &kind in Kind::ALL {
-                drafting.single(kind);
+            for &kind in MessageKind::ALL {
+                draft.single(kind);
             }
         }
-        while drafting.slots.len() < count {
-            // The share decides the time of a scene's first line; in the last block of a small
-            // backlog it is the block's own range.
-            let share = drafting.rng.random_range(0.0..1.0);
+        while draft.slots.len() < count {
+            // The share determines the time of a scene's first line within the block.
+            let share = draft.rng.random_range(0.0..1.0);
             let at = if live {
                 start + (share * (end - start) as f64) as i64
             } else {
                 self.rhythm
                     .at((first as f64 + share * count as f64) / self.messages as f64)
             };
-            drafting.dialogue(at, count);
+            draft.dialogue(at, count);
         }
-        let (mut slots, scenes) = (drafting.slots, drafting.scenes);
+        let (mut slots, scenes) = (draft.slots, draft.scenes);
         slots.sort_by_key(|slot| (slot.at_ms, slot.scene, slot.line));
         let mut latest = vec![None; scenes.len()];
         for (n, slot) in (0u32..).zip(&mut slots) {
             slot.previous = latest[slot.scene as usize].replace(n);
         }
-        Block {
+        MessageBlock {
             first,
             scenes,
             slots,
@@ -164,7 +163,7 @@ impl Planner {
     }
 }
 
-struct Drafting<'a> {
+struct BlockDraft<'a> {
     rng: ChaCha8Rng,
     org: &'a Org,
     texts: &'a Texts,
@@ -174,10 +173,10 @@ struct Drafting<'a> {
     start: i64,
     end: i64,
     scenes: Vec<Scene>,
-    slots: Vec<Slot>,
+    slots: Vec<PlannedMessage>,
 }
 
-impl Drafting<'_> {
+impl BlockDraft<'_> {
     fn scene(&mut self, number: u32) -> u32 {
         let conversation = &self.org.talk.conversations[number as usize];
         let cast = self.cast(conversation);
@@ -205,7 +204,7 @@ impl Drafting<'_> {
         [nth(0), nth(1), nth(2)]
     }
 
-    /// A dialogue from a time on, as far as the block has room.
+    /// Adds a dialogue that begins at a time, truncated to the size of the block.
     fn dialogue(&mut self, at: i64, count: usize) {
         let number = self.org.talk.any(&mut self.rng, self.position);
         let scene = self.scene(number);
@@ -216,22 +215,22 @@ impl Drafting<'_> {
         for (line, spoken) in dialogue.lines.iter().enumerate() {
             if once_in(&mut self.rng, OTHER_IN - 1) && self.slots.len() < count {
                 let audiences: &[Audience] = match (external, spoken.role) {
-                    (true, Role::Customer) => &[Audience::Everybody, Audience::Customer],
+                    (true, DialogueRole::Customer) => &[Audience::Everybody, Audience::Customer],
                     (true, _) => &[Audience::Everybody],
                     (false, _) => &[Audience::Everybody, Audience::Internal],
                 };
                 let dice = self.rng.random();
-                let kind = Kind::choose(audiences, dice);
+                let kind = MessageKind::choose(audiences, dice);
                 self.slot(scene, at, line, spoken.role, kind);
                 at += self.pause();
             }
             if self.slots.len() >= count {
                 break;
             }
-            self.slot(scene, at, line, spoken.role, Kind::Text);
+            self.slot(scene, at, line, spoken.role, MessageKind::Text);
             at += self.pause();
         }
-        // Scenes do not run over the block's end: they begin earlier, or hurry.
+        // A scene that would end after the block begins earlier, or is compressed if it is too long.
         let drawn = &mut self.slots[from..];
         let (Some(first), Some(last)) = (drawn.first(), drawn.last()) else {
             return;
@@ -248,8 +247,8 @@ impl Drafting<'_> {
         }
     }
 
-    /// A message of a type that every block must have, in a scene of its own.
-    fn single(&mut self, kind: Kind) {
+    /// Adds a message of one type in a scene of its own, so that every block has every type.
+    fn single(&mut self, kind: MessageKind) {
         let category = match kind.audience() {
             Audience::Customer => Category::ExternalSingle,
             Audience::Internal | Audience::Log if once_in(&mut self.rng, 2) => {
@@ -268,9 +267,9 @@ impl Drafting<'_> {
         let number = self.org.talk.of(category, &mut self.rng, self.position);
         let scene = self.scene(number);
         let role = match (kind.audience(), category.external()) {
-            (Audience::Customer, _) => Role::Customer,
-            (_, true) => Role::Employee,
-            (_, false) => Role::First,
+            (Audience::Customer, _) => DialogueRole::Customer,
+            (_, true) => DialogueRole::Employee,
+            (_, false) => DialogueRole::First,
         };
         let at = self.rng.random_range(self.start..=self.end);
         self.slot(scene, at, 0, role, kind);
@@ -284,8 +283,8 @@ impl Drafting<'_> {
         }
     }
 
-    fn slot(&mut self, scene: u32, at_ms: i64, line: usize, role: Role, kind: Kind) {
-        self.slots.push(Slot {
+    fn slot(&mut self, scene: u32, at_ms: i64, line: usize, role: DialogueRole, kind: MessageKind) {
+        self.slots.push(PlannedMessage {
             at_ms,
             scene,
             line: line as u16,
@@ -296,7 +295,8 @@ impl Drafting<'_> {
         });
     }
 
-    /// Time until the next message of a dialogue, milliseconds: mostly seconds, sometimes minutes.
+    /// Returns the time until the next message of a dialogue in milliseconds: mostly seconds,
+    /// sometimes minutes.
     fn pause(&mut self) -> i64 {
         let chance: f64 = self.rng.random_range(0.05..1.0);
         (4_000.0 / chance.powf(1.6)) as i64 + self.rng.random_range(0..4_000)

@@ -1,35 +1,35 @@
-//! Randomness that is a function of its place: every draw comes from a generator named by the seed,
-//! what it is for and an index, so that any message can be made again without making those before it.
+//! Reproducible randomness: every value comes from a generator identified by the seed, a purpose and
+//! an index, so that any message can be generated without generating the preceding ones.
 //!
-//! Guarantee: the same (seed, purpose, index) gives the same draws in every run of one build.
-//! Deliberately not here: anything from the operating system.
+//! Guarantee: the same (seed, purpose, index) gives the same values in every run of one build.
+//! Not here: randomness from the operating system.
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-/// What a generator is for; two purposes never share a stream.
+/// The purpose of a generator; two purposes never share a stream of values.
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
 pub enum Purpose {
     /// Departments, people, rooms, secrets.
     Organisation = 1,
-    /// Which scene plays when, in the backlog.
+    /// Scenes of the backlog and their times.
     Plan,
-    /// Which scene plays when, after the backlog.
+    /// Scenes after the backlog and their times.
     LivePlan,
-    /// What a scene is about.
+    /// Placeholders in the texts of a scene.
     Scene,
-    /// What a message looks like.
+    /// Contents of a message.
     Message,
-    /// Its id.
+    /// Id of a message.
     MessageId,
-    /// The key and padding that seal it.
+    /// Key and padding that seal a message.
     Seal,
     /// RSA keys.
     Key,
-    /// Which records are spoilt, which come twice.
-    Spoil,
-    /// Which API calls fail.
+    /// Damaged records and duplicates.
+    RecordFaults,
+    /// Failures of API calls, and tokens.
     Api,
     /// Gaps in `seq`.
     Sequence,
@@ -37,7 +37,7 @@ pub enum Purpose {
     Media,
 }
 
-/// The generator of one place.
+/// Returns the generator of a purpose and an index.
 pub fn generator(seed: u64, purpose: Purpose, index: u64) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -46,7 +46,7 @@ pub fn generator(seed: u64, purpose: Purpose, index: u64) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// One number of a place, where a whole generator would be too much.
+/// Returns one number of a purpose and an index; cheaper than a generator.
 pub fn number(seed: u64, purpose: Purpose, index: u64) -> u64 {
     let mut x = seed ^ (purpose as u64).rotate_left(48);
     x = mix(x).wrapping_add(index);
@@ -61,12 +61,12 @@ pub fn mix(x: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// One element of a list that is not empty.
+/// Returns one element of a list, which must not be empty.
 pub fn pick<'a, T>(rng: &mut ChaCha8Rng, list: &'a [T]) -> &'a T {
     &list[rng.random_range(0..list.len())]
 }
 
-/// Yes, once in so many times.
+/// Returns true with a probability of one in `times`.
 pub fn once_in(rng: &mut ChaCha8Rng, times: u32) -> bool {
     rng.random_range(0..times) == 0
 }

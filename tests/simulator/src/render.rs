@@ -1,7 +1,7 @@
-//! Writes a message: the JSON that is sealed, and what the truth says about it.
+//! Renders a message: the JSON that is sealed, and its searchable content for the truth.
 //!
-//! Guarantee: both come from one place, so what the truth says was searched for is what stands in
-//! the JSON. The rules of `content` are those of the message formats' table, one function a type.
+//! Guarantee: both come from the same function, so they always agree. There is one function per
+//! message type.
 
 mod body;
 mod json;
@@ -11,15 +11,15 @@ mod words;
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
-pub use json::{Object, Style};
+pub use json::{JsonObject, Style};
 
-use crate::kind::Kind;
+use crate::kind::MessageKind;
 use crate::org::{Conversation, Org, PartyId};
-use crate::plan::{Block, Scene, Slot};
+use crate::plan::{MessageBlock, PlannedMessage, Scene};
 use crate::random::{Purpose, generator, number, once_in};
 use crate::texts::Texts;
 
-/// A message, opened.
+/// A message before it is sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plain {
     /// WeCom's id.
@@ -38,18 +38,18 @@ pub struct Plain {
     pub from: PartyId,
     /// Receivers, each once.
     pub to: Vec<PartyId>,
-    /// What a person would search for.
+    /// The searchable text.
     pub content: String,
 }
 
-/// What a message is written with.
-pub(crate) struct Writing<'a> {
+/// The inputs of rendering a message.
+pub(crate) struct MessageRenderer<'a> {
     pub(crate) seed: u64,
     pub(crate) index: u64,
     pub(crate) org: &'a Org,
     pub(crate) texts: &'a Texts,
-    pub(crate) block: &'a Block,
-    pub(crate) slot: &'a Slot,
+    pub(crate) block: &'a MessageBlock,
+    pub(crate) slot: &'a PlannedMessage,
     pub(crate) scene: &'a Scene,
     pub(crate) conversation: &'a Conversation,
     pub(crate) msgtime: i64,
@@ -57,12 +57,12 @@ pub(crate) struct Writing<'a> {
     pub(crate) rng: ChaCha8Rng,
 }
 
-/// Writes the message at a position of a block, sent at a time.
+/// Renders the message at a position of a block, sent at `msgtime` (milliseconds since the epoch).
 pub fn message(
     seed: u64,
     org: &Org,
     texts: &Texts,
-    block: &Block,
+    block: &MessageBlock,
     position: usize,
     msgtime: i64,
 ) -> Plain {
@@ -71,11 +71,11 @@ pub fn message(
     let index = block.first + position as u64;
     let mut rng = generator(seed, Purpose::Message, index);
     let style = Style {
-        // Some gateways write everything again in their own way.
+        // Some gateways re-encode the JSON.
         numbers_as_text: once_in(&mut rng, 60),
         ascii_only: once_in(&mut rng, 50),
     };
-    Writing {
+    MessageRenderer {
         seed,
         index,
         org,
@@ -88,10 +88,10 @@ pub fn message(
         style,
         rng,
     }
-    .write()
+    .render()
 }
 
-/// The id of a message: the shapes seen since 2019, with the mark of messages that reach outside.
+/// Returns the id of a message in the forms seen since 2019, with the suffix of external messages.
 pub(crate) fn msgid(seed: u64, index: u64, external: bool, near_ms: i64) -> String {
     use base64::Engine;
     let chance = number(seed, Purpose::MessageId, index);
@@ -110,22 +110,22 @@ pub(crate) fn msgid(seed: u64, index: u64, external: bool, near_ms: i64) -> Stri
     )
 }
 
-impl Writing<'_> {
-    fn write(mut self) -> Plain {
+impl MessageRenderer<'_> {
+    fn render(mut self) -> Plain {
         let external = self.conversation.category.external();
-        // The number in the id is of the plan's time, so that a recall can name an earlier message.
+        // The id contains the planned time, so that a recall can name an earlier message.
         let msgid = msgid(self.seed, self.index, external, self.slot.at_ms);
-        if self.slot.kind == Kind::Switch {
+        if self.slot.kind == MessageKind::Switch {
             return self.switch(&msgid);
         }
-        let sending = self.sending();
+        let receivers = self.receivers();
         let (body, content) = self.body();
         let kind = self.slot.kind;
-        let mut message = Object::new(Style {
+        let mut message = JsonObject::new(Style {
             ascii_only: self.style.ascii_only,
             ..Style::default()
         });
-        let action = if kind == Kind::Revoke {
+        let action = if kind == MessageKind::Revoke {
             "recall"
         } else {
             "send"
@@ -134,12 +134,12 @@ impl Writing<'_> {
         message.text("from", &self.org.party(self.slot.speaker).id);
         message.texts(
             "tolist",
-            sending
+            receivers
                 .tolist
                 .iter()
                 .map(|&to| self.org.party(to).id.as_str()),
         );
-        if let Some(room) = &sending.roomid {
+        if let Some(room) = &receivers.roomid {
             message.text("roomid", room);
         }
         if self.style.numbers_as_text && once_in(&mut self.rng, 4) {
@@ -149,8 +149,8 @@ impl Writing<'_> {
         }
         message.text("msgtype", kind.as_str());
         message.members_of(&body);
-        let mut to = Vec::with_capacity(sending.tolist.len());
-        for party in sending.tolist {
+        let mut to = Vec::with_capacity(receivers.tolist.len());
+        for party in receivers.tolist {
             if !to.contains(&party) {
                 to.push(party);
             }
@@ -161,17 +161,17 @@ impl Writing<'_> {
             action,
             msgtype: kind.as_str(),
             msgtime: self.msgtime,
-            room_id: sending.roomid.unwrap_or_default(),
+            room_id: receivers.roomid.unwrap_or_default(),
             from: self.slot.speaker,
             to,
             content,
         }
     }
 
-    /// The log of a member who goes over to another corp; it has a shape of its own.
+    /// Renders the event of a member who switches to another corp; it has its own format.
     fn switch(self, msgid: &str) -> Plain {
         let msgid = msgid.trim_end_matches("_external").to_owned();
-        let mut log = Object::new(self.style);
+        let mut log = JsonObject::new(self.style);
         log.text("msgid", &msgid)
             .text("action", "switch")
             .number("time", self.msgtime)
@@ -193,7 +193,7 @@ impl Writing<'_> {
         self.rng.random()
     }
 
-    /// An entry of a pool, chosen for this message.
+    /// Returns a random entry of a pool.
     fn entry(&mut self, pool: &str) -> String {
         let seed = self.dice();
         self.texts.from_pool(pool, seed)

@@ -1,7 +1,7 @@
-//! When people write: office hours of Asia/Shanghai with a dip at lunch, light evenings, lighter
-//! weekends.
+//! The distribution of messages over time: office hours of Asia/Shanghai, fewer at lunch and in the
+//! evening, still fewer at weekends.
 //!
-//! Guarantee: [`Rhythm::at`] is monotone, so positions in the stream and times agree in order.
+//! Guarantee: [`Rhythm::at`] is monotonic, so the order of positions is the order of times.
 
 use chrono::{Datelike, TimeZone, Timelike, Utc, Weekday};
 use chrono_tz::Asia::Shanghai;
@@ -12,12 +12,12 @@ const MINUTE_MS: i64 = 60_000;
 #[derive(Clone, Debug)]
 pub struct Rhythm {
     start_ms: i64,
-    /// Share of all messages written before the end of each minute; the last one is 1.
+    /// Share of all messages sent before the end of each minute; the last one is 1.
     before: Vec<f64>,
 }
 
 impl Rhythm {
-    /// The rhythm of the days before a time (milliseconds since the epoch).
+    /// Creates the distribution over the days before a time (milliseconds since the epoch).
     pub fn new(until_ms: i64, days: u32) -> Self {
         let minutes = i64::from(days) * 24 * 60;
         let start_ms = until_ms - minutes * MINUTE_MS;
@@ -34,7 +34,7 @@ impl Rhythm {
         Self { start_ms, before }
     }
 
-    /// The time (milliseconds since the epoch) before which this share of all messages is written.
+    /// Returns the time (milliseconds since the epoch) before which this share of messages is sent.
     pub fn at(&self, share: f64) -> i64 {
         let share = share.clamp(0.0, 1.0);
         let minute = self
@@ -87,7 +87,7 @@ mod tests {
     const UNTIL: i64 = 1_773_835_200_000;
 
     #[test]
-    fn at_is_monotone_and_stays_inside_the_days() {
+    fn at_is_monotonic_and_within_the_days() {
         let rhythm = Rhythm::new(UNTIL, 4);
         let times: Vec<i64> = (0..=10_000)
             .map(|n| rhythm.at(f64::from(n) / 10_000.0))

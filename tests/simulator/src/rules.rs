@@ -1,16 +1,17 @@
-//! The rules of the tenant: as files for the system under test, and as a plain matcher for the truth.
+//! The rules of the tenant: as files for the program under test, and as a simple matcher for the
+//! truth.
 //!
-//! There is a rule for every part of a rule's definition: words, a file of words, allowed phrases,
-//! each kind of scope and direction, and two that must stay inactive.
+//! The rules use every part of a rule's definition: words, a file of words, allowed phrases, each kind
+//! of scope and direction; two rules are incomplete and must stay inactive.
 
 use std::collections::HashSet;
 
 use serde::Serialize;
 
 use crate::org::{Org, Party};
-use crate::scanner::{Folded, Scanner, Span};
+use crate::scanner::{FoldedText, Scanner, Span};
 
-/// Name of the file of words that one rule names.
+/// Name of the word file that one rule refers to.
 pub const WORDS_FILE: &str = "bribery-words.txt";
 
 const BRIBERY_WORDS: &[&str] = &[
@@ -24,19 +25,19 @@ const BRIBERY_WORDS: &[&str] = &[
     "封口费",
 ];
 
-/// Which messages of a watched person count.
+/// Which messages of a watched person are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// Those sent and received.
+    /// Messages sent and received.
     Either,
-    /// Those sent.
+    /// Messages sent.
     Sent,
-    /// Those received.
+    /// Messages received.
     Received,
 }
 
-/// Who is watched.
+/// The watched persons.
 #[derive(Clone, Debug, Serialize)]
 pub struct Scope {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -49,14 +50,14 @@ pub struct Scope {
     direction: Option<Direction>,
 }
 
-/// A rule as its file has it.
+/// A rule as written to its file.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rule {
     /// Its id.
     pub id: &'static str,
     name: &'static str,
     category: &'static str,
-    /// How bad it is.
+    /// Its severity.
     pub severity: &'static str,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     words: &'static [&'static str],
@@ -68,7 +69,7 @@ pub struct Rule {
     scope: Option<Scope>,
 }
 
-/// One file of rules.
+/// A file of rules.
 #[derive(Clone, Debug, Serialize)]
 pub struct RuleFile {
     #[serde(skip)]
@@ -99,192 +100,210 @@ fn departments(departments: &[u32], direction: Option<Direction>) -> Scope {
     }
 }
 
-/// The rules of a tenant; some name members, so they depend on who is there.
+/// Returns the rules of a tenant; some of them name members.
 pub fn rule_files(org: &Org) -> Vec<RuleFile> {
-    let every = |step: usize, count: usize| -> Vec<String> {
-        org.members
-            .iter()
-            .step_by(step)
-            .take(count)
-            .map(|member| member.id.clone())
-            .collect()
-    };
     vec![
-        RuleFile {
-            name: "sales.toml",
-            rule: vec![
-                Rule {
-                    id: "private-deal",
-                    name: "私下交易监控",
-                    category: "sensitive_word",
-                    severity: "high",
-                    words: &[
-                        "转我私账",
-                        "加我微信",
-                        "私下转账",
-                        "转账到个人",
-                        "打到我个人卡",
-                        "不走平台",
-                    ],
-                    words_file: None,
-                    allow: &["不会让您加我微信", "不要加我微信", "不能转账到员工个人"],
-                    scope: Some(departments(&[10, 20, 50], None)),
-                },
-                Rule {
-                    id: "guaranteed-return",
-                    name: "承诺保本保收益",
-                    category: "sensitive_word",
-                    severity: "critical",
-                    words: &["保本保收益", "稳赚不赔", "零风险", "保底"],
-                    words_file: None,
-                    allow: &[
-                        "不承诺保本保收益",
-                        "说稳赚不赔的都是骗局",
-                        "不存在零风险",
-                        "别说保本保收益",
-                    ],
-                    scope: Some(everybody(Some(Direction::Sent))),
-                },
-                Rule {
-                    id: "divert",
-                    name: "引流到私人账号",
-                    category: "contact",
-                    severity: "low",
-                    words: &["vx", "wechat", "QQ群"],
-                    words_file: None,
-                    allow: &[],
-                    scope: Some(Scope {
-                        members: every(2, 400),
-                        departments: vec![60],
-                        ..scope(Some(Direction::Either))
-                    }),
-                },
-            ],
-        },
-        RuleFile {
-            name: "conduct.toml",
-            rule: vec![
-                Rule {
-                    id: "leak-data",
-                    name: "客户信息外泄",
-                    category: "sensitive_word",
-                    severity: "critical",
-                    words: &[
-                        "客户名单发我",
-                        "导出客户名单",
-                        "身份证号发我",
-                        "客户资料打包",
-                        "通讯录导出",
-                    ],
-                    words_file: None,
-                    allow: &["不许私自导出客户名单"],
-                    scope: Some(departments(&[1], Some(Direction::Sent))),
-                },
-                Rule {
-                    id: "insult",
-                    name: "辱骂与不文明用语",
-                    category: "sensitive_word",
-                    severity: "medium",
-                    words: &["傻子", "你有病吧", "滚蛋", "听不懂人话", "骗子"],
-                    words_file: None,
-                    allow: &[],
-                    scope: Some(everybody(None)),
-                },
-                Rule {
-                    id: "bribery",
-                    name: "商业贿赂",
-                    category: "sensitive_word",
-                    severity: "high",
-                    words: &["个点的回扣"],
-                    words_file: Some(WORDS_FILE),
-                    allow: &["严禁收受回扣"],
-                    scope: Some(Scope {
-                        members: every(3, 300),
-                        ..scope(None)
-                    }),
-                },
-                Rule {
-                    id: "complaint",
-                    name: "客户投诉",
-                    category: "service",
-                    severity: "medium",
-                    words: &["我要投诉", "12315", "退钱", "去监管部门投诉", "退一赔三"],
-                    words_file: None,
-                    allow: &["我要投诉的不是你"],
-                    scope: Some(departments(&[1], Some(Direction::Received))),
-                },
-            ],
-        },
-        RuleFile {
-            name: "medical.toml",
-            rule: vec![Rule {
-                id: "off-label",
-                name: "夸大疗效",
-                category: "sensitive_word",
-                severity: "high",
-                words: &["包治百病", "无副作用", "根治糖尿病", "吃了就能停药", "抗癌"],
-                words_file: None,
-                allow: &["不是包治百病", "没有无副作用"],
-                scope: Some(departments(&[30, 32], Some(Direction::Sent))),
-            }],
-        },
-        RuleFile {
-            name: "drafts.toml",
-            rule: vec![
-                Rule {
-                    id: "no-words-yet",
-                    name: "待补充词库",
-                    category: "sensitive_word",
-                    severity: "low",
-                    words: &[],
-                    words_file: None,
-                    allow: &[],
-                    scope: Some(everybody(None)),
-                },
-                Rule {
-                    id: "no-scope-yet",
-                    name: "待确定范围",
-                    category: "sensitive_word",
-                    severity: "low",
-                    words: &["您好", "好的", "收到"],
-                    words_file: None,
-                    allow: &[],
-                    scope: None,
-                },
-            ],
-        },
+        sales_rules(org),
+        conduct_rules(org),
+        medical_rules(),
+        draft_rules(),
     ]
 }
 
+/// Returns the ids of every `step`-th member, at most `count` of them.
+fn every_nth_member(org: &Org, step: usize, count: usize) -> Vec<String> {
+    org.members
+        .iter()
+        .step_by(step)
+        .take(count)
+        .map(|member| member.id.clone())
+        .collect()
+}
+
+fn sales_rules(org: &Org) -> RuleFile {
+    RuleFile {
+        name: "sales.toml",
+        rule: vec![
+            Rule {
+                id: "private-deal",
+                name: "私下交易监控",
+                category: "sensitive_word",
+                severity: "high",
+                words: &[
+                    "转我私账",
+                    "加我微信",
+                    "私下转账",
+                    "转账到个人",
+                    "打到我个人卡",
+                    "不走平台",
+                ],
+                words_file: None,
+                allow: &["不会让您加我微信", "不要加我微信", "不能转账到员工个人"],
+                scope: Some(departments(&[10, 20, 50], None)),
+            },
+            Rule {
+                id: "guaranteed-return",
+                name: "承诺保本保收益",
+                category: "sensitive_word",
+                severity: "critical",
+                words: &["保本保收益", "稳赚不赔", "零风险", "保底"],
+                words_file: None,
+                allow: &[
+                    "不承诺保本保收益",
+                    "说稳赚不赔的都是骗局",
+                    "不存在零风险",
+                    "别说保本保收益",
+                ],
+                scope: Some(everybody(Some(Direction::Sent))),
+            },
+            Rule {
+                id: "divert",
+                name: "引流到私人账号",
+                category: "contact",
+                severity: "low",
+                words: &["vx", "wechat", "QQ群"],
+                words_file: None,
+                allow: &[],
+                scope: Some(Scope {
+                    members: every_nth_member(org, 2, 400),
+                    departments: vec![60],
+                    ..scope(Some(Direction::Either))
+                }),
+            },
+        ],
+    }
+}
+
+fn conduct_rules(org: &Org) -> RuleFile {
+    RuleFile {
+        name: "conduct.toml",
+        rule: vec![
+            Rule {
+                id: "leak-data",
+                name: "客户信息外泄",
+                category: "sensitive_word",
+                severity: "critical",
+                words: &[
+                    "客户名单发我",
+                    "导出客户名单",
+                    "身份证号发我",
+                    "客户资料打包",
+                    "通讯录导出",
+                ],
+                words_file: None,
+                allow: &["不许私自导出客户名单"],
+                scope: Some(departments(&[1], Some(Direction::Sent))),
+            },
+            Rule {
+                id: "insult",
+                name: "辱骂与不文明用语",
+                category: "sensitive_word",
+                severity: "medium",
+                words: &["傻子", "你有病吧", "滚蛋", "听不懂人话", "骗子"],
+                words_file: None,
+                allow: &[],
+                scope: Some(everybody(None)),
+            },
+            Rule {
+                id: "bribery",
+                name: "商业贿赂",
+                category: "sensitive_word",
+                severity: "high",
+                words: &["个点的回扣"],
+                words_file: Some(WORDS_FILE),
+                allow: &["严禁收受回扣"],
+                scope: Some(Scope {
+                    members: every_nth_member(org, 3, 300),
+                    ..scope(None)
+                }),
+            },
+            Rule {
+                id: "complaint",
+                name: "客户投诉",
+                category: "service",
+                severity: "medium",
+                words: &["我要投诉", "12315", "退钱", "去监管部门投诉", "退一赔三"],
+                words_file: None,
+                allow: &["我要投诉的不是你"],
+                scope: Some(departments(&[1], Some(Direction::Received))),
+            },
+        ],
+    }
+}
+
+fn medical_rules() -> RuleFile {
+    RuleFile {
+        name: "medical.toml",
+        rule: vec![Rule {
+            id: "off-label",
+            name: "夸大疗效",
+            category: "sensitive_word",
+            severity: "high",
+            words: &["包治百病", "无副作用", "根治糖尿病", "吃了就能停药", "抗癌"],
+            words_file: None,
+            allow: &["不是包治百病", "没有无副作用"],
+            scope: Some(departments(&[30, 32], Some(Direction::Sent))),
+        }],
+    }
+}
+
+fn draft_rules() -> RuleFile {
+    RuleFile {
+        name: "drafts.toml",
+        rule: vec![
+            Rule {
+                id: "no-words-yet",
+                name: "待补充词库",
+                category: "sensitive_word",
+                severity: "low",
+                words: &[],
+                words_file: None,
+                allow: &[],
+                scope: Some(everybody(None)),
+            },
+            Rule {
+                id: "no-scope-yet",
+                name: "待确定范围",
+                category: "sensitive_word",
+                severity: "low",
+                words: &["您好", "好的", "收到"],
+                words_file: None,
+                allow: &[],
+                scope: None,
+            },
+        ],
+    }
+}
+
 impl RuleFile {
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &'static str {
         self.name
     }
 }
 
-/// The text of [`WORDS_FILE`].
+/// Returns the text of [`WORDS_FILE`].
 pub fn words_file() -> String {
     format!("# 商业贿赂词库\n\n{}\n", BRIBERY_WORDS.join("\n"))
 }
 
-/// What the truth is found with.
+/// The active rules, matched without optimisation for the truth.
 #[derive(Clone, Debug)]
-pub struct Watch {
+pub struct RuleMatcher {
     rules: Vec<(Rule, Scope, Scanner)>,
 }
 
-/// A rule that a message broke.
+/// A rule that a message breaks.
 #[derive(Clone, Debug)]
-pub struct Broke<'a> {
+pub struct RuleHit<'a> {
     /// The rule.
     pub rule: &'a Rule,
-    /// Where.
+    /// Positions of the words in the content.
     pub spans: Vec<Span>,
 }
 
-impl Watch {
-    /// A plain matcher for the active ones of these rules.
+impl RuleMatcher {
+    /// Creates a matcher for the active rules of these files.
     pub fn new(files: &[RuleFile]) -> Self {
         let rules = files
             .iter()
@@ -306,17 +325,17 @@ impl Watch {
         Self { rules }
     }
 
-    /// The rules that a message breaks.
-    pub fn check<'a>(&'a self, content: &str, from: &Party, to: &[&Party]) -> Vec<Broke<'a>> {
+    /// Returns the rules that a message breaks.
+    pub fn check<'a>(&'a self, content: &str, from: &Party, to: &[&Party]) -> Vec<RuleHit<'a>> {
         if content.is_empty() {
             return Vec::new();
         }
-        let text = Folded::new(content);
+        let text = FoldedText::new(content);
         self.rules
             .iter()
             .filter_map(|(rule, scope, scanner)| {
                 let spans = scanner.find(&text);
-                (!spans.is_empty() && scope.covers(from, to)).then_some(Broke { rule, spans })
+                (!spans.is_empty() && scope.covers(from, to)).then_some(RuleHit { rule, spans })
             })
             .collect()
     }

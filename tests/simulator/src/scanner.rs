@@ -1,29 +1,29 @@
-//! Finds what breaks a rule, slowly and plainly: the measure against which a fast matcher is checked.
+//! A simple reference matcher that fast matchers are compared with.
 //!
-//! The contract: case and width are folded; every occurrence of every word counts, overlapping ones
-//! too, except one that lies wholly inside an occurrence of an allowed phrase of the same rule; of
-//! what is left, an occurrence wholly inside another one is dropped. Spans are offsets in characters
-//! of the text as written, end exclusive, ascending.
-//! Deliberately not here: any cleverness.
+//! Contract: case and width are folded. Every occurrence of every word is a hit, including overlapping
+//! ones, unless it is entirely inside an occurrence of an allowed phrase of the same rule. Of the
+//! remaining hits, those entirely inside another hit are dropped. Spans are character offsets into
+//! the original text, end exclusive, ascending.
+//! Not here: any optimisation.
 
-/// Half-open range of characters of the text.
+/// Half-open range of character offsets into the text.
 pub type Span = (u32, u32);
 
-/// Words as compared: folded.
+/// The folded words and allowed phrases of one rule.
 #[derive(Clone, Debug)]
 pub struct Scanner {
     words: Vec<Vec<char>>,
     allow: Vec<Vec<char>>,
 }
 
-/// A text as compared, with the place of every character in the text as written.
+/// A folded text, with the offset of every character in the original text.
 #[derive(Clone, Debug)]
-pub struct Folded {
+pub struct FoldedText {
     chars: Vec<char>,
-    places: Vec<u32>,
+    offsets: Vec<u32>,
 }
 
-/// Narrow form of a wide letter, digit, sign or space.
+/// Returns the half-width form of a full-width character.
 fn narrow(c: char) -> char {
     match c {
         '\u{3000}' => ' ',
@@ -32,17 +32,17 @@ fn narrow(c: char) -> char {
     }
 }
 
-impl Folded {
+impl FoldedText {
     /// Folds a text.
     pub fn new(text: &str) -> Self {
         let mut folded = Self {
             chars: Vec::with_capacity(text.len() / 2),
-            places: Vec::with_capacity(text.len() / 2),
+            offsets: Vec::with_capacity(text.len() / 2),
         };
-        for (place, c) in (0..).zip(text.chars()) {
+        for (offset, c) in (0..).zip(text.chars()) {
             for small in narrow(c).to_lowercase() {
                 folded.chars.push(small);
-                folded.places.push(place);
+                folded.offsets.push(offset);
             }
         }
         folded
@@ -51,7 +51,10 @@ impl Folded {
     fn occurrences(&self, word: &[char], found: &mut Vec<Span>) {
         for start in 0..=self.chars.len().saturating_sub(word.len()) {
             if self.chars[start..].starts_with(word) {
-                found.push((self.places[start], self.places[start + word.len() - 1] + 1));
+                found.push((
+                    self.offsets[start],
+                    self.offsets[start + word.len() - 1] + 1,
+                ));
             }
         }
     }
@@ -62,7 +65,7 @@ fn inside(inner: Span, outer: Span) -> bool {
 }
 
 impl Scanner {
-    /// A scanner for the words and allowed phrases of one rule.
+    /// Creates a scanner for the words and allowed phrases of one rule.
     pub fn new<'a>(
         words: impl IntoIterator<Item = &'a str>,
         allow: impl IntoIterator<Item = &'a str>,
@@ -70,7 +73,7 @@ impl Scanner {
         fn fold<'a>(list: impl IntoIterator<Item = &'a str>) -> Vec<Vec<char>> {
             list.into_iter()
                 .filter(|word| !word.trim().is_empty())
-                .map(|word| Folded::new(word).chars)
+                .map(|word| FoldedText::new(word).chars)
                 .collect()
         }
         Self {
@@ -79,8 +82,8 @@ impl Scanner {
         }
     }
 
-    /// Where the rule is broken.
-    pub fn find(&self, text: &Folded) -> Vec<Span> {
+    /// Returns the hits of the rule in a text.
+    pub fn find(&self, text: &FoldedText) -> Vec<Span> {
         let mut hits = Vec::new();
         for word in &self.words {
             text.occurrences(word, &mut hits);
@@ -101,8 +104,8 @@ impl Scanner {
     }
 }
 
-/// The characters of a span.
-pub fn cut(text: &str, span: Span) -> String {
+/// Returns the characters of a span.
+pub fn slice(text: &str, span: Span) -> String {
     text.chars()
         .skip(span.0 as usize)
         .take((span.1 - span.0) as usize)
@@ -116,15 +119,15 @@ mod tests {
     fn check(words: &[&str], allow: &[&str], text: &str, expected: &[&str]) {
         let scanner = Scanner::new(words.iter().copied(), allow.iter().copied());
         let found: Vec<String> = scanner
-            .find(&Folded::new(text))
+            .find(&FoldedText::new(text))
             .into_iter()
-            .map(|span| cut(text, span))
+            .map(|span| slice(text, span))
             .collect();
         assert_eq!(found, expected, "{words:?} without {allow:?} in {text}");
     }
 
     #[test]
-    fn words_are_found_wherever_they_stand() {
+    fn words_are_found_at_every_position() {
         check(
             &["加我微信"],
             &[],
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn case_and_width_are_folded_and_the_text_as_written_is_shown() {
+    fn case_and_width_are_folded_and_the_original_text_is_returned() {
         check(
             &["wechat"],
             &[],
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_words_are_all_reported_and_contained_ones_dropped() {
+    fn overlapping_hits_are_reported_and_contained_ones_dropped() {
         check(
             &["私下转账", "转账到个人"],
             &[],
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_phrases_win_over_the_words_inside_them() {
+    fn allowed_phrases_suppress_the_words_inside_them() {
         check(
             &["加我微信"],
             &["不要加我微信"],

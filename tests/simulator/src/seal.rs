@@ -1,10 +1,10 @@
-//! Seals messages with the open cipher, well or badly.
+//! Seals messages with the open cipher, correctly or with a defect.
 //!
 //! `encrypt_random_key` = base64(RSA-2048 PKCS#1 v1.5 of K), K = base64 of 32 bytes;
 //! `encrypt_chat_msg` = base64(AES-256-CBC under those bytes, IV their first half, PKCS#7).
-//! Guarantee: keys, K and RSA padding follow from the seed, so the same message is the same record,
-//! byte for byte. That is why the RSA public operation is done here and not by a library, whose
-//! padding is random; and its cost (a batch is a thousand of them) stays far below the private one.
+//! Guarantee: keys, K and RSA padding are derived from the seed, so sealing a message always gives the
+//! same bytes. Libraries use random padding, so this module implements the RSA public operation itself.
+//! It is much cheaper than the private operation.
 
 use aes::Aes256;
 use aes::cipher::block_padding::{NoPadding, Pkcs7};
@@ -22,19 +22,19 @@ use rsa::pkcs8::{EncodePrivateKey, LineEnding};
 use rsa::traits::PublicKeyParts;
 use rsa::{Pkcs1v15Encrypt, RsaPrivateKey};
 
-use crate::faults::Broken;
+use crate::faults::Defect;
 use crate::random::{Purpose, generator};
 
 const MODULUS_BYTES: usize = 256;
 
-/// A key pair; the private part is written to the tenant's folder.
+/// An RSA key pair; the private key is written to the tenant's folder.
 #[derive(Clone, Debug)]
 pub struct KeyPair {
     private: RsaPrivateKey,
     modulus: FixedMontyParams<{ U2048::LIMBS }>,
 }
 
-/// Lets the RSA library draw from our generator.
+/// Lets the RSA library use a reproducible generator.
 struct Draws(ChaCha8Rng);
 
 impl rsa::rand_core::RngCore for Draws {
@@ -59,7 +59,7 @@ impl KeyPair {
     fn new(seed: u64, number: u64) -> Result<Self> {
         let mut draws = Draws(generator(seed, Purpose::Key, number));
         let private =
-            RsaPrivateKey::new(&mut draws, MODULUS_BYTES * 8).context("make an RSA key")?;
+            RsaPrivateKey::new(&mut draws, MODULUS_BYTES * 8).context("generate an RSA key")?;
         let modulus = U2048::from_be_slice(&private.n().to_bytes_be());
         let modulus = Odd::new(modulus)
             .into_option()
@@ -70,7 +70,7 @@ impl KeyPair {
         })
     }
 
-    /// The private key as PEM: PKCS#1 or PKCS#8.
+    /// Returns the private key as PEM: PKCS#1 or PKCS#8.
     ///
     /// # Errors
     /// The key cannot be encoded.
@@ -87,7 +87,7 @@ impl KeyPair {
         Ok(pem.to_string())
     }
 
-    /// RSA with PKCS#1 v1.5 padding, public exponent 65537.
+    /// Encrypts with PKCS#1 v1.5 padding and the public exponent 65537.
     fn encrypt(&self, message: &[u8], rng: &mut ChaCha8Rng) -> [u8; MODULUS_BYTES] {
         let mut block = [0u8; MODULUS_BYTES];
         let start = MODULUS_BYTES - message.len();
@@ -106,94 +106,94 @@ impl KeyPair {
         out
     }
 
-    /// Whether the private key opens a block.
+    /// Returns whether the private key decrypts a block.
     fn opens(&self, block: &[u8]) -> bool {
         self.private.decrypt(Pkcs1v15Encrypt, block).is_ok()
     }
 }
 
-/// All keys of a tenant.
+/// The keys of a tenant.
 #[derive(Clone, Debug)]
-pub struct Sealer {
+pub struct RecordSealer {
     seed: u64,
-    /// Version `n + 1` at place `n`.
+    /// Version `n + 1` at index `n`.
     keys: Vec<KeyPair>,
-    /// The version after the last one: in use, but missing from the configuration.
+    /// The version after the last one: used for sealing, but missing from the configuration.
     withheld: KeyPair,
-    /// Nobody's.
-    stranger: KeyPair,
+    /// A key that belongs to no version.
+    foreign: KeyPair,
 }
 
-/// A record without its place in the stream.
+/// The sealed fields of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sealed {
+pub struct SealedMessage {
     /// `publickey_ver`.
     pub version: u32,
     /// `encrypt_random_key`.
     pub random_key: String,
-    /// `encrypt_chat_msg`; `None` where the record lacks it.
+    /// `encrypt_chat_msg`; `None` if the field is missing.
     pub chat_msg: Option<String>,
 }
 
-impl Sealer {
-    /// Makes the keys.
+impl RecordSealer {
+    /// Generates the keys.
     ///
     /// # Errors
-    /// The RSA library cannot.
+    /// The RSA library fails.
     pub fn new(seed: u64, versions: u32) -> Result<Self> {
         let mut keys: Vec<KeyPair> = (0..u64::from(versions) + 2)
             .into_par_iter()
             .map(|number| KeyPair::new(seed, number))
             .collect::<Result<_>>()?;
-        let stranger = keys.pop().context("one key more than versions")?;
+        let foreign = keys.pop().context("one key more than versions")?;
         let withheld = keys.pop().context("two keys more than versions")?;
         Ok(Self {
             seed,
             keys,
             withheld,
-            stranger,
+            foreign,
         })
     }
 
-    /// The keys the configuration names, version 1 first.
+    /// Returns the keys named by the configuration, version 1 first.
     pub fn keys(&self) -> &[KeyPair] {
         &self.keys
     }
 
-    /// The key the configuration does not name.
+    /// Returns the key that is missing from the configuration.
     pub fn withheld(&self) -> &KeyPair {
         &self.withheld
     }
 
-    /// The version of the withheld key.
+    /// Returns the version of the withheld key.
     pub fn withheld_version(&self) -> u32 {
         self.keys.len() as u32 + 1
     }
 
-    /// Seals a message's JSON with a key version.
+    /// Seals a message's JSON with a key version and an optional defect.
     pub fn seal(
         &self,
         message: u64,
         payload: &[u8],
         version: u32,
-        broken: Option<Broken>,
-    ) -> Sealed {
+        defect: Option<Defect>,
+    ) -> SealedMessage {
         let mut rng = generator(self.seed, Purpose::Seal, message);
         let mut key = [0u8; 32];
         rng.fill_bytes(&mut key);
         let random_key = STANDARD.encode(key);
-        let pair = match broken {
-            Some(Broken::UnknownKey) => &self.withheld,
+        let pair = match defect {
+            Some(Defect::UnknownKey) => &self.withheld,
             _ => &self.keys[version as usize - 1],
         };
-        let version = match broken {
-            Some(Broken::UnknownKey) => self.withheld_version(),
+        let version = match defect {
+            Some(Defect::UnknownKey) => self.withheld_version(),
             _ => version,
         };
-        let block = if broken == Some(Broken::WrongKey) {
+        let block = if defect == Some(Defect::WrongKey) {
             loop {
-                let block = self.stranger.encrypt(random_key.as_bytes(), &mut rng);
-                // One foreign block in a hundred thousand would pass for our own.
+                let block = self.foreign.encrypt(random_key.as_bytes(), &mut rng);
+                // About one foreign block in 100,000 decrypts to valid padding.
                 if !pair.opens(&block) {
                     break block;
                 }
@@ -201,43 +201,43 @@ impl Sealer {
         } else {
             pair.encrypt(random_key.as_bytes(), &mut rng)
         };
-        let mut sealed = Sealed {
+        let mut sealed = SealedMessage {
             version,
             random_key: STANDARD.encode(block),
             chat_msg: None,
         };
-        if broken != Some(Broken::Envelope) {
-            sealed.chat_msg = Some(ciphertext(&key, payload, broken, message));
+        if defect != Some(Defect::Envelope) {
+            sealed.chat_msg = Some(ciphertext(&key, payload, defect, message));
         }
-        if broken == Some(Broken::Base64) && message.is_multiple_of(2) {
+        if defect == Some(Defect::Base64) && message.is_multiple_of(2) {
             sealed.random_key.replace_range(7..8, "!");
         }
         sealed
     }
 }
 
-fn ciphertext(key: &[u8; 32], payload: &[u8], broken: Option<Broken>, message: u64) -> String {
+fn ciphertext(key: &[u8; 32], payload: &[u8], defect: Option<Defect>, message: u64) -> String {
     let mut iv = [0u8; 16];
     iv.copy_from_slice(&key[..16]);
     let cipher = || cbc::Encryptor::<Aes256>::new(&(*key).into(), &iv.into());
-    let spoilt;
-    let payload = match broken {
-        Some(Broken::Utf8) => {
+    let damaged;
+    let payload = match defect {
+        Some(Defect::Utf8) => {
             let mut bytes = payload.to_vec();
             let middle = bytes.len() / 2;
             bytes[middle] = 0xff;
-            spoilt = bytes;
-            &spoilt
+            damaged = bytes;
+            &damaged
         }
-        Some(Broken::Json) => {
-            // Cut between characters, or it would be bad UTF-8 as well.
+        Some(Defect::Json) => {
+            // End at a character boundary, otherwise the UTF-8 would be invalid too.
             let mut end = payload.len() / 2;
             while payload[end] & 0xc0 == 0x80 {
                 end -= 1;
             }
             &payload[..end]
         }
-        Some(Broken::Message) => match message % 4 {
+        Some(Defect::Message) => match message % 4 {
             0 => br#"["send","text"]"#.as_slice(),
             1 => br#""text""#,
             2 => br#"{"errcode":0,"errmsg":"ok"}"#,
@@ -245,10 +245,10 @@ fn ciphertext(key: &[u8; 32], payload: &[u8], broken: Option<Broken>, message: u
         },
         _ => payload,
     };
-    let bytes = if broken == Some(Broken::Padding) {
+    let bytes = if defect == Some(Defect::Padding) {
         let mut bytes = payload.to_vec();
         bytes.resize((bytes.len() / 16 + 1) * 16, b'}');
-        // The last byte says how many bytes of padding there are: neither 0 nor 17 can be.
+        // The last byte is the length of the padding; 0 and 17 are invalid.
         if let Some(last) = bytes.last_mut() {
             *last = if message.is_multiple_of(2) { 0 } else { 17 };
         }
@@ -256,12 +256,12 @@ fn ciphertext(key: &[u8; 32], payload: &[u8], broken: Option<Broken>, message: u
     } else {
         cipher().encrypt_padded_vec::<Pkcs7>(payload)
     };
-    let cut = match broken {
-        Some(Broken::Truncated) => bytes.len() - 1 - message as usize % 15,
+    let length = match defect {
+        Some(Defect::Truncated) => bytes.len() - 1 - message as usize % 15,
         _ => bytes.len(),
     };
-    let mut text = STANDARD.encode(&bytes[..cut]);
-    if broken == Some(Broken::Base64) && message % 2 == 1 {
+    let mut text = STANDARD.encode(&bytes[..length]);
+    if defect == Some(Defect::Base64) && message % 2 == 1 {
         text.replace_range(11..12, "*");
     }
     text

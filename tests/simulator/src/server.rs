@@ -1,13 +1,13 @@
-//! The archive and the directory over HTTP, as WeCom answers them.
+//! Serves the archive and the directory over HTTP like WeCom.
 //!
-//! Guarantee: `seq` and `limit` mean exactly what they mean there; errors carry WeCom's errcodes with
-//! HTTP 200, unless a fault says otherwise. Deliberately not here: what is served.
+//! Guarantee: `seq` and `limit` have WeCom's semantics; errors carry WeCom's errcodes with HTTP 200,
+//! except for injected HTTP faults. Not here: the data that is served.
 
+mod api_faults;
 mod archive;
 mod contacts;
 mod control;
 mod customers;
-mod mishaps;
 mod msgaudit;
 mod reply;
 mod tokens;
@@ -25,56 +25,56 @@ use clap::Args;
 use tokio::net::TcpListener;
 
 use crate::tenant::Tenant;
-use crate::truth::Truth;
-use mishaps::Mishaps;
+use crate::truth::TruthWriter;
+use api_faults::ApiFaults;
 use tokens::Tokens;
 
-/// How the tenant is served.
+/// Options for serving a tenant.
 #[derive(Args, Clone, Debug)]
 pub struct ServeOptions {
-    /// Address; port 0 takes a free one, the ready line says which.
+    /// Address to listen on; port 0 selects a free port, which the ready line contains.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub listen: SocketAddr,
 
-    /// Messages per second after the backlog, stamped with the time at which they come.
+    /// Messages sent per second after the backlog, with the current time.
     #[arg(long, default_value_t = 0.0, value_name = "R")]
     pub rate: f64,
 
-    /// Answer 45009 beyond 600 archive calls in a minute, as WeCom does.
+    /// Respond with errcode 45009 after 600 archive calls in a minute, as WeCom does.
     #[arg(long)]
     pub enforce_limits: bool,
 
-    /// Do not give records older than five days, as WeCom does not.
+    /// Leave out records older than five days, as WeCom does.
     #[arg(long)]
     pub enforce_window: bool,
 
-    /// How long a token is valid.
+    /// Lifetime of an access token.
     #[arg(long, default_value_t = 7_200, value_name = "SECONDS")]
     pub token_ttl: u64,
 }
 
-/// What the handlers share.
-pub(crate) struct State {
+/// The state shared by the handlers.
+pub(crate) struct ServerState {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) tokens: Tokens,
-    pub(crate) mishaps: Mishaps,
+    pub(crate) api_faults: ApiFaults,
     pub(crate) calls: control::Calls,
     pub(crate) enforce_window: bool,
-    /// Records that may be given.
+    /// Number of records that readers can see.
     visible: AtomicU64,
-    /// The greatest `seq` a reader has asked beyond.
+    /// The greatest `seq` after which a reader has requested records.
     pub(crate) asked_beyond: AtomicU64,
-    truth: Mutex<Truth>,
+    truth: Mutex<TruthWriter>,
 }
 
-pub(crate) type Shared = axum::extract::State<Arc<State>>;
+pub(crate) type SharedState = axum::extract::State<Arc<ServerState>>;
 
-impl State {
+impl ServerState {
     pub(crate) fn visible(&self) -> u64 {
         self.visible.load(Ordering::Acquire)
     }
 
-    /// Sends more messages now; the truth is written before they can be read.
+    /// Sends more messages now; writes the truth before readers can see them.
     pub(crate) fn send(&self, count: u64) -> Result<()> {
         let mut truth = self.truth.lock().unwrap_or_else(PoisonError::into_inner);
         let now = chrono::Utc::now().timestamp_millis();
@@ -85,26 +85,24 @@ impl State {
     }
 }
 
-/// A tenant ready to be served: its address is known, its folder can be written.
+/// A server that is bound to its address, so that the tenant's folder can be written.
 #[derive(Debug)]
-pub struct Server {
+pub struct SimulatorServer {
     listener: TcpListener,
     address: SocketAddr,
     options: ServeOptions,
 }
 
-impl Server {
-    /// Takes the address.
+impl SimulatorServer {
+    /// Binds the address.
     ///
     /// # Errors
-    /// The address cannot be taken.
+    /// The address cannot be bound.
     pub async fn bind(options: ServeOptions) -> Result<Self> {
         let listener = TcpListener::bind(options.listen)
             .await
             .with_context(|| format!("listen on {}", options.listen))?;
-        let address = listener
-            .local_addr()
-            .context("read the address listened on")?;
+        let address = listener.local_addr().context("read the bound address")?;
         Ok(Self {
             listener,
             address,
@@ -112,29 +110,29 @@ impl Server {
         })
     }
 
-    /// The address taken.
+    /// Returns the bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Base of the APIs.
+    /// Returns the base URL of the APIs.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Serves until `stop`; running requests are finished, for three seconds at most.
+    /// Serves until `stop` completes; then waits up to three seconds for running requests.
     ///
     /// # Errors
     /// The truth of new messages cannot be written, or the socket fails.
     pub async fn run(
         self,
         tenant: Arc<Tenant>,
-        truth: Truth,
+        truth: TruthWriter,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<()> {
-        let state = Arc::new(State {
+        let state = Arc::new(ServerState {
             tokens: Tokens::new(&tenant.options, Duration::from_secs(self.options.token_ttl)),
-            mishaps: Mishaps::new(&tenant.options, self.options.enforce_limits),
+            api_faults: ApiFaults::new(&tenant.options, self.options.enforce_limits),
             calls: control::Calls::default(),
             enforce_window: self.options.enforce_window,
             visible: AtomicU64::new(tenant.backlog_records()),
@@ -151,7 +149,7 @@ impl Server {
         let both = async {
             tokio::try_join!(
                 async { serving.await.context("serve") },
-                keep_writing(state, self.options.rate, stopped),
+                send_at_rate(state, self.options.rate, stopped),
             )
         };
         tokio::pin!(both);
@@ -160,7 +158,7 @@ impl Server {
             done = &mut both => return done.map(|_| ()),
         }
         let _ = stopping.send(true);
-        // A reader that keeps its connection busy does not keep us.
+        // A reader with a busy connection must not delay the end.
         match tokio::time::timeout(Duration::from_secs(3), both).await {
             Ok(done) => done.map(|_| ()),
             Err(_) => Ok(()),
@@ -168,9 +166,9 @@ impl Server {
     }
 }
 
-/// Sends messages at a steady rate until told to stop.
-async fn keep_writing(
-    state: Arc<State>,
+/// Sends messages at a constant rate until `stopped` changes.
+async fn send_at_rate(
+    state: Arc<ServerState>,
     rate: f64,
     mut stopped: tokio::sync::watch::Receiver<bool>,
 ) -> Result<()> {
@@ -195,7 +193,7 @@ async fn keep_writing(
     }
 }
 
-fn router(state: Arc<State>) -> Router {
+fn router(state: Arc<ServerState>) -> Router {
     let cgi = Router::new()
         .route("/gettoken", get(tokens::gettoken))
         .route("/message/getchatdata", post(archive::getchatdata))
@@ -247,7 +245,7 @@ fn router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// The ready line: one JSON object.
+/// Returns the ready line: one JSON object.
 pub fn ready_line(address: SocketAddr, dir: &Path) -> String {
     let config: PathBuf = dir.join("chatledger.toml");
     serde_json::json!({

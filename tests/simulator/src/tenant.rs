@@ -1,8 +1,7 @@
-//! The tenant: any message of it, sealed or open, by its number.
+//! The tenant: gives any message, sealed or in plaintext, by its number.
 //!
-//! Guarantee: everything follows from [`TenantOptions`]; nothing is kept but the people, the texts
-//! and a few planned blocks, so a tenant of ten million messages costs no more memory than one of
-//! ten thousand.
+//! Guarantee: everything is derived from [`TenantOptions`]. Only the organisation, the texts and a few
+//! planned blocks are kept in memory, so memory does not grow with the number of messages.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -10,61 +9,61 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::faults::{Broken, FaultTable};
+use crate::faults::{Defect, FaultTable};
 use crate::options::TenantOptions;
 use crate::org::Org;
-use crate::plan::{Block, Planner};
+use crate::plan::{MessageBlock, Planner};
 use crate::random::{Purpose, number};
 use crate::render::{self, Plain};
 use crate::rhythm::Rhythm;
-use crate::rules::{RuleFile, Watch, rule_files};
-use crate::seal::Sealer;
+use crate::rules::{RuleFile, RuleMatcher, rule_files};
+use crate::seal::RecordSealer;
 use crate::texts::Texts;
 
-/// Planned blocks kept.
+/// Number of planned blocks kept in memory.
 const KEPT_BLOCKS: usize = 12;
-/// Places in `seq` for every record; which of them is taken is chance, so there are gaps.
+/// Number of `seq` values per record; one of them is used at random, so that there are gaps.
 const STRIDE: u64 = 3;
 
-/// A company's archive and directory.
+/// The archive and directory of a company.
 #[derive(Debug)]
 pub struct Tenant {
-    /// What it was made from.
+    /// The options it was generated from.
     pub options: TenantOptions,
-    /// People and places.
+    /// The organisation.
     pub org: Org,
-    /// Rules as files.
+    /// The rule files.
     pub rules: Vec<RuleFile>,
-    /// Rules as the truth finds them.
-    pub watch: Watch,
-    /// Keys.
-    pub sealer: Sealer,
-    /// What is spoilt and what comes twice.
+    /// The matcher of the truth.
+    pub matcher: RuleMatcher,
+    /// The keys.
+    pub sealer: RecordSealer,
+    /// Damaged records and duplicates.
     pub faults: FaultTable,
     texts: Texts,
     planner: Planner,
-    blocks: Mutex<VecDeque<(u64, Arc<Block>)>>,
-    /// When the messages after the backlog were sent, milliseconds since the epoch.
+    blocks: Mutex<VecDeque<(u64, Arc<MessageBlock>)>>,
+    /// Times of the messages after the backlog, in milliseconds since the epoch.
     live: RwLock<Vec<i64>>,
     first_seq: u64,
 }
 
 impl Tenant {
-    /// Makes a tenant.
+    /// Generates a tenant.
     ///
     /// # Errors
-    /// The dialogue files cannot be read, or keys cannot be made.
+    /// The options are inconsistent, a dialogue file cannot be read, or a key cannot be generated.
     pub fn new(options: TenantOptions) -> Result<Self> {
-        let options = options.settle()?;
+        let options = options.resolve()?;
         let seed = options.seed;
         let texts = Texts::load(options.corpus.as_deref())?;
         let org = Org::new(&options, &texts);
         let rules = rule_files(&org);
         let rhythm = Rhythm::new(options.until_ms(), options.days);
         Ok(Self {
-            sealer: Sealer::new(seed, options.keys)?,
+            sealer: RecordSealer::new(seed, options.keys)?,
             faults: FaultTable::new(&options.faults, options.messages, seed),
-            watch: Watch::new(&rules),
+            matcher: RuleMatcher::new(&rules),
             planner: Planner::new(seed, options.messages, rhythm),
             blocks: Mutex::default(),
             live: RwLock::default(),
@@ -76,12 +75,12 @@ impl Tenant {
         })
     }
 
-    /// Records of the backlog: messages, and those that come twice.
+    /// Returns the number of records in the backlog: messages and duplicates.
     pub fn backlog_records(&self) -> u64 {
-        self.options.messages + self.faults.repeats()
+        self.options.messages + self.faults.duplicates()
     }
 
-    /// The `seq` of the record at a position.
+    /// Returns the `seq` of the record at a position.
     pub fn seq(&self, record: u64) -> u64 {
         let chance = number(self.options.seed, Purpose::Sequence, record) % STRIDE;
         let jump = if record < self.middle() {
@@ -89,17 +88,17 @@ impl Tenant {
         } else {
             self.options.faults.jump
         };
-        // Readers may ask behind everything there can be.
+        // Readers may ask for positions beyond any record.
         let steps = record.saturating_mul(STRIDE).saturating_add(chance);
         self.first_seq.saturating_add(jump).saturating_add(steps)
     }
 
-    /// The record before which `seq` jumps.
+    /// Returns the position of the record before which `seq` jumps.
     fn middle(&self) -> u64 {
         self.backlog_records() / 2
     }
 
-    /// The first position whose `seq` is greater.
+    /// Returns the first position whose `seq` is greater.
     pub fn after(&self, seq: u64) -> u64 {
         let Some(offset) = seq.checked_sub(self.first_seq) else {
             return 0;
@@ -107,7 +106,7 @@ impl Tenant {
         let (middle, jump) = (self.middle(), self.options.faults.jump);
         let record = match offset.checked_sub(jump) {
             Some(offset) if offset / STRIDE >= middle => offset / STRIDE,
-            // In the gap: the next is the first behind it.
+            // `seq` is in the gap; the next record is the first one after it.
             _ if offset / STRIDE >= middle => return middle,
             _ => offset / STRIDE,
         };
@@ -118,7 +117,7 @@ impl Tenant {
         }
     }
 
-    /// Sends more messages: their times, milliseconds since the epoch. Returns the first number.
+    /// Sends one message per time (milliseconds since the epoch); returns the number of the first.
     pub fn send(&self, times: &[i64]) -> u64 {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         let first = self.options.messages + live.len() as u64;
@@ -130,8 +129,8 @@ impl Tenant {
         first
     }
 
-    /// The block a message is in.
-    pub fn block(&self, number: u64) -> Arc<Block> {
+    /// Returns a block by its number.
+    pub fn block(&self, number: u64) -> Arc<MessageBlock> {
         let lock = || self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, block)) = lock().iter().find(|(kept, _)| *kept == number) {
             return Arc::clone(block);
@@ -145,7 +144,7 @@ impl Tenant {
         block
     }
 
-    /// A message.
+    /// Returns a message by its number.
     pub fn message(&self, index: u64) -> Plain {
         let block = self.block(self.planner.block_of(index));
         let position = (index - block.first) as usize;
@@ -160,8 +159,8 @@ impl Tenant {
         render::message(self.options.seed, org, texts, &block, position, msgtime)
     }
 
-    /// The key version that seals a message, before faults: versions take turns over the backlog,
-    /// with a few stragglers after each change.
+    /// Returns the key version that seals a message without defects. Each version covers a part of the
+    /// backlog; a few messages after each change still use the previous version.
     pub fn key_version(&self, message: u64) -> u32 {
         let (keys, messages) = (u64::from(self.options.keys), self.options.messages.max(1));
         let of = |message: u64| (message.min(messages - 1) * keys / messages) as u32 + 1;
@@ -174,19 +173,19 @@ impl Tenant {
         }
     }
 
-    /// How a message is spoilt.
-    pub fn broken(&self, message: u64) -> Option<Broken> {
-        self.faults.broken(message)
+    /// Returns the defect of a message, if it has one.
+    pub fn defect(&self, message: u64) -> Option<Defect> {
+        self.faults.defect(message)
     }
 
-    /// The record at a position, as JSON.
+    /// Returns the record at a position as JSON.
     pub fn record(&self, record: u64) -> String {
-        let message = self.faults.place(record).message;
+        let message = self.faults.content(record).message;
         let plain = self.message(message);
-        let broken = self.broken(message);
+        let defect = self.defect(message);
         let version = self.key_version(message);
-        let sealed = self.sealer.seal(message, &plain.payload, version, broken);
-        let mut json = render::Object::new(render::Style::default());
+        let sealed = self.sealer.seal(message, &plain.payload, version, defect);
+        let mut json = render::JsonObject::new(render::Style::default());
         json.number("seq", self.seq(record))
             .text("msgid", &plain.msgid)
             .number("publickey_ver", sealed.version)
@@ -197,7 +196,7 @@ impl Tenant {
         json.finish()
     }
 
-    /// The records of a range of positions, as a JSON list, sealed on all cores.
+    /// Returns the records of a range of positions as a JSON list; seals them on all cores.
     pub fn records(&self, range: std::ops::Range<u64>) -> String {
         let range: Vec<u64> = range.collect();
         let records: Vec<String> = range

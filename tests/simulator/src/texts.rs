@@ -1,8 +1,9 @@
-//! The texts people write: dialogues, pools that fill the places in them, and lines that break rules.
+//! The texts of messages: dialogues, pools of values for their placeholders, and lines that break
+//! rules.
 //!
-//! The built-in texts lie under `texts/`; dialogue files may be added to them. Guarantee: a scene's
-//! text is a function of the scene's seed, so that a name stays the same throughout a scene.
-//! Deliberately not here: who speaks to whom, and when.
+//! The built-in texts are in `texts/`; dialogue files can be added. Guarantee: a scene's texts depend
+//! only on its seed, so that a name stays the same throughout a scene.
+//! Not here: senders and times.
 
 mod load;
 
@@ -13,23 +14,23 @@ use anyhow::{Context, Result};
 
 use crate::random::mix;
 
-/// The voices of a dialogue.
+/// The roles in a dialogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Somebody outside.
+pub enum DialogueRole {
+    /// An external contact.
     Customer,
-    /// The member who serves them.
+    /// The member who serves the customer.
     Employee,
     /// The first colleague.
     First,
     /// The second colleague.
     Second,
-    /// The third one.
+    /// The third colleague.
     Third,
 }
 
-impl Role {
-    /// Position in a cast.
+impl DialogueRole {
+    /// Returns the index of the role in a cast.
     pub fn index(self) -> usize {
         match self {
             Self::Customer | Self::Second => 1,
@@ -41,32 +42,32 @@ impl Role {
 
 /// One line of a dialogue.
 #[derive(Clone, Debug)]
-pub struct Line {
-    /// Who says it.
-    pub role: Role,
-    /// What, with `{places}` to fill unless it comes from a dialogue file.
+pub struct DialogueLine {
+    /// Role of the speaker.
+    pub role: DialogueRole,
+    /// Its text, with `{placeholders}` unless it comes from a dialogue file.
     pub text: String,
 }
 
-/// A conversation to be played.
+/// A scripted conversation.
 #[derive(Clone, Debug)]
 pub struct Dialogue {
     /// Industry it belongs to; empty for dialogue files.
     pub industry: String,
-    /// Whether one of the voices is somebody outside.
+    /// Whether one of the roles is an external contact.
     pub external: bool,
     /// Its lines, in order.
-    pub lines: Vec<Line>,
-    /// Whether its lines have places to fill.
+    pub lines: Vec<DialogueLine>,
+    /// Whether its lines have placeholders.
     pub template: bool,
 }
 
-/// A line that breaks a rule, or nearly.
+/// A line that breaks a rule or comes close to it.
 #[derive(Clone, Debug)]
 pub struct Breach {
-    /// Who would say it; anybody if `None`.
-    pub role: Option<Role>,
-    /// What.
+    /// Role of the speaker; any role if `None`.
+    pub role: Option<DialogueRole>,
+    /// Its text.
     pub text: String,
 }
 
@@ -83,10 +84,10 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// The built-in texts, and those of a folder of dialogue files if one is given.
+    /// Loads the built-in texts and, if given, a folder of dialogue files.
     ///
     /// # Errors
-    /// A file cannot be read or is not of its form.
+    /// A file cannot be read or has an invalid format.
     pub fn load(corpus: Option<&Path>) -> Result<Self> {
         let mut dialogues = load::dialogues(include_str!("../texts/dialogues.txt"))?;
         let built_in = dialogues.len();
@@ -117,13 +118,13 @@ impl Texts {
         })
     }
 
-    /// Chooses a dialogue for an industry and an audience; `dice` decides.
+    /// Chooses a dialogue for an industry and an audience; `dice` selects it.
     pub fn choose(&self, industry: &str, external: bool, dice: u64) -> u32 {
         let files = &self.corpus[usize::from(external)];
         if !files.is_empty() && !dice.is_multiple_of(4) {
             return files[(dice / 4) as usize % files.len()];
         }
-        // Now and then people talk about another business than their own.
+        // One of five dialogues is about another industry.
         let fallback = if external { "service" } else { "office" };
         let industry = if dice.is_multiple_of(5) {
             fallback
@@ -136,12 +137,12 @@ impl Texts {
             .map_or(0, |list| list[(dice / 20) as usize % list.len()])
     }
 
-    /// A dialogue by its number.
+    /// Returns a dialogue by its number.
     pub fn dialogue(&self, number: u32) -> &Dialogue {
         &self.dialogues[number as usize]
     }
 
-    /// The text of one line of a scene.
+    /// Returns the text of one line of a scene.
     pub fn line(&self, dialogue: u32, line: usize, scene_seed: u64) -> String {
         let dialogue = self.dialogue(dialogue);
         let text = &dialogue.lines[line % dialogue.lines.len()].text;
@@ -152,32 +153,32 @@ impl Texts {
         }
     }
 
-    /// Fills the `{places}` of a text; `{name2}` is another entry of the pool `name` than `{name}`.
+    /// Fills the `{placeholders}` of a text; `{name}` and `{name2}` are different entries of one pool.
     pub fn fill(&self, text: &str, seed: u64) -> String {
         let mut filled = String::with_capacity(text.len() + 16);
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
             filled.push_str(before);
-            let Some((place, tail)) = after.split_once('}') else {
+            let Some((placeholder, tail)) = after.split_once('}') else {
                 rest = after;
                 break;
             };
-            filled.push_str(&self.entry(place, seed));
+            filled.push_str(&self.entry(placeholder, seed));
             rest = tail;
         }
         filled.push_str(rest);
         filled
     }
 
-    fn entry(&self, place: &str, seed: u64) -> String {
-        let name = place.trim_end_matches(|c: char| c.is_ascii_digit());
+    fn entry(&self, placeholder: &str, seed: u64) -> String {
+        let name = placeholder.trim_end_matches(|c: char| c.is_ascii_digit());
         let Some(pool) = self.pools.get(name) else {
             return String::new();
         };
         let start = mix(name
             .bytes()
             .fold(seed, |hash, byte| mix(hash ^ u64::from(byte))));
-        let shift: usize = place[name.len()..].parse().unwrap_or(1);
+        let shift: usize = placeholder[name.len()..].parse().unwrap_or(1);
         let text = &pool[(start as usize % pool.len() + shift - 1) % pool.len()];
         if text.contains('{') {
             self.fill(text, mix(seed))
@@ -186,17 +187,17 @@ impl Texts {
         }
     }
 
-    /// One entry of a pool, its places filled.
+    /// Returns one entry of a pool, with its placeholders filled.
     pub fn from_pool(&self, pool: &str, seed: u64) -> String {
         self.entry(pool, seed)
     }
 
-    /// A line that breaks a rule, or nearly, fit for a voice.
-    pub fn breach(&self, role: Role, dice: u64) -> &Breach {
+    /// Returns a line that breaks a rule or comes close to it, suitable for a role.
+    pub fn breach(&self, role: DialogueRole, dice: u64) -> &Breach {
         let fits = |breach: &Breach| {
-            breach
-                .role
-                .is_none_or(|who| (who == Role::Customer) == (role == Role::Customer))
+            breach.role.is_none_or(|who| {
+                (who == DialogueRole::Customer) == (role == DialogueRole::Customer)
+            })
         };
         let start = dice as usize % self.breaches.len();
         (0..self.breaches.len())
@@ -222,16 +223,19 @@ mod tests {
             .chain(texts.pools.values().flatten());
         for text in all {
             for part in text.split('{').skip(1) {
-                let place = part.split('}').next().unwrap();
-                let pool = place.trim_end_matches(|c: char| c.is_ascii_digit());
-                assert!(texts.pools.contains_key(pool), "{{{place}}} in: {text}");
+                let placeholder = part.split('}').next().unwrap();
+                let pool = placeholder.trim_end_matches(|c: char| c.is_ascii_digit());
+                assert!(
+                    texts.pools.contains_key(pool),
+                    "{{{placeholder}}} in: {text}"
+                );
             }
         }
         assert!(texts.dialogues.len() >= 60);
     }
 
     #[test]
-    fn fill_keeps_a_name_within_a_scene_and_tells_numbered_places_apart() {
+    fn fill_keeps_a_name_within_a_scene_and_distinguishes_numbered_placeholders() {
         let texts = Texts::load(None).unwrap();
         for seed in 0..50 {
             let filled = texts.fill("{city}/{city}/{city2}", seed);

@@ -1,10 +1,10 @@
-//! The truth about a tenant, written down for tests: what an archive must hold once it has drained it.
+//! Writes the truth about a tenant: the results that tests expect after a complete drain.
 //!
-//! `messages.jsonl`, `violations.jsonl`, `dead_letters.jsonl`, `summary.json`; and what becomes
-//! readable once the withheld key is known: `withheld_messages.jsonl`, `withheld_violations.jsonl`.
-//! `directory.json`: who is who.
-//! Guarantee: lines are in the order of `seq`, every message once; files are flushed and the summary
-//! is replaced whole before [`Truth::write`] returns.
+//! `messages.jsonl`, `violations.jsonl`, `dead_letters.jsonl`, `summary.json`; results that are added
+//! once the withheld key is known: `withheld_messages.jsonl`, `withheld_violations.jsonl`;
+//! `directory.json`: the organisation.
+//! Guarantee: lines are ordered by `seq` and contain every message once; before [`TruthWriter::write`]
+//! returns, files are flushed and the summary is replaced atomically.
 
 mod summary;
 
@@ -20,21 +20,21 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::faults::Broken;
-use crate::org::Org;
+use crate::faults::Defect;
+use crate::org::{Org, Party};
 use crate::render::Plain;
-use crate::rules::Broke;
-use crate::scanner::{Span, cut};
+use crate::rules::RuleHit;
+use crate::scanner::{Span, slice};
 use crate::tenant::Tenant;
 use summary::count;
-pub use summary::{Summary, Withheld};
+pub use summary::{TruthSummary, Withheld};
 
-/// How much of the truth is written.
+/// Which files of the truth are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Detail {
     /// Every message, violation and dead letter, and the summary.
     Full,
-    /// The summary alone, for tenants too large to write down.
+    /// The summary only, for very large tenants.
     Summary,
 }
 
@@ -77,11 +77,11 @@ struct DeadLetterLine<'a> {
     reason: &'a str,
 }
 
-/// Lines of the files, in their order in [`NAMES`], and counts.
+/// Lines of the files, in the order of [`NAMES`], and counts.
 #[derive(Default)]
-struct Part {
+struct TruthPart {
     lines: [Vec<u8>; 5],
-    summary: Summary,
+    summary: TruthSummary,
 }
 
 const NAMES: [&str; 5] = [
@@ -92,19 +92,19 @@ const NAMES: [&str; 5] = [
     "withheld_violations.jsonl",
 ];
 
-/// Messages turned to lines at a time by one core.
+/// Number of messages that one core processes at a time.
 const RUN: u64 = 1_024;
 
 /// Writes the truth of a tenant as it grows.
 #[derive(Debug)]
-pub struct Truth {
+pub struct TruthWriter {
     folder: PathBuf,
     detail: Detail,
     files: Vec<BufWriter<File>>,
-    summary: Summary,
+    summary: TruthSummary,
 }
 
-/// Kind and id of a conversation, from the message alone.
+/// Returns id and kind of a conversation; they depend on the message only.
 pub fn conversation(tenant: &Tenant, plain: &Plain) -> (String, &'static str) {
     let id = |party| tenant.org.party(party).id.as_str();
     let from = id(plain.from);
@@ -139,111 +139,155 @@ fn line(lines: &mut Vec<u8>, value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-fn describe(tenant: &Tenant, corp_id: &str, messages: Range<u64>, detail: Detail) -> Result<Part> {
-    let mut part = Part::default();
+fn describe(
+    tenant: &Tenant,
+    corp_id: &str,
+    messages: Range<u64>,
+    detail: Detail,
+) -> Result<TruthPart> {
+    let mut part = TruthPart::default();
     for index in messages {
         let plain = tenant.message(index);
         let seq = tenant.seq(tenant.faults.record_of(index));
-        let broken = tenant.broken(index);
-        if let Some(broken) = broken {
+        let defect = tenant.defect(index);
+        if let Some(defect) = defect {
             part.summary.dead_letters += 1;
-            count(&mut part.summary.by_reason, broken.reason().to_owned());
+            count(&mut part.summary.by_reason, defect.reason().to_owned());
             if detail == Detail::Full {
-                let letter = DeadLetterLine {
+                let dead_letter = DeadLetterLine {
                     seq,
                     msgid: &plain.msgid,
-                    reason: broken.reason(),
+                    reason: defect.reason(),
                 };
-                line(&mut part.lines[2], &letter)?;
+                line(&mut part.lines[2], &dead_letter)?;
             }
-            if broken != Broken::UnknownKey {
+            if defect != Defect::UnknownKey {
                 continue;
             }
         }
-        let from = tenant.org.party(plain.from);
-        let to: Vec<_> = plain
-            .to
-            .iter()
-            .map(|&party| tenant.org.party(party))
-            .collect();
-        let broke = tenant.watch.check(&plain.content, from, &to);
-        let version = match broken {
-            Some(_) => tenant.sealer.withheld_version(),
-            None => tenant.key_version(index),
+        let message = Described {
+            tenant,
+            seq,
+            plain: &plain,
+            to: plain
+                .to
+                .iter()
+                .map(|&party| tenant.org.party(party))
+                .collect(),
+            key_version: match defect {
+                Some(_) => tenant.sealer.withheld_version(),
+                None => tenant.key_version(index),
+            },
+            conversation: conversation(tenant, &plain),
         };
-        let (conversation_id, conversation_kind) = conversation(tenant, &plain);
-        let [
-            messages,
-            violations,
-            _,
-            withheld_messages,
-            withheld_violations,
-        ] = &mut part.lines;
-        let (messages, violations) = if broken.is_some() {
+        let hits = tenant
+            .matcher
+            .check(&plain.content, message.sender(), &message.to);
+        if defect.is_some() {
             part.summary.withheld.messages += 1;
-            part.summary.withheld.violations += broke.len() as u64;
-            (withheld_messages, withheld_violations)
+            part.summary.withheld.violations += hits.len() as u64;
         } else {
-            let summary = &mut part.summary;
-            summary.messages += 1;
-            summary.violations += broke.len() as u64;
-            count(&mut summary.by_msgtype, plain.msgtype.to_owned());
-            count(
-                &mut summary.by_conversation_kind,
-                conversation_kind.to_owned(),
-            );
-            count(&mut summary.by_from_kind, from.kind.as_str().to_owned());
-            count(&mut summary.by_key_version, version);
-            for Broke { rule, .. } in &broke {
-                count(&mut summary.by_rule, rule.id.to_owned());
-                count(&mut summary.by_severity, rule.severity.to_owned());
-            }
-            if summary.msgtime.0 == 0 {
-                summary.msgtime.0 = plain.msgtime;
-            }
-            summary.msgtime.1 = plain.msgtime;
-            (messages, violations)
-        };
-        if detail == Detail::Summary {
-            continue;
+            message.count(&hits, &mut part.summary);
         }
+        if detail == Detail::Full {
+            let [messages, violations, _, withheld, withheld_violations] = &mut part.lines;
+            if defect.is_some() {
+                message.write(corp_id, &hits, withheld, withheld_violations)?;
+            } else {
+                message.write(corp_id, &hits, messages, violations)?;
+            }
+        }
+    }
+    Ok(part)
+}
+
+/// A message with everything that the truth states about it.
+struct Described<'a> {
+    tenant: &'a Tenant,
+    seq: u64,
+    plain: &'a Plain,
+    to: Vec<&'a Party>,
+    key_version: u32,
+    /// Id and kind.
+    conversation: (String, &'static str),
+}
+
+impl Described<'_> {
+    fn sender(&self) -> &Party {
+        self.tenant.org.party(self.plain.from)
+    }
+
+    /// Adds the message and its violations to the counts.
+    fn count(&self, hits: &[RuleHit<'_>], summary: &mut TruthSummary) {
+        let plain = self.plain;
+        summary.messages += 1;
+        summary.violations += hits.len() as u64;
+        count(&mut summary.by_msgtype, plain.msgtype.to_owned());
+        count(
+            &mut summary.by_conversation_kind,
+            self.conversation.1.to_owned(),
+        );
+        count(
+            &mut summary.by_from_kind,
+            self.sender().kind.as_str().to_owned(),
+        );
+        count(&mut summary.by_key_version, self.key_version);
+        for RuleHit { rule, .. } in hits {
+            count(&mut summary.by_rule, rule.id.to_owned());
+            count(&mut summary.by_severity, rule.severity.to_owned());
+        }
+        if summary.msgtime.0 == 0 {
+            summary.msgtime.0 = plain.msgtime;
+        }
+        summary.msgtime.1 = plain.msgtime;
+    }
+
+    /// Adds the lines of the message and its violations.
+    fn write(
+        &self,
+        corp_id: &str,
+        hits: &[RuleHit<'_>],
+        messages: &mut Vec<u8>,
+        violations: &mut Vec<u8>,
+    ) -> Result<()> {
+        let (plain, from) = (self.plain, self.sender());
         let message = MessageLine {
             corp_id,
-            seq,
+            seq: self.seq,
             msgid: &plain.msgid,
             action: plain.action,
             msgtype: plain.msgtype,
             msgtime: plain.msgtime,
-            conversation_id: &conversation_id,
-            conversation_kind,
+            conversation_id: &self.conversation.0,
+            conversation_kind: self.conversation.1,
             room_id: &plain.room_id,
             from_id: &from.id,
             from_kind: from.kind.as_str(),
             from_name: &from.name,
             from_department_id: from.department,
-            to_ids: to.iter().map(|party| party.id.as_str()).collect(),
+            to_ids: self.to.iter().map(|party| party.id.as_str()).collect(),
             content: &plain.content,
-            key_version: version,
+            key_version: self.key_version,
             payload_bytes: plain.payload.len(),
             payload_sha256: hex(&Sha256::digest(&plain.payload)),
         };
         line(messages, &message)?;
-        for Broke { rule, spans } in &broke {
+        for RuleHit { rule, spans } in hits {
             let violation = ViolationLine {
                 msgid: &plain.msgid,
-                seq,
+                seq: self.seq,
                 rule_id: rule.id,
                 severity: rule.severity,
                 matched: spans
                     .iter()
-                    .map(|&span| cut(&plain.content, span))
+                    .map(|&span| slice(&plain.content, span))
                     .collect(),
                 spans,
             };
             line(violations, &violation)?;
         }
+        Ok(())
     }
-    Ok(part)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -255,19 +299,19 @@ fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-impl Truth {
-    /// Starts the truth's files in a folder, replacing those of an earlier run.
+impl TruthWriter {
+    /// Creates the files of the truth in a folder and replaces those of an earlier run.
     ///
     /// # Errors
-    /// The folder or a file cannot be made.
+    /// The folder or a file cannot be created.
     pub fn create(folder: &Path, detail: Detail) -> Result<Self> {
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         let mut files = Vec::new();
         for name in NAMES {
             let path = folder.join(name);
             if detail == Detail::Full {
                 let file =
-                    File::create(&path).with_context(|| format!("make {}", path.display()))?;
+                    File::create(&path).with_context(|| format!("create {}", path.display()))?;
                 files.push(BufWriter::new(file));
             } else if path.exists() {
                 fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
@@ -277,11 +321,11 @@ impl Truth {
             folder: folder.to_owned(),
             detail,
             files,
-            summary: Summary::default(),
+            summary: TruthSummary::default(),
         })
     }
 
-    /// Writes who is who to `directory.json`: ids in place of the simulator's numbers.
+    /// Writes the organisation to `directory.json`, with ids instead of the simulator's indices.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -321,16 +365,16 @@ impl Truth {
         crate::layout::replace(&self.folder.join("directory.json"), &text)
     }
 
-    /// Adds the messages of a range; ranges come in order.
+    /// Adds the messages of a range; ranges must be added in order.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn write(&mut self, tenant: &Tenant, messages: Range<u64>) -> Result<&Summary> {
+    pub fn write(&mut self, tenant: &Tenant, messages: Range<u64>) -> Result<&TruthSummary> {
         let corp_id = tenant.options.corp_id();
         let mut start = messages.start;
         while start < messages.end {
             let end = (start + RUN * rayon::current_num_threads() as u64 * 2).min(messages.end);
-            let parts: Vec<Part> = (start..end)
+            let parts: Vec<TruthPart> = (start..end)
                 .step_by(RUN as usize)
                 .collect::<Vec<_>>()
                 .into_par_iter()
@@ -349,8 +393,8 @@ impl Truth {
         }
         let summary = &mut self.summary;
         summary.corp_id = corp_id;
-        summary.duplicates = tenant.faults.repeats();
-        summary.records = messages.end + tenant.faults.repeats();
+        summary.duplicates = tenant.faults.duplicates();
+        summary.records = messages.end + tenant.faults.duplicates();
         if summary.records > 0 {
             summary.first_seq = tenant.seq(0);
             summary.last_seq = tenant.seq(summary.records - 1);

@@ -1,4 +1,4 @@
-//! The server from outside: paging, tokens, faults, media, live messages, directory.
+//! Tests the server through its API: paging, tokens, faults, media, live messages, directory.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use wecom_sim::options::TenantOptions;
-use wecom_sim::server::{ServeOptions, Server};
+use wecom_sim::server::{ServeOptions, SimulatorServer};
 use wecom_sim::tenant::Tenant;
-use wecom_sim::truth::{Detail, Truth};
+use wecom_sim::truth::{Detail, TruthWriter};
 
 #[derive(Parser)]
-struct Options {
+struct Arguments {
     #[command(flatten)]
     tenant: TenantOptions,
     #[command(flatten)]
@@ -36,11 +36,12 @@ struct Sim {
 
 impl Sim {
     async fn start(arguments: &str) -> Self {
-        let options = Options::parse_from(["test"].into_iter().chain(arguments.split_whitespace()));
+        let options =
+            Arguments::parse_from(["test"].into_iter().chain(arguments.split_whitespace()));
         let dir = tempfile::tempdir().unwrap();
-        let server = Server::bind(options.serve).await.unwrap();
+        let server = SimulatorServer::bind(options.serve).await.unwrap();
         let tenant = Tenant::new(options.tenant).unwrap();
-        let mut truth = Truth::create(dir.path(), Detail::Full).unwrap();
+        let mut truth = TruthWriter::create(dir.path(), Detail::Full).unwrap();
         truth.write(&tenant, 0..tenant.options.messages).unwrap();
         let (stop, stopped) = oneshot::channel();
         let (base, corp) = (server.base_url(), tenant.options.corp_id());
@@ -75,9 +76,9 @@ impl Sim {
         reply.json().await.unwrap()
     }
 
-    async fn ask(&self, path: &str, token: &str) -> Value {
-        let mark = if path.contains('?') { '&' } else { '?' };
-        self.get(&format!("/cgi-bin/{path}{mark}access_token={token}"))
+    async fn get_api(&self, path: &str, token: &str) -> Value {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        self.get(&format!("/cgi-bin/{path}{separator}access_token={token}"))
             .await
     }
 
@@ -91,7 +92,7 @@ impl Sim {
         reply["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// Seqs of a page.
+    /// Returns the `seq` values of a page.
     async fn page(&self, token: &str, seq: u64, limit: u64) -> Vec<u64> {
         let body = json!({"seq": seq, "limit": limit, "timeout": 5});
         let reply = self.post("message/getchatdata", token, body).await;
@@ -113,7 +114,7 @@ impl Sim {
 }
 
 #[tokio::test]
-async fn pages_give_what_follows_the_seq_up_to_the_limit() {
+async fn pages_contain_the_records_after_the_seq_up_to_the_limit() {
     let sim = Sim::start("--messages 700 --faults duplicates=7").await;
     let token = sim.token(0).await;
     let all = sim.page(&token, 0, 1_000).await;
@@ -144,7 +145,7 @@ async fn pages_give_what_follows_the_seq_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn tokens_open_only_what_their_secret_is_for() {
+async fn tokens_give_access_only_to_the_apis_of_their_secret() {
     let sim = Sim::start("--messages 10").await;
     let (archive, contact) = (sim.token(0).await, sim.token(1).await);
     assert_eq!(sim.token(0).await, archive);
@@ -156,10 +157,10 @@ async fn tokens_open_only_what_their_secret_is_for() {
     assert_eq!(code("nonsense").await, 40_014);
     assert_eq!(code("").await, 41_001);
     assert_eq!(
-        sim.ask("department/list", &archive).await["errcode"],
+        sim.get_api("department/list", &archive).await["errcode"],
         48_002
     );
-    assert_eq!(sim.ask("department/list", &contact).await["errcode"], 0);
+    assert_eq!(sim.get_api("department/list", &contact).await["errcode"], 0);
     for token in [&archive, &contact] {
         let reply = sim.post("msgaudit/get_permit_user_list", token, json!({}));
         assert_eq!(reply.await["errcode"], 0);
@@ -204,7 +205,7 @@ async fn expired_tokens_are_refused_and_replaced() {
 }
 
 #[tokio::test]
-async fn failing_calls_lose_nothing_for_a_reader_who_tries_again() {
+async fn failing_calls_lose_nothing_for_a_reader_that_retries() {
     let kinds = "busy+rate+concurrency+expired+invalid+e500+e502+cut+truncated+error";
     let sim = Sim::start(&format!(
         "--messages 600 --faults api=0.5@{kinds},empty=0.2"
@@ -257,7 +258,7 @@ async fn failing_calls_lose_nothing_for_a_reader_who_tries_again() {
 }
 
 #[tokio::test]
-async fn appended_messages_can_be_read_and_are_in_the_truth() {
+async fn appended_messages_are_readable_and_in_the_truth() {
     let sim = Sim::start("--messages 300").await;
     let token = sim.token(0).await;
     let before = sim.page(&token, 0, 1_000).await;
@@ -291,7 +292,7 @@ async fn appended_messages_can_be_read_and_are_in_the_truth() {
 }
 
 #[tokio::test]
-async fn a_rate_keeps_messages_coming() {
+async fn rate_sends_messages_continuously() {
     let sim = Sim::start("--messages 100 --rate 200").await;
     let token = sim.token(0).await;
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -303,7 +304,7 @@ async fn a_rate_keeps_messages_coming() {
 }
 
 #[tokio::test]
-async fn window_hides_what_is_older_than_five_days() {
+async fn window_hides_records_older_than_five_days() {
     let sim = Sim::start("--messages 900 --days 20 --enforce-window").await;
     let token = sim.token(0).await;
     let given = sim.page(&token, 0, 1_000).await;
@@ -312,21 +313,21 @@ async fn window_hides_what_is_older_than_five_days() {
         .unwrap();
     let oldest = (now.as_millis() - 5 * 86_400_000) as u64;
     let truth = std::fs::read_to_string(sim.dir.path().join("messages.jsonl")).unwrap();
-    let young: Vec<u64> = truth
+    let recent: Vec<u64> = truth
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .filter(|line| line["msgtime"].as_u64().unwrap() >= oldest)
         .map(|line| line["seq"].as_u64().unwrap())
         .collect();
     assert!(!given.is_empty() && given.len() < 900);
-    // The window moves on between the two looks: it may have closed over a message or two.
-    assert!(young.len().abs_diff(given.len()) <= 2);
-    assert_eq!(given.last(), young.last());
+    // The window moves between the two reads, so a message or two can differ.
+    assert!(recent.len().abs_diff(given.len()) <= 2);
+    assert_eq!(given.last(), recent.last());
     sim.stop().await;
 }
 
 #[tokio::test]
-async fn media_come_whole_in_pieces() {
+async fn media_are_complete_in_chunks() {
     let sim = Sim::start("--messages 10").await;
     let token = sim.token(0).await;
     let media = wecom_sim::media::Media {
@@ -335,7 +336,7 @@ async fn media_come_whole_in_pieces() {
         nonce: 77,
     };
     let id = media.sdkfileid(1);
-    let (mut index, mut bytes, mut pieces) = (String::new(), Vec::new(), 0);
+    let (mut index, mut bytes, mut chunks) = (String::new(), Vec::new(), 0);
     loop {
         let url = format!(
             "{}/cgi-bin/message/getchatmediadata?access_token={token}",
@@ -347,12 +348,12 @@ async fn media_come_whole_in_pieces() {
         let finished = header("x-is-finish") == "1";
         index = header("x-index-buf");
         bytes.extend(reply.bytes().await.unwrap());
-        pieces += 1;
+        chunks += 1;
         if finished {
             break;
         }
     }
-    assert_eq!((pieces, bytes == media.bytes(1)), (3, true));
+    assert_eq!((chunks, bytes == media.bytes(1)), (3, true));
     let body = json!({"sdkfileid": "unknown", "indexbuf": ""});
     assert_eq!(
         sim.post("message/getchatmediadata", &token, body).await["errcode"],
@@ -362,22 +363,22 @@ async fn media_come_whole_in_pieces() {
 }
 
 #[tokio::test]
-async fn directory_answers_by_cursor_and_knows_what_it_does_not_know() {
+async fn directory_pages_by_cursor_and_rejects_unknown_ids() {
     let sim = Sim::start("--messages 10").await;
     let token = sim.token(1).await;
-    let departments = sim.ask("department/list", &token).await;
+    let departments = sim.get_api("department/list", &token).await;
     assert_eq!(departments["department"].as_array().unwrap().len(), 28);
-    let below = sim.ask("department/list?id=10", &token).await;
+    let below = sim.get_api("department/list?id=10", &token).await;
     assert_eq!(below["department"].as_array().unwrap().len(), 4);
     let members = sim
-        .ask("user/list?department_id=1&fetch_child=1", &token)
+        .get_api("user/list?department_id=1&fetch_child=1", &token)
         .await;
     assert_eq!(members["userlist"].as_array().unwrap().len(), 80);
-    let top = sim.ask("user/list?department_id=1", &token).await;
+    let top = sim.get_api("user/list?department_id=1", &token).await;
     assert_eq!(top["userlist"].as_array().unwrap().len(), 1);
 
     let followers = sim
-        .ask("externalcontact/get_follow_user_list", &token)
+        .get_api("externalcontact/get_follow_user_list", &token)
         .await;
     let followers = followers["follow_user"].as_array().unwrap().clone();
     let (mut cursor, mut pairs) = (String::new(), BTreeSet::new());
@@ -405,7 +406,7 @@ async fn directory_answers_by_cursor_and_knows_what_it_does_not_know() {
     let mut listed = 0;
     for follower in &followers[..50] {
         let path = format!("externalcontact/list?userid={}", follower.as_str().unwrap());
-        listed += sim.ask(&path, &token).await["external_userid"]
+        listed += sim.get_api(&path, &token).await["external_userid"]
             .as_array()
             .unwrap()
             .len();
@@ -435,10 +436,10 @@ async fn directory_answers_by_cursor_and_knows_what_it_does_not_know() {
     );
 
     let refused = [
-        sim.ask("user/get?userid=nobody", &token).await,
-        sim.ask("externalcontact/get?external_userid=wmNobody", &token)
+        sim.get_api("user/get?userid=nobody", &token).await,
+        sim.get_api("externalcontact/get?external_userid=wmNobody", &token)
             .await,
-        sim.ask("externalcontact/get?external_userid=zhangsan", &token)
+        sim.get_api("externalcontact/get?external_userid=zhangsan", &token)
             .await,
         sim.post(
             "externalcontact/groupchat/get",
@@ -448,7 +449,7 @@ async fn directory_answers_by_cursor_and_knows_what_it_does_not_know() {
         .await,
         sim.post("msgaudit/groupchat/get", &token, json!({"roomid": room}))
             .await,
-        sim.ask("department/list?id=999", &token).await,
+        sim.get_api("department/list?id=999", &token).await,
     ];
     let codes: Vec<&Value> = refused.iter().map(|reply| &reply["errcode"]).collect();
     assert_eq!(codes, [60_111, 84_061, 40_096, 90_501, 301_059, 60_123]);

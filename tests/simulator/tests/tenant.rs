@@ -1,5 +1,5 @@
-//! A tenant from outside: the same seed gives the same bytes, and what is sealed can be opened with
-//! the keys that are written down, by other means than those that sealed it.
+//! Tests a tenant's output: the same seed gives the same bytes, and independent code can open the
+//! sealed records with the keys in the folder.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -17,31 +17,31 @@ use rsa::pkcs8::DecodePrivateKey;
 use rsa::{Pkcs1v15Encrypt, RsaPrivateKey};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use wecom_sim::kind::Kind;
+use wecom_sim::kind::MessageKind;
 use wecom_sim::layout::{ConfigOptions, write_folder};
 use wecom_sim::options::TenantOptions;
 use wecom_sim::tenant::Tenant;
-use wecom_sim::truth::{Detail, Truth};
+use wecom_sim::truth::{Detail, TruthWriter};
 
 #[derive(Parser)]
-struct Options {
+struct Arguments {
     #[command(flatten)]
     tenant: TenantOptions,
     #[command(flatten)]
     config: ConfigOptions,
 }
 
-fn options(arguments: &str) -> Options {
+fn options(arguments: &str) -> Arguments {
     let fixed = ["test", "--until", "2026-03-18T12:00:00Z"];
-    Options::parse_from(fixed.into_iter().chain(arguments.split_whitespace()))
+    Arguments::parse_from(fixed.into_iter().chain(arguments.split_whitespace()))
 }
 
-/// Makes a tenant and its folder.
-fn make(dir: &Path, arguments: &str) -> Tenant {
+/// Generates a tenant and its folder.
+fn generate(dir: &Path, arguments: &str) -> Tenant {
     let options = options(arguments);
     let tenant = Tenant::new(options.tenant).unwrap();
     write_folder(dir, &tenant, &options.config, "http://127.0.0.1:9").unwrap();
-    let mut truth = Truth::create(&dir.join("truth"), Detail::Full).unwrap();
+    let mut truth = TruthWriter::create(&dir.join("truth"), Detail::Full).unwrap();
     truth.write_directory(&tenant.org).unwrap();
     truth.write(&tenant, 0..tenant.options.messages).unwrap();
     tenant
@@ -55,7 +55,7 @@ fn lines(path: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// Every file below a folder, by its path in it.
+/// Returns the contents of every file below a folder by its relative path.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -78,15 +78,15 @@ fn records(tenant: &Tenant) -> Vec<Value> {
 }
 
 #[test]
-fn same_seed_gives_the_same_folder_and_records_and_another_seed_others() {
+fn same_seed_gives_the_same_folder_and_records_and_another_seed_different_ones() {
     let arguments = "--messages 2500 --faults broken=8,unknown_key=2,duplicates=5,envelope=1";
-    let make = |more: &str| {
+    let generated = |more: &str| {
         let dir = tempfile::tempdir().unwrap();
-        let tenant = make(dir.path(), &format!("{arguments} {more}"));
+        let tenant = generate(dir.path(), &format!("{arguments} {more}"));
         (files(dir.path()), records(&tenant))
     };
-    let (folder, sealed) = make("");
-    let again = make("");
+    let (folder, sealed) = generated("");
+    let again = generated("");
     assert_eq!(
         folder.keys().collect::<Vec<_>>(),
         again.0.keys().collect::<Vec<_>>()
@@ -95,15 +95,15 @@ fn same_seed_gives_the_same_folder_and_records_and_another_seed_others() {
         assert!(again.0[path] == *bytes, "{path} differs");
     }
     assert!(again.1 == sealed, "records differ");
-    let other = make("--seed 2");
+    let other = generated("--seed 2");
     assert!(other.1 != sealed);
     assert_ne!(other.0["/archive.secret"], folder["/archive.secret"]);
 }
 
 #[test]
-fn any_record_is_the_same_alone_as_in_a_long_range() {
+fn record_is_the_same_alone_as_in_a_long_range() {
     let dir = tempfile::tempdir().unwrap();
-    let tenant = make(dir.path(), "--messages 3000 --faults duplicates=40");
+    let tenant = generate(dir.path(), "--messages 3000 --faults duplicates=40");
     let all = records(&tenant);
     for n in [0, 1, 255, 256, 257, 1_999, 2_998, 3_039] {
         let alone: Vec<Value> = serde_json::from_str(&tenant.records(n..n + 1)).unwrap();
@@ -111,9 +111,9 @@ fn any_record_is_the_same_alone_as_in_a_long_range() {
     }
 }
 
-struct Ring(HashMap<u64, RsaPrivateKey>);
+struct PrivateKeys(HashMap<u64, RsaPrivateKey>);
 
-impl Ring {
+impl PrivateKeys {
     fn read(dir: &Path) -> Self {
         let pkcs1 = std::fs::read_to_string(dir.join("key-1.pem")).unwrap();
         let pkcs8 = std::fs::read_to_string(dir.join("key-2.pem")).unwrap();
@@ -123,7 +123,7 @@ impl Ring {
         ]))
     }
 
-    /// The plaintext of a record, or why there is none.
+    /// Returns the plaintext of a record, or the reason of its dead letter.
     fn open(&self, record: &Value) -> Result<Vec<u8>, &'static str> {
         let text = |key: &str| record[key].as_str().ok_or("bad_envelope");
         let (random_key, chat_msg) = (text("encrypt_random_key")?, text("encrypt_chat_msg")?);
@@ -143,7 +143,7 @@ impl Ring {
             .decrypt_padded_vec::<Pkcs7>(&sealed)
             .map_err(|_| "bad_padding")?;
         let text = String::from_utf8(plain).map_err(|_| "bad_utf8")?;
-        // Stray control bytes are part of life; they are no reason to give a message up.
+        // Real archives contain stray control bytes; such a message is still valid.
         let cleaned: String = text.chars().filter(|&c| c >= ' ').collect();
         let value: Value = serde_json::from_str(&cleaned).map_err(|_| "bad_json")?;
         if value.get("from").or(value.get("user")).is_none() {
@@ -154,11 +154,11 @@ impl Ring {
 }
 
 #[test]
-fn records_open_with_the_written_keys_to_what_the_truth_says() {
+fn records_open_with_the_keys_in_the_folder_to_the_messages_of_the_truth() {
     let dir = tempfile::tempdir().unwrap();
     let faults = "broken=14,unknown_key=3,envelope=2,duplicates=20";
-    let tenant = make(dir.path(), &format!("--messages 1200 --faults {faults}"));
-    let ring = Ring::read(dir.path());
+    let tenant = generate(dir.path(), &format!("--messages 1200 --faults {faults}"));
+    let keys = PrivateKeys::read(dir.path());
     let truth = dir.path().join("truth");
     let messages: HashMap<String, Value> = lines(&truth.join("messages.jsonl"))
         .into_iter()
@@ -168,13 +168,13 @@ fn records_open_with_the_written_keys_to_what_the_truth_says() {
         .into_iter()
         .map(|line| (line["seq"].as_u64().unwrap(), line))
         .collect();
-    let (mut seen, mut repeated, mut parked, mut last) = (BTreeSet::new(), 0, 0, 0);
+    let (mut seen, mut duplicates, mut dead_lettered, mut last) = (BTreeSet::new(), 0, 0, 0);
     for record in records(&tenant) {
         let seq = record["seq"].as_u64().unwrap();
         assert!(seq > last);
         last = seq;
         let msgid = record["msgid"].as_str().unwrap().to_owned();
-        match ring.open(&record) {
+        match keys.open(&record) {
             Ok(plain) => {
                 let line = &messages[&msgid];
                 let mut hash = String::new();
@@ -186,26 +186,29 @@ fn records_open_with_the_written_keys_to_what_the_truth_says() {
                 if seen.insert(msgid) {
                     assert_eq!(line["seq"], seq);
                 } else {
-                    repeated += 1;
+                    duplicates += 1;
                 }
             }
             Err(reason) => {
                 assert_eq!(dead[&seq]["reason"], reason, "seq {seq}");
                 assert_eq!(dead[&seq]["msgid"], msgid);
-                parked += 1;
+                dead_lettered += 1;
             }
         }
     }
-    assert_eq!((seen.len(), repeated, parked), (1_200 - 19, 20, 19));
-    assert_eq!((messages.len(), dead.len()), (seen.len(), parked));
+    assert_eq!(
+        (seen.len(), duplicates, dead_lettered),
+        (1_200 - 19, 20, 19)
+    );
+    assert_eq!((messages.len(), dead.len()), (seen.len(), dead_lettered));
     assert!(messages.values().any(|line| line["key_version"] == 1));
     assert!(messages.values().any(|line| line["key_version"] == 2));
 }
 
 #[test]
-fn truth_counts_agree_with_its_lines_and_cover_every_kind() {
+fn truth_counts_match_its_lines_and_cover_every_type() {
     let dir = tempfile::tempdir().unwrap();
-    make(
+    generate(
         dir.path(),
         "--messages 20000 --faults broken=21,unknown_key=7",
     );
@@ -235,7 +238,7 @@ fn truth_counts_agree_with_its_lines_and_cover_every_kind() {
     assert_eq!(summary["by_from_kind"], count(&messages, "from_kind"));
     assert_eq!(summary["by_rule"], count(&violations, "rule_id"));
     assert_eq!(summary["by_reason"], count(&dead, "reason"));
-    for kind in Kind::ALL {
+    for kind in MessageKind::ALL {
         assert!(
             summary["by_msgtype"][kind.as_str()].as_u64() > Some(0),
             "{kind:?}"
@@ -271,17 +274,17 @@ fn truth_counts_agree_with_its_lines_and_cover_every_kind() {
         let spans = line["spans"].as_array().unwrap();
         for (span, matched) in spans.iter().zip(line["matched"].as_array().unwrap()) {
             let (start, end) = (span[0].as_u64().unwrap(), span[1].as_u64().unwrap());
-            let cut: String = content[start as usize..end as usize].iter().collect();
-            assert_eq!(matched, &cut);
+            let slice: String = content[start as usize..end as usize].iter().collect();
+            assert_eq!(matched, &slice);
         }
     }
 }
 
 #[test]
-fn secrets_and_keys_are_for_their_owner_alone() {
+fn secrets_and_keys_are_readable_by_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    make(dir.path(), "--messages 10");
+    generate(dir.path(), "--messages 10");
     for file in [
         "archive.secret",
         "contact.secret",
@@ -298,10 +301,10 @@ fn secrets_and_keys_are_for_their_owner_alone() {
 }
 
 #[test]
-fn seq_and_position_agree_for_every_seq() {
+fn after_returns_the_position_that_follows_every_seq() {
     for arguments in ["--messages 300", "--messages 300 --faults jump=1000"] {
         let dir = tempfile::tempdir().unwrap();
-        let tenant = make(dir.path(), arguments);
+        let tenant = generate(dir.path(), arguments);
         let all: Vec<u64> = (0..300).map(|record| tenant.seq(record)).collect();
         for seq in 0..all[299] + 10 {
             let expected = all.partition_point(|&known| known <= seq) as u64;

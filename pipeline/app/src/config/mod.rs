@@ -19,7 +19,7 @@ use chatledger_schemas::config::Config;
 
 pub use validate::{Corp, Kafka, PrivateKeys, Settings, Validator, redacted};
 
-use crate::bounded_file;
+use crate::{bounded_file, sinks};
 
 /// Largest configuration file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -100,7 +100,7 @@ fn read<T>(
             what: format!("cannot be read: {error}"),
         }])
     })?;
-    let shape = shape::read(&text);
+    let shape = shape::read(&text, &sinks::config_schema());
     let mut problems = shape.problems;
     let mut result = None;
     if let Some(config) = shape.config {

@@ -1,13 +1,13 @@
-//! Macros and variables in a panel's SQL, expanded as Grafana and its ClickHouse plugin do it.
+//! Expands macros and variables in a panel's SQL like Grafana and its ClickHouse plugin.
 //!
-//! Two steps in Grafana's order: the browser replaces `${variable:format}`, then the plugin's
-//! backend replaces `$__macro(…)`. What is not known here is an error, never left in the SQL: a
-//! macro that the plugin does not have would reach ClickHouse as it stands.
+//! There are two steps, as in Grafana: the browser replaces `${variable:format}`, then the plugin's
+//! backend replaces `$__macro(…)`. An unknown macro is an error, because Grafana would send it to
+//! ClickHouse unchanged.
 //!
 //! Sources: the plugin's documentation, "ClickHouse query editor", section Macros, and its
 //! `pkg/macros`; Grafana's documentation, "Variable syntax", section Advanced variable format
 //! options. Not here: `$__conditionalAll`, the date macros (they compare UTC dates, which is wrong
-//! for a day that begins in Shanghai) and the statement macros; no panel needs them.
+//! for days in Shanghai) and the statement macros; no panel needs them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,33 +15,33 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// What the person at the dashboard has chosen.
+/// The time range and variables that a user has selected.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct DashboardView {
     /// Start of the time range, milliseconds since the epoch, inclusive.
     pub from_ms: i64,
     /// End of the time range, milliseconds since the epoch, inclusive.
     pub to_ms: i64,
-    /// Width of a bucket; Grafana derives it from the range and the panel's width.
+    /// Width of a time bucket; Grafana derives it from the range and the width of the panel.
     pub interval: Duration,
     /// The dashboard's time zone, an IANA name.
     pub timezone: String,
-    variables: BTreeMap<String, Choice>,
+    variables: BTreeMap<String, VariableValue>,
 }
 
-/// A variable's value: one, or (multi-value variables, also when one or none is chosen) a list.
+/// A variable's value: one text, or a list for multi-value variables.
 #[derive(Clone, Debug)]
-enum Choice {
+enum VariableValue {
     One(String),
     Many(Vec<String>),
 }
 
-impl View {
-    /// The given range in buckets of an hour and Shanghai's time, nothing typed into the text
-    /// boxes, and no value to choose from in the lists: what Grafana has on an empty database.
+impl DashboardView {
+    /// Creates a view of a range with buckets of an hour and the time zone of Shanghai. Text boxes and
+    /// lists are empty, as in Grafana on an empty database.
     pub fn new(from_ms: i64, to_ms: i64) -> Self {
-        let text = |name: &str| (name.to_owned(), Choice::One(String::new()));
-        let list = |name: &str| (name.to_owned(), Choice::Many(Vec::new()));
+        let text = |name: &str| (name.to_owned(), VariableValue::One(String::new()));
+        let list = |name: &str| (name.to_owned(), VariableValue::Many(Vec::new()));
         Self {
             from_ms,
             to_ms,
@@ -55,15 +55,15 @@ impl View {
         }
     }
 
-    /// Sets a text box.
+    /// Sets the value of a text box.
     #[must_use]
     pub fn typed(mut self, name: &str, value: &str) -> Self {
         self.variables
-            .insert(name.to_owned(), Choice::One(value.to_owned()));
+            .insert(name.to_owned(), VariableValue::One(value.to_owned()));
         self
     }
 
-    /// Chooses from a list; Grafana's "All" is the list of all values.
+    /// Selects values of a list; Grafana's "All" selects all values.
     #[must_use]
     pub fn chosen<S: Into<String>>(
         mut self,
@@ -71,22 +71,22 @@ impl View {
         values: impl IntoIterator<Item = S>,
     ) -> Self {
         let values = values.into_iter().map(Into::into).collect();
-        self.variables.insert(name.to_owned(), Choice::Many(values));
+        self.variables
+            .insert(name.to_owned(), VariableValue::Many(values));
         self
     }
 }
 
-/// The SQL that reaches ClickHouse for `raw` under `view`.
+/// Returns the SQL that Grafana sends to ClickHouse for `raw` under `view`.
 ///
 /// # Errors
-/// A variable, format or macro that is not known, a macro with the wrong number of arguments, an
-/// unclosed parenthesis.
-pub fn expand(raw: &str, view: &View) -> Result<String> {
+/// A variable, format or macro is unknown, a macro lacks its argument, or a parenthesis is not closed.
+pub fn expand(raw: &str, view: &DashboardView) -> Result<String> {
     macros(&variables(raw, view)?, view)
 }
 
-/// `${name}` and `${name:format}`.
-fn variables(raw: &str, view: &View) -> Result<String> {
+/// Replaces `${name}` and `${name:format}`.
+fn variables(raw: &str, view: &DashboardView) -> Result<String> {
     let mut out = String::with_capacity(raw.len());
     let mut rest = raw;
     while let Some(start) = rest.find("${") {
@@ -102,14 +102,15 @@ fn variables(raw: &str, view: &View) -> Result<String> {
                 let choice = view
                     .variables
                     .get(name)
-                    .with_context(|| format!("no variable {name} is defined"))?;
+                    .with_context(|| format!("variable {name} is not defined"))?;
                 out.push_str(&percent_encode(&match choice {
-                    Choice::One(value) => value.clone(),
-                    Choice::Many(values) => format!("{{{}}}", values.join(",")),
+                    VariableValue::One(value) => value.clone(),
+                    VariableValue::Many(values) => format!("{{{}}}", values.join(",")),
                 }));
             }
-            // sqlstring doubles quotes but leaves backslashes, which ClickHouse unescapes, so that
-            // a value ending in one runs out of its literal; the other formats do no better.
+            // The format sqlstring doubles quotes but keeps backslashes. ClickHouse unescapes them, so
+            // a value that ends with one breaks out of its literal. The other formats are not safe
+            // either.
             _ => bail!("${{{name}:{format}}}: only percentencode is safe inside ClickHouse's SQL"),
         }
         rest = &inner[end + 1..];
@@ -118,8 +119,8 @@ fn variables(raw: &str, view: &View) -> Result<String> {
     Ok(out)
 }
 
-/// Grafana's `percentencode` (`encodeURIComponentStrict`): everything but `A–Z a–z 0–9 - _ . ~`,
-/// so that no value can leave the literal it stands in.
+/// Encodes like Grafana's `percentencode` (`encodeURIComponentStrict`): everything except
+/// `A–Z a–z 0–9 - _ . ~`, so that no value can break out of its literal.
 fn percent_encode(value: &str) -> String {
     value
         .bytes()
@@ -133,15 +134,15 @@ fn percent_encode(value: &str) -> String {
         })
 }
 
-/// `$__name` and `$__name(argument)`; arguments may hold balanced parentheses.
-fn macros(sql: &str, view: &View) -> Result<String> {
+/// Replaces `$__name` and `$__name(argument)`; arguments can contain balanced parentheses.
+fn macros(sql: &str, view: &DashboardView) -> Result<String> {
     let mut out = String::with_capacity(sql.len());
     let mut rest = sql;
     while let Some(start) = rest.find('$') {
         out.push_str(&rest[..start]);
         let after = rest[start..]
             .strip_prefix("$__")
-            .with_context(|| format!("a $ that begins no macro: {}", line_of(&rest[start..])))?;
+            .with_context(|| format!("a $ without a macro: {}", line_of(&rest[start..])))?;
         let length = after
             .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
             .unwrap_or(after.len());
@@ -164,7 +165,7 @@ fn line_of(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// Position of the parenthesis that closes the one just opened.
+/// Returns the position of the parenthesis that closes the one before `text`.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 0_u32;
     for (position, character) in text.char_indices() {
@@ -178,7 +179,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-fn one_macro(name: &str, argument: Option<&str>, view: &View) -> Result<String> {
+fn one_macro(name: &str, argument: Option<&str>, view: &DashboardView) -> Result<String> {
     let column = || {
         let column = argument.map(str::trim).unwrap_or_default();
         ensure!(!column.is_empty(), "$__{name} needs a column");
@@ -206,23 +207,23 @@ fn one_macro(name: &str, argument: Option<&str>, view: &View) -> Result<String> 
             view.interval.as_millis().max(1)
         ),
         "interval_s" => view.interval.as_secs().max(1).to_string(),
-        _ => bail!("the ClickHouse data source has no macro $__{name}, or none that is used here"),
+        _ => bail!("macro $__{name} is unknown or not supported here"),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    #![allow(clippy::unwrap_used, reason = "tests panic on failure")]
     use super::*;
 
     fn check(raw: &str, expected: &str) {
-        let view = View::new(1_415_792_726_123, 1_447_328_726_456)
+        let view = DashboardView::new(1_415_792_726_123, 1_447_328_726_456)
             .typed("keyword", "转账'); \\ DROP")
             .chosen("corp", ["ww1", "ww2"]);
         assert_eq!(expand(raw, &view).unwrap(), expected);
     }
 
-    /// The output examples of the plugin's documentation.
+    /// Uses the examples of the plugin's documentation.
     #[test]
     fn macros_expand_as_the_plugin_documents_them() {
         check(
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn values_cannot_leave_their_literal() {
+    fn values_cannot_break_out_of_their_literal() {
         check("'${corp:percentencode}'", "'%7Bww1%2Cww2%7D'");
         check("'${rule:percentencode}'", "'%7B%7D'");
         check(
@@ -256,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn what_grafana_would_not_expand_is_an_error() {
-        let view = View::new(0, 1);
+    fn unsupported_expansions_are_errors() {
+        let view = DashboardView::new(0, 1);
         for raw in [
             "$corp",
             "${corp}",

@@ -1,9 +1,9 @@
-//! chatledger's metrics by name and labels, and where a text in PromQL names them.
+//! chatledger's metrics by name and labels, and a search for metric names in PromQL.
 //!
-//! Dashboards, alerts and runbooks are held to this list. Not here: a parser of PromQL; promtool
-//! and Prometheus have one.
+//! Tests compare dashboards, alerts and runbooks with this list. Not here: a PromQL parser; promtool
+//! and Prometheus check the syntax.
 
-/// Every metric of chatledger with its labels besides those of the scrape.
+/// Every metric of chatledger with its own labels, without those added by the scrape.
 pub const METRICS: &[(&str, &[&str])] = &[
     ("chatledger_records_pulled_total", &["corp"]),
     ("chatledger_messages_total", &["corp"]),
@@ -28,7 +28,7 @@ pub const METRICS: &[(&str, &[&str])] = &[
     ("chatledger_build_info", &["version"]),
 ];
 
-/// The metric names in a text and what stands in the braces after each.
+/// Returns the metric names in a text, each with the text in the braces after it.
 pub fn named_in(text: &str) -> Vec<(&str, &str)> {
     text.match_indices("chatledger_")
         .map(|(at, _)| {
@@ -41,8 +41,8 @@ pub fn named_in(text: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Labels of a metric, or of the histogram that a `_bucket`, `_sum` or `_count` belongs to; `None` if
-/// there is no such metric.
+/// Returns the labels of a metric, or of the histogram of a `_bucket`, `_sum` or `_count`; `None` if
+/// the metric does not exist.
 pub fn labels_of(metric: &str) -> Option<&'static [&'static str]> {
     let find = |name: &str| {
         METRICS

@@ -1,51 +1,51 @@
-//! What a panel's rows must come to.
+//! The expected totals of the panels.
 //!
-//! A panel is named by dashboard and title; for each there is what to measure of its rows and a
-//! counting over the truth that gives the figure. They hold for a view of one corp over all its
-//! messages, all choices made and nothing typed.
+//! Each entry names a panel by dashboard and title, a measure of its rows, and a function that computes
+//! the expected value from the truth. Totals apply to a view of all messages of one corp, with all list
+//! values selected and empty text boxes.
 //!
-//! Not here: panels whose figure the truth does not fix: those by severity or department (the truth
-//! names neither), and the change against a period that has no messages.
+//! Not here: panels whose value the truth does not determine, such as the change against a period
+//! without messages.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value};
 
-use super::truth::{Truth, external, shanghai_day, top};
+use super::truth::{PanelTruth, external, shanghai_day, top};
 
-/// What to take of a panel's rows.
+/// What is measured of a panel's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// The number of rows.
     Rows,
     /// The sum of these columns over all rows.
     Sum(&'static [&'static str]),
-    /// The sum of all columns but these over all rows.
-    SumBut(&'static [&'static str]),
+    /// The sum of all columns except these over all rows.
+    SumExcept(&'static [&'static str]),
 }
 
-/// What a panel's rows must come to.
+/// The expected total of a panel's rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Total {
-    /// What to take of the rows.
+    /// What is measured.
     pub measure: Measure,
-    /// What it must be.
-    pub truth: fn(&Truth) -> f64,
+    /// Computes the expected value from the truth.
+    pub truth: fn(&PanelTruth) -> f64,
 }
 
 impl Measure {
-    /// Measures rows as ClickHouse's `JSONEachRow` gives them; numbers may be quoted.
+    /// Measures rows in ClickHouse's format `JSONEachRow`; numbers can be quoted.
     ///
     /// # Errors
-    /// A named column is missing, or a value is no number.
+    /// A named column is missing, or a value is not a number.
     pub fn of(self, rows: &[Map<String, Value>]) -> Result<f64> {
         fn number(column: &str, value: &Value) -> Result<f64> {
             match value {
                 Value::String(text) => text.parse().ok(),
                 other => other.as_f64(),
             }
-            .with_context(|| format!("column {column}: {value} is no number"))
+            .with_context(|| format!("column {column}: {value} is not a number"))
         }
         let mut sum = 0.0;
         match self {
@@ -61,7 +61,7 @@ impl Measure {
                     sum += number(column, value)?;
                 }
             }
-            Self::SumBut(columns) => {
+            Self::SumExcept(columns) => {
                 for (column, value) in rows.iter().flatten() {
                     if !columns.contains(&column.as_str()) {
                         sum += number(column, value)?;
@@ -77,21 +77,17 @@ impl Total {
     /// Compares a panel's rows with the truth.
     ///
     /// # Errors
-    /// They differ, or the rows cannot be measured.
-    pub fn check(&self, rows: &[Map<String, Value>], truth: &Truth) -> Result<()> {
+    /// The total differs, or the rows cannot be measured.
+    pub fn check(&self, rows: &[Map<String, Value>], truth: &PanelTruth) -> Result<()> {
         let (got, expected) = (self.measure.of(rows)?, (self.truth)(truth));
-        // Shares and means are the same division in both; sums of integers are exact.
+        // Both sides compute shares and means by the same division; sums of integers are exact.
         let close = (got - expected).abs() <= 1e-9 * expected.abs().max(1.0);
-        ensure!(
-            close,
-            "{:?} is {got}, the truth says {expected}",
-            self.measure
-        );
+        ensure!(close, "{:?} is {got}, expected {expected}", self.measure);
         Ok(())
     }
 }
 
-/// The total of a panel, if it has one.
+/// Returns the expected total of a panel, if it has one.
 pub fn of(dashboard: &str, panel: &str) -> Option<Total> {
     TOTALS
         .iter()
@@ -99,44 +95,44 @@ pub fn of(dashboard: &str, panel: &str) -> Option<Total> {
         .map(|&(_, _, measure, truth)| Total { measure, truth })
 }
 
-/// Dashboard and panel of every entry.
+/// Returns dashboard and panel of every entry.
 pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
     TOTALS
         .iter()
         .map(|&(dashboard, panel, _, _)| (dashboard, panel))
 }
 
-use Measure::{Rows, Sum, SumBut};
+use Measure::{Rows, Sum, SumExcept};
 
-type Row = (&'static str, &'static str, Measure, fn(&Truth) -> f64);
+type TotalEntry = (&'static str, &'static str, Measure, fn(&PanelTruth) -> f64);
 
 const CHATS: &str = "chatledger-chats";
 const MESSAGES: &str = "chatledger-messages";
 const VIOLATIONS: &str = "chatledger-violations";
 const PIPELINE: &str = "chatledger-pipeline";
 
-fn messages(t: &Truth) -> f64 {
+fn messages(t: &PanelTruth) -> f64 {
     t.messages.len() as f64
 }
 
-fn conversations(t: &Truth) -> f64 {
+fn conversations(t: &PanelTruth) -> f64 {
     t.distinct(|m| Some(&m.conversation_id))
 }
 
-fn violations(t: &Truth) -> f64 {
+fn violations(t: &PanelTruth) -> f64 {
     t.violations.len() as f64
 }
 
-fn sent_by_members(t: &Truth) -> f64 {
+fn sent_by_members(t: &PanelTruth) -> f64 {
     t.count(|m| m.from_kind == "member")
 }
 
-fn members(t: &Truth) -> f64 {
+fn members(t: &PanelTruth) -> f64 {
     t.distinct(|m| (m.from_kind == "member").then_some(&m.from_id))
 }
 
 #[rustfmt::skip]
-const TOTALS: &[Row] = &[
+const TOTALS: &[TotalEntry] = &[
     (CHATS, "会话数", Sum(&["会话数"]), conversations),
     (CHATS, "消息数", Sum(&["消息数"]), messages),
     (CHATS, "活跃成员", Sum(&["活跃成员"]), members),
@@ -157,8 +153,8 @@ const TOTALS: &[Row] = &[
     (CHATS, "客户响应时间", Rows, |t| {
         t.replies().iter().map(|r| shanghai_day(r.asked_at)).collect::<BTreeSet<_>>().len() as f64
     }),
-    (CHATS, "沟通热力图（星期 × 小时）", SumBut(&["星期"]), messages),
-    (CHATS, "最活跃的成员", Sum(&["发送条数"]), Truth::sent_by_busiest_members),
+    (CHATS, "沟通热力图（星期 × 小时）", SumExcept(&["星期"]), messages),
+    (CHATS, "最活跃的成员", Sum(&["发送条数"]), PanelTruth::sent_by_busiest_members),
     (CHATS, "最活跃的群聊", Sum(&["消息数"]), |t| {
         top(t.messages.iter().map(|m| &m.room_id).filter(|room| !room.is_empty()), 50)
     }),

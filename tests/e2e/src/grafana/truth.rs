@@ -1,7 +1,7 @@
-//! What the simulator says is in the archive, and the countings over it that panels stand for.
+//! The simulator's truth, and the aggregations of it that panels show.
 //!
-//! The countings are the meaning of the panels, written a second time in another language: where
-//! both agree, the SQL is right. Not here: which panel is which counting ([`super::totals`]).
+//! The aggregations implement the panels a second time, independently of their SQL. Not here: which
+//! panel shows which aggregation ([`super::totals`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// One good message of the truth; fields as in `messages`.
+/// One valid message of the truth, with the columns of `messages`.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(
     missing_docs,
@@ -32,7 +32,7 @@ pub struct TruthMessage {
     pub key_version: u32,
 }
 
-/// One rule broken by one message, of the truth; fields as in `violations`.
+/// One violation of the truth, with the columns of `violations`.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(
     missing_docs,
@@ -44,7 +44,7 @@ pub struct TruthViolation {
     pub matched: Vec<String>,
 }
 
-/// One record that cannot be opened or read, of the truth; fields as in `dead_letters`.
+/// One dead letter of the truth, with the columns of `dead_letters`.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(
     missing_docs,
@@ -55,10 +55,10 @@ pub struct TruthDeadLetter {
     pub reason: String,
 }
 
-/// What the simulator says is in the archive of one corp.
+/// The truth about one corp.
 #[derive(Clone, Debug, Default)]
-pub struct Truth {
-    /// Every good message once, in any order.
+pub struct PanelTruth {
+    /// Every valid message once, in any order.
     pub messages: Vec<TruthMessage>,
     /// Every violation once.
     pub violations: Vec<TruthViolation>,
@@ -66,7 +66,7 @@ pub struct Truth {
     pub dead_letters: Vec<TruthDeadLetter>,
 }
 
-impl Truth {
+impl PanelTruth {
     /// Reads `messages.jsonl`, `violations.jsonl` and `dead_letters.jsonl` of a truth folder.
     pub fn read(dir: &Path) -> Result<Self> {
         fn rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
@@ -99,7 +99,7 @@ impl Truth {
             .len() as f64
     }
 
-    /// Messages that broke a rule, once for every rule.
+    /// Returns the message of every violation; a message occurs once for each rule it breaks.
     pub(super) fn violating(&self) -> impl Iterator<Item = &TruthMessage> {
         let by_id: BTreeMap<&str, &TruthMessage> = self
             .messages
@@ -111,8 +111,8 @@ impl Truth {
             .filter_map(move |v| by_id.get(v.msgid.as_str()).copied())
     }
 
-    /// Replies of members in single chats with customers.
-    pub(super) fn replies(&self) -> Vec<Reply<'_>> {
+    /// Returns the replies of members in single chats with customers.
+    pub(super) fn replies(&self) -> Vec<MemberReply<'_>> {
         let mut chats: BTreeMap<&str, Vec<&TruthMessage>> = BTreeMap::new();
         for message in &self.messages {
             if message.conversation_kind == "single_external"
@@ -133,7 +133,7 @@ impl Truth {
                 if message.from_kind == "customer" {
                     asked_at.get_or_insert(message.msgtime);
                 } else if let Some(asked_at) = asked_at.take() {
-                    replies.push(Reply {
+                    replies.push(MemberReply {
                         member: &message.from_id,
                         asked_at,
                         wait_ms: message.msgtime - asked_at,
@@ -144,7 +144,7 @@ impl Truth {
         replies
     }
 
-    /// Single chats with customers in which the customer had the last word.
+    /// Returns the number of single chats with customers whose last message is from the customer.
     pub(super) fn unanswered(&self) -> f64 {
         let mut last: BTreeMap<&str, &TruthMessage> = BTreeMap::new();
         for message in &self.messages {
@@ -158,7 +158,7 @@ impl Truth {
         last.values().filter(|m| m.from_kind == "customer").count() as f64
     }
 
-    /// Messages of the conversation that was spoken in last.
+    /// Returns the number of messages of the conversation with the newest message.
     pub(super) fn newest_conversation(&self) -> f64 {
         let newest = self.messages.iter().max_by_key(|m| (m.msgtime, m.seq));
         newest.map_or(0.0, |n| {
@@ -166,7 +166,7 @@ impl Truth {
         })
     }
 
-    /// Members by conversations, then messages sent, descending: the messages of the first fifty.
+    /// Returns the messages sent by the fifty members with the most conversations, then messages.
     pub(super) fn sent_by_busiest_members(&self) -> f64 {
         let mut members: BTreeMap<&str, (BTreeSet<&str>, u64)> = BTreeMap::new();
         for message in self.messages.iter().filter(|m| m.from_kind == "member") {
@@ -180,15 +180,15 @@ impl Truth {
     }
 }
 
-/// A member's first message after a customer's turn.
-pub(super) struct Reply<'a> {
+/// A member's first message after messages of a customer.
+pub(super) struct MemberReply<'a> {
     pub(super) member: &'a str,
-    /// First message of the customer's turn, milliseconds since the epoch.
+    /// Time of the first unanswered message of the customer, in milliseconds since the epoch.
     pub(super) asked_at: i64,
     pub(super) wait_ms: i64,
 }
 
-/// Sum of the `limit` greatest counts of equal keys.
+/// Returns the sum of the `limit` greatest counts of equal keys.
 pub(super) fn top<K: Ord>(keys: impl Iterator<Item = K>, limit: usize) -> f64 {
     let mut counts: BTreeMap<K, u64> = BTreeMap::new();
     for key in keys {
@@ -199,7 +199,7 @@ pub(super) fn top<K: Ord>(keys: impl Iterator<Item = K>, limit: usize) -> f64 {
     counts.iter().take(limit).sum::<u64>() as f64
 }
 
-/// Day in Shanghai, whose clock has been UTC+8 the year round since 1991.
+/// Returns the day in Shanghai, where the time has been UTC+8 all year since 1991.
 pub(super) fn shanghai_day(msgtime: i64) -> i64 {
     (msgtime + 8 * 3_600_000).div_euclid(86_400_000)
 }

@@ -1,36 +1,36 @@
-//! One sink stands still for as long as it takes to fill every queue: memory stays within its bound,
-//! and afterwards everything arrives.
+//! One sink is unreachable until every queue is full: memory stays within its limit, and afterwards
+//! everything is delivered.
 
 use std::time::{Duration, Instant};
 
-use chatledger_e2e::proxy::{Mood, Proxy};
-use chatledger_e2e::tenant::{self, Plan, Tenant};
+use chatledger_e2e::proxy::{FaultProxy, ProxyMode};
+use chatledger_e2e::tenant::{self, Tenant, TenantPlan};
 use chatledger_e2e::{Driver, Expected, services};
 
 use super::{all_delivered, equals_truth, exceeds, metric};
 
-/// For how many seconds the sink stays away while messages go on coming in (default: 0, as long as
-/// what is there already takes).
-const AWAY: &str = "CHATLEDGER_E2E_AWAY";
+/// Variable with the seconds for which the sink is unreachable while messages keep arriving (default: 0,
+/// until the backlog is processed).
+const OUTAGE: &str = "CHATLEDGER_E2E_AWAY";
 
-/// Messages that come in at once while it is away.
-const WAVE: u64 = 20;
+/// Messages sent at once during the outage.
+const MESSAGES_AT_ONCE: u64 = 20;
 
-fn away() -> Duration {
-    let seconds = std::env::var(AWAY).map_or(0, |seconds| seconds.parse().unwrap());
+fn outage() -> Duration {
+    let seconds = std::env::var(OUTAGE).map_or(0, |seconds| seconds.parse().unwrap());
     Duration::from_secs(seconds)
 }
 
-/// What `pipeline/ARCHITECTURE.md` states, in bytes.
-const BOUND_DIRECT: u64 = 384 << 20;
-const BOUND_KAFKA: u64 = 640 << 20;
+/// Memory limits stated in `pipeline/ARCHITECTURE.md`, in bytes.
+const MAX_MEMORY_DIRECT: u64 = 384 << 20;
+const MAX_MEMORY_KAFKA: u64 = 640 << 20;
 
-async fn stalled(name: &str, driver: Driver) -> (Proxy, Tenant) {
+async fn tenant_behind_proxy(name: &str, driver: Driver) -> (FaultProxy, Tenant) {
     let engine = services::engine().await.unwrap();
-    let proxy = Proxy::start(engine).await.unwrap();
-    let mut plan = Plan::new(name, driver, tenant::messages().unwrap())
+    let proxy = FaultProxy::start(engine).await.unwrap();
+    let mut plan = TenantPlan::new(name, driver, tenant::messages().unwrap())
         .faults("broken=7,unknown_key=3,duplicates=10")
-        .with("--batch-limit=1000");
+        .arg("--batch-limit=1000");
     plan.clickhouse = Some(proxy.url().to_owned());
     let tenant = Tenant::start(plan).await.unwrap();
     tenant
@@ -42,66 +42,66 @@ async fn stalled(name: &str, driver: Driver) -> (Proxy, Tenant) {
             ),
         ])
         .unwrap();
-    // The tables are there; then the server goes.
-    assert_eq!(tenant.ended("migrate", &[]).await.unwrap().code, 0);
+    // The tables must exist before the server becomes unreachable.
+    assert_eq!(tenant.run_to_end("migrate", &[]).await.unwrap().code, 0);
     (proxy, tenant)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sink_that_stands_still_in_the_kafka_driver_holds_up_no_other_and_memory_is_bounded() {
-    let (proxy, tenant) = stalled("stalled", Driver::Kafka).await;
+async fn unreachable_sink_in_the_kafka_driver_does_not_delay_others_and_memory_is_bounded() {
+    let (proxy, tenant) = tenant_behind_proxy("stalled", Driver::Kafka).await;
     let mut run = tenant.chatledger("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
-    proxy.set(Mood::Gone);
+    proxy.set(ProxyMode::Unreachable);
     let began = Instant::now();
     let written = "chatledger_sink_rows_total";
     let rows = loop {
         let expected = Expected::read(&tenant.truth()).unwrap();
         let rows = (expected.messages.len() + expected.violations.len()) as f64;
         exceeds(&endpoints, written, &["sink=\"parquet\""], rows - 0.5).await;
-        if began.elapsed() >= away() {
+        if began.elapsed() >= outage() {
             break rows;
         }
-        tenant.append(WAVE).await.unwrap();
+        tenant.append(MESSAGES_AT_ONCE).await.unwrap();
     };
     let in_tables = metric(&endpoints, written, &["sink=\"clickhouse\""]).await;
-    assert!(in_tables < rows, "ClickHouse was not held up");
+    assert!(in_tables < rows, "ClickHouse was reachable");
     let peak = run.peak_memory().unwrap();
     eprintln!(
-        "kafka: {rows} rows, peak of {} MiB while ClickHouse stood still for {:?}",
+        "kafka: {rows} rows, peak of {} MiB while ClickHouse was unreachable for {:?}",
         peak >> 20,
         began.elapsed()
     );
-    assert!(peak < BOUND_KAFKA, "{peak} bytes");
+    assert!(peak < MAX_MEMORY_KAFKA, "{peak} bytes");
 
-    proxy.set(Mood::Well);
+    proxy.set(ProxyMode::Forward);
     all_delivered(&tenant, &endpoints).await;
     let peak = run.peak_memory().unwrap();
     eprintln!("kafka: peak of {} MiB after catching up", peak >> 20);
-    assert!(peak < BOUND_KAFKA, "{peak} bytes");
+    assert!(peak < MAX_MEMORY_KAFKA, "{peak} bytes");
     equals_truth(&tenant, run).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sink_that_stands_still_in_the_direct_driver_stops_the_pulling_and_memory_is_bounded() {
-    let (proxy, tenant) = stalled("stalled", Driver::Direct).await;
+async fn unreachable_sink_in_the_direct_driver_stops_pulling_and_memory_is_bounded() {
+    let (proxy, tenant) = tenant_behind_proxy("stalled", Driver::Direct).await;
     let mut run = tenant.chatledger("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
-    proxy.set(Mood::Gone);
+    proxy.set(ProxyMode::Unreachable);
     let errors = "chatledger_sink_errors_total";
     exceeds(&endpoints, errors, &["sink=\"clickhouse\""], 4.5).await;
     let pulled = metric(&endpoints, "chatledger_records_pulled_total", &[]).await;
     let peak = run.peak_memory().unwrap();
     eprintln!(
-        "direct: {pulled} pulled, peak of {} MiB while ClickHouse stood still",
+        "direct: {pulled} pulled, peak of {} MiB while ClickHouse was unreachable",
         peak >> 20
     );
-    assert!(peak < BOUND_DIRECT, "{peak} bytes");
+    assert!(peak < MAX_MEMORY_DIRECT, "{peak} bytes");
 
-    proxy.set(Mood::Well);
+    proxy.set(ProxyMode::Forward);
     all_delivered(&tenant, &endpoints).await;
     let peak = run.peak_memory().unwrap();
     eprintln!("direct: peak of {} MiB after catching up", peak >> 20);
-    assert!(peak < BOUND_DIRECT, "{peak} bytes");
+    assert!(peak < MAX_MEMORY_DIRECT, "{peak} bytes");
     equals_truth(&tenant, run).await;
 }

@@ -1,50 +1,60 @@
-//! ClickHouse dies, refuses, forgets to answer, answers never, is full, overloaded or read-only.
+//! ClickHouse crashes, is unreachable, does not respond, is full, overloaded or read-only.
 //!
-//! The engine is the real one. What it says when it is full, overloaded or read-only it says by
-//! itself, because its tables are set so; the rest a proxy does to the line.
+//! The engine is real. Settings of its tables make it report that it is full, overloaded or read-only;
+//! a proxy causes the other faults.
 
 use chatledger_e2e::janitor::Janitor;
-use chatledger_e2e::proxy::{Mood, Proxy};
+use chatledger_e2e::proxy::{FaultProxy, ProxyMode};
 use chatledger_e2e::services::{self, Engine};
-use chatledger_e2e::tenant::{Plan, Tenant};
+use chatledger_e2e::tenant::{Tenant, TenantPlan};
 use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{ClickHouse, Driver, Expected};
+use test_case::test_case;
 
 use super::{SOON, all_delivered, equals_truth, exceeds, metric};
 
 const ERRORS: &str = "chatledger_sink_errors_total";
 const SINK: &[&str] = &["sink=\"clickhouse\""];
 
-/// A disturbance, and what takes it away again.
-enum Trouble {
-    /// Of the line.
-    Line(Mood),
-    /// Of the table: statements that bring it about and that end it.
+/// A fault of ClickHouse or the connection to it.
+enum ServerFault {
+    /// A mode of the proxy.
+    Proxy(ProxyMode),
+    /// Statements that start and end a fault of the table.
     Table(&'static str, &'static str),
 }
 
-/// Troubles with a word of the log that tells which one it was.
-const TROUBLES: &[(Trouble, &str)] = &[
-    (Trouble::Line(Mood::Gone), "the connection failed"),
-    (Trouble::Line(Mood::Forgetful), "the connection failed"),
-    (Trouble::Line(Mood::Silent), "no answer within the timeout"),
-    (Trouble::Line(Mood::ReadOnly), "READONLY"),
+/// Faults, each with a text that the log must contain.
+const FAULTS: &[(ServerFault, &str)] = &[
     (
-        Trouble::Table(
+        ServerFault::Proxy(ProxyMode::Unreachable),
+        "the connection failed",
+    ),
+    (
+        ServerFault::Proxy(ProxyMode::DropResponses),
+        "the connection failed",
+    ),
+    (
+        ServerFault::Proxy(ProxyMode::Hang),
+        "no answer within the timeout",
+    ),
+    (ServerFault::Proxy(ProxyMode::ReadOnly), "READONLY"),
+    (
+        ServerFault::Table(
             "ALTER TABLE messages MODIFY SETTING parts_to_throw_insert = 1, parts_to_delay_insert = 1",
             "ALTER TABLE messages RESET SETTING parts_to_throw_insert, parts_to_delay_insert",
         ),
         "TOO_MANY_PARTS",
     ),
     (
-        Trouble::Table(
+        ServerFault::Table(
             "ALTER TABLE messages MODIFY SETTING min_free_disk_bytes_to_perform_insert = 1000000000000000",
             "ALTER TABLE messages RESET SETTING min_free_disk_bytes_to_perform_insert",
         ),
         "NOT_ENOUGH_SPACE",
     ),
     (
-        Trouble::Table(
+        ServerFault::Table(
             "ALTER TABLE messages MODIFY SETTING table_readonly = 1",
             "ALTER TABLE messages MODIFY SETTING table_readonly = 0",
         ),
@@ -52,12 +62,15 @@ const TROUBLES: &[(Trouble, &str)] = &[
     ),
 ];
 
-async fn clickhouse_in_trouble(driver: Driver) {
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_under_every_fault_holds_every_row_once(driver: Driver) {
     let engine = services::engine().await.unwrap();
-    let proxy = Proxy::start(engine).await.unwrap();
-    let mut plan = Plan::new("trouble", driver, 400)
+    let proxy = FaultProxy::start(engine).await.unwrap();
+    let mut plan = TenantPlan::new("fault", driver, 400)
         .faults("broken=7,unknown_key=3,duplicates=10")
-        .with("--batch-limit=100");
+        .arg("--batch-limit=100");
     plan.clickhouse = Some(proxy.url().to_owned());
     let tenant = Tenant::start(plan).await.unwrap();
     let small = "timeout = \"1500ms\"\nbatch_rows = 50\nbatch_interval = \"50ms\"\ndatabase = ";
@@ -65,81 +78,71 @@ async fn clickhouse_in_trouble(driver: Driver) {
     tenant
         .configure(&[("database = ", small), ("url = \"file:parquet\"", roll)])
         .unwrap();
-    let direct = ClickHouse::new(engine, &format!("trouble_{driver}"));
+    let direct = ClickHouse::new(engine, &format!("fault_{driver}"));
     let mut run = tenant.chatledger("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
     all_delivered(&tenant, &endpoints).await;
-    // So that a table cannot have one part only.
-    direct.ask("SYSTEM STOP MERGES messages").await.unwrap();
-    for (trouble, word) in TROUBLES {
-        match trouble {
-            Trouble::Line(mood) => proxy.set(*mood),
-            Trouble::Table(begin, _) => drop(direct.ask(begin).await.unwrap()),
+    // So that the table has more than one part.
+    direct.query("SYSTEM STOP MERGES messages").await.unwrap();
+    for (fault, text) in FAULTS {
+        match fault {
+            ServerFault::Proxy(mood) => proxy.set(*mood),
+            ServerFault::Table(begin, _) => drop(direct.query(begin).await.unwrap()),
         }
         let before = metric(&endpoints, ERRORS, SINK).await;
         tenant.append(100).await.unwrap();
         exceeds(&endpoints, ERRORS, SINK, before + 1.5).await;
-        match trouble {
-            Trouble::Line(_) => proxy.set(Mood::Well),
-            Trouble::Table(_, end) => drop(direct.ask(end).await.unwrap()),
+        match fault {
+            ServerFault::Proxy(_) => proxy.set(ProxyMode::Forward),
+            ServerFault::Table(_, end) => drop(direct.query(end).await.unwrap()),
         }
         all_delivered(&tenant, &endpoints).await;
-        assert!(run.ended().unwrap().is_none(), "it gave up: {word}");
+        assert!(run.ended().unwrap().is_none(), "the process ended: {text}");
         let log = run.log().unwrap();
-        assert!(log.contains(word), "{word:?} is not told:\n{log}");
+        assert!(log.contains(text), "{text:?} is not in the log:\n{log}");
     }
-    direct.ask("SYSTEM START MERGES messages").await.unwrap();
+    direct.query("SYSTEM START MERGES messages").await.unwrap();
     equals_truth(&tenant, run).await;
 }
 
+/// The response to an insert is lost, and the server has the insert token but not the rows. This is the
+/// state of a server that was killed after recording the token and before committing the part.
 #[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_in_every_trouble_under_the_direct_driver_holds_every_row_once() {
-    clickhouse_in_trouble(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_in_every_trouble_under_the_kafka_driver_holds_every_row_once() {
-    clickhouse_in_trouble(Driver::Kafka).await;
-}
-
-/// The answer to an insert is lost, and the server has lost its rows though it knows the token: what
-/// a server leaves that was killed between noting the one and naming the other.
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_clickhouse_has_lost_behind_a_token_are_written_again() {
+async fn rows_lost_by_clickhouse_after_it_recorded_their_token_are_inserted_again() {
     let engine = services::engine().await.unwrap();
-    let proxy = Proxy::start(engine).await.unwrap();
-    let mut plan = Plan::new("lost", Driver::Direct, 300).with("--batch-limit=100");
+    let proxy = FaultProxy::start(engine).await.unwrap();
+    let mut plan = TenantPlan::new("lost", Driver::Direct, 300).arg("--batch-limit=100");
     plan.clickhouse = Some(proxy.url().to_owned());
     let tenant = Tenant::start(plan).await.unwrap();
     let direct = ClickHouse::new(engine, "lost_direct");
     let mut run = tenant.chatledger("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
-    all_delivered_to_clickhouse(&tenant, &endpoints).await;
-    let known = direct
+    everything_delivered_to_clickhouse(&tenant, &endpoints).await;
+    let last_seq = direct
         .number("SELECT max(seq) FROM messages")
         .await
         .unwrap();
 
-    proxy.set(Mood::Forgetful);
+    proxy.set(ProxyMode::DropResponses);
     tenant.append(100).await.unwrap();
-    let newer = format!("SELECT count() FROM messages WHERE seq > {known}");
+    let newer = format!("SELECT count() FROM messages WHERE seq > {last_seq}");
     until_true("the rows have arrived", SOON, async || {
         Ok(direct.number(&newer).await? > 0)
     })
     .await
     .unwrap();
-    // The cut has been inserted; every repeat is dropped from now on.
-    let lose =
-        format!("ALTER TABLE messages DELETE WHERE seq > {known} SETTINGS mutations_sync = 2");
-    direct.ask(&lose).await.unwrap();
+    // The batch was inserted; ClickHouse drops every retry with the same token.
+    let delete =
+        format!("ALTER TABLE messages DELETE WHERE seq > {last_seq} SETTINGS mutations_sync = 2");
+    direct.query(&delete).await.unwrap();
     assert_eq!(direct.number(&newer).await.unwrap(), 0);
-    proxy.set(Mood::Well);
-    all_delivered_to_clickhouse(&tenant, &endpoints).await;
+    proxy.set(ProxyMode::Forward);
+    everything_delivered_to_clickhouse(&tenant, &endpoints).await;
     let log = equals_truth(&tenant, run).await;
     assert!(log.contains("has lost its rows; inserting them"), "{log}");
 }
 
-async fn all_delivered_to_clickhouse(
+async fn everything_delivered_to_clickhouse(
     tenant: &Tenant,
     endpoints: &chatledger_e2e::metrics::Endpoints,
 ) {
@@ -149,15 +152,18 @@ async fn all_delivered_to_clickhouse(
     exceeds(endpoints, name, SINK, rows as f64 - 0.5).await;
 }
 
-async fn clickhouse_dies(driver: Driver) {
-    let data = Janitor::get().unwrap().folder("dying").unwrap();
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_killed_and_restarted_holds_every_row_once(driver: Driver) {
+    let data = Janitor::get().unwrap().folder("crash").unwrap();
     let engine = Engine::start(&data, "127.0.0.1:0").await.unwrap();
-    let mut plan = Plan::new("dying", driver, 6000)
+    let mut plan = TenantPlan::new("crash", driver, 6000)
         .faults("broken=7,unknown_key=3,duplicates=10,slow=15")
-        .with("--batch-limit=100");
+        .arg("--batch-limit=100");
     plan.clickhouse = Some(engine.url.clone());
     let tenant = Tenant::start(plan).await.unwrap();
-    // Small cuts, so that there are many writes to die in.
+    // Small batches, so that the crash happens during a write.
     tenant
         .configure(&[(
             "database = ",
@@ -168,7 +174,7 @@ async fn clickhouse_dies(driver: Driver) {
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
     let rows = async |clickhouse: &ClickHouse| {
         let rows = clickhouse.number("SELECT count() FROM messages").await;
-        // While it is dead there is no answer.
+        // The query fails while the server is down.
         rows.unwrap_or_default()
     };
     until_true("some messages are stored", SOON, async || {
@@ -180,7 +186,7 @@ async fn clickhouse_dies(driver: Driver) {
     let mut engine = engine;
     assert!(engine.process.kill().unwrap());
     let errors = "chatledger_sink_errors_total";
-    until_true("the metrics tell of the dead sink", SOON, async || {
+    until_true("the metrics report the failed sink", SOON, async || {
         Ok(endpoints
             .scrape()
             .await?
@@ -191,26 +197,16 @@ async fn clickhouse_dies(driver: Driver) {
     .unwrap();
     assert!(
         run.ended().unwrap().is_none(),
-        "it gave up:\n{}",
+        "the process ended:\n{}",
         run.log().unwrap()
     );
     let _engine = engine.restart().await.unwrap();
 
     let expected = Expected::read(&tenant.truth()).unwrap();
-    until_true("everything is stored after all", SOON, async || {
+    until_true("everything is stored", SOON, async || {
         Ok(rows(&tenant.clickhouse).await >= expected.messages.len() as u64)
     })
     .await
     .unwrap();
     equals_truth(&tenant, run).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_killed_and_started_again_under_the_direct_driver_holds_every_row_once() {
-    clickhouse_dies(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_killed_and_started_again_under_the_kafka_driver_holds_every_row_once() {
-    clickhouse_dies(Driver::Kafka).await;
 }

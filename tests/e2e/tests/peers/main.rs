@@ -1,6 +1,6 @@
-//! Peers that misbehave in every way that is known of: the archive, ClickHouse, the Parquet target.
-//! Each time chatledger recovers without a restart, loses nothing, doubles nothing (before FINAL
-//! too), tells of it in the right metric, and stays within its memory.
+//! Faults of the archive, ClickHouse and the Parquet target. In each case, chatledger recovers without
+//! a restart, loses nothing, duplicates nothing (also without FINAL), reports the fault in the right
+//! metric, and stays within its memory limit.
 
 #![allow(
     clippy::unwrap_used,
@@ -36,19 +36,19 @@ async fn metric(endpoints: &Endpoints, name: &str, labels: &[&str]) -> f64 {
     endpoints.scrape().await.unwrap().sum(name, labels)
 }
 
-/// Waits until the metrics say that both sinks hold everything.
+/// Waits until the metrics report that both sinks have written everything.
 async fn all_delivered(tenant: &Tenant, endpoints: &Endpoints) {
     let expected = Expected::read(&tenant.truth()).unwrap();
     let rows = expected.messages.len() + expected.violations.len();
-    let letters = expected.dead_letters.len();
-    for (sink, rows) in [("parquet", rows), ("clickhouse", rows + letters)] {
+    let dead_letters = expected.dead_letters.len();
+    for (sink, rows) in [("parquet", rows), ("clickhouse", rows + dead_letters)] {
         let label = format!("sink=\"{sink}\"");
         let name = "chatledger_sink_rows_total";
         exceeds(endpoints, name, &[&label], rows as f64 - 0.5).await;
     }
 }
 
-/// Stops the process in order and compares everything with the truth.
+/// Stops the process with SIGTERM, compares everything with the truth and returns the log.
 async fn equals_truth(tenant: &Tenant, mut run: Process) -> String {
     run.terminate().unwrap();
     let (code, _) = run.finish(SOON).await.unwrap();

@@ -1,19 +1,20 @@
-//! The Parquet target is full, then read-only, then its modes forbid: a small disk of its own,
-//! mounted for the test.
+//! The Parquet target is full, read-only, or forbidden by permissions: a small file system mounted for
+//! the test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use chatledger_e2e::Driver;
-use chatledger_e2e::tenant::{Plan, Tenant};
+use chatledger_e2e::tenant::{Tenant, TenantPlan};
+use test_case::test_case;
 
 use super::{all_delivered, equals_truth, exceeds, metric};
 
 const ERRORS: &str = "chatledger_sink_errors_total";
 const SINK: &[&str] = &["sink=\"parquet\""];
 
-/// A disk in memory, at a folder. It goes with this value.
+/// A file system in memory, mounted at a folder. It is unmounted when this value is dropped.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -28,8 +29,8 @@ impl Disk {
         Self(folder.to_owned())
     }
 
-    /// Gives every folder and file this mode.
-    fn mode(&self, mode: &str) {
+    /// Sets the permissions of every folder and file.
+    fn set_permissions(&self, mode: &str) {
         run("chmod", &["-R", mode], &self.0);
     }
 
@@ -37,7 +38,7 @@ impl Disk {
         run("mount", &["-o", how], &self.0);
     }
 
-    /// Leaves no room.
+    /// Uses up the free space.
     fn fill(&self) {
         let mut filler = fs::File::create(self.0.join(".filler")).unwrap();
         let block = vec![0; 1 << 16];
@@ -55,7 +56,7 @@ impl Drop for Disk {
     }
 }
 
-/// Runs a command that only root may, as root.
+/// Runs a command as root.
 fn run(program: &str, words: &[&str], folder: &Path) {
     let mut command = if nix::unistd::geteuid().is_root() {
         Command::new(program)
@@ -67,40 +68,43 @@ fn run(program: &str, words: &[&str], folder: &Path) {
     let status = command.args(words).arg(folder).status().unwrap();
     assert!(
         status.success(),
-        "{program} {words:?}: {status}; it wants root or sudo"
+        "{program} {words:?}: {status}; it needs root or sudo"
     );
 }
 
-/// What goes wrong and is put right again.
-struct Trouble {
+/// A fault of the file system.
+struct DiskFault {
     begin: fn(&Disk),
     end: fn(&Disk),
-    /// Of the log, which tells it.
-    word: &'static str,
+    /// Text that the log must contain.
+    message: &'static str,
 }
 
-const TROUBLES: &[Trouble] = &[
-    Trouble {
+const FAULTS: &[DiskFault] = &[
+    DiskFault {
         begin: Disk::fill,
         end: Disk::clear,
-        word: "No space left",
+        message: "No space left",
     },
-    Trouble {
+    DiskFault {
         begin: |disk| disk.remount("remount,ro"),
         end: |disk| disk.remount("remount,rw"),
-        word: "Read-only file system",
+        message: "Read-only file system",
     },
-    Trouble {
-        begin: |disk| disk.mode("a-w"),
-        end: |disk| disk.mode("a+w"),
-        word: "Permission denied",
+    DiskFault {
+        begin: |disk| disk.set_permissions("a-w"),
+        end: |disk| disk.set_permissions("a+w"),
+        message: "Permission denied",
     },
 ];
 
-async fn parquet_in_trouble(driver: Driver) {
-    let plan = Plan::new("full_disk", driver, 400)
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn parquet_target_that_is_full_read_only_or_forbidden_holds_every_row_once(driver: Driver) {
+    let plan = TenantPlan::new("full_disk", driver, 400)
         .faults("broken=7,unknown_key=3,duplicates=10")
-        .with("--batch-limit=100");
+        .arg("--batch-limit=100");
     let tenant = Tenant::start(plan).await.unwrap();
     let folder = tenant.parquet();
     let disk = Disk::mount(&folder, 24);
@@ -108,30 +112,30 @@ async fn parquet_in_trouble(driver: Driver) {
     tenant
         .configure(&[("url = \"file:parquet\"", roll)])
         .unwrap();
-    let mut run = tenant.chatledger_bound_by_modes("run", &[]).unwrap();
+    let mut run = tenant.chatledger_with_file_permissions("run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
     all_delivered(&tenant, &endpoints).await;
-    for Trouble { begin, end, word } in TROUBLES {
+    for DiskFault {
+        begin,
+        end,
+        message,
+    } in FAULTS
+    {
         begin(&disk);
         let before = metric(&endpoints, ERRORS, SINK).await;
         tenant.append(100).await.unwrap();
         exceeds(&endpoints, ERRORS, SINK, before + 1.5).await;
         end(&disk);
         all_delivered(&tenant, &endpoints).await;
-        assert!(run.ended().unwrap().is_none(), "it gave up: {word}");
+        assert!(
+            run.ended().unwrap().is_none(),
+            "the process ended: {message}"
+        );
         let log = run.log().unwrap();
-        assert!(log.contains(word), "{word:?} is not told:\n{log}");
+        assert!(
+            log.contains(message),
+            "{message:?} is not in the log:\n{log}"
+        );
     }
     equals_truth(&tenant, run).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn parquet_target_full_read_only_and_forbidden_under_the_direct_driver_holds_every_row_once()
-{
-    parquet_in_trouble(Driver::Direct).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn parquet_target_full_read_only_and_forbidden_under_the_kafka_driver_holds_every_row_once() {
-    parquet_in_trouble(Driver::Kafka).await;
 }

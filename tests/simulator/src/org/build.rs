@@ -1,4 +1,4 @@
-//! Makes a tenant's people from its seed; rooms are made in `places`.
+//! Generates a tenant's people from its seed; `places` generates the rooms.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -16,7 +16,7 @@ use crate::texts::Texts;
 
 pub(super) const DAY: i64 = 86_400;
 
-/// What the parts of a tenant are made with.
+/// The state shared by the generators of an organisation.
 pub(super) struct Builder<'a> {
     pub(super) rng: ChaCha8Rng,
     pub(super) texts: &'a Texts,
@@ -65,18 +65,18 @@ pub(super) fn org(options: &TenantOptions, texts: &Texts) -> Org {
     }
 }
 
-/// Customers whom somebody follows; the others are known from customer groups only.
+/// Returns how many customers are followed; the others appear in customer groups only.
 pub(super) fn followed(customers: usize) -> usize {
     customers * 9 / 10
 }
 
 impl Builder<'_> {
-    /// An id of WeCom's form.
+    /// Returns an id in WeCom's form.
     pub(super) fn id(&mut self, prefix: &str) -> String {
-        const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
+        const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
         let mut id = String::from(prefix);
         while id.len() < 32 {
-            id.push(char::from(*pick(&mut self.rng, LETTERS)));
+            id.push(char::from(*pick(&mut self.rng, ALPHABET)));
         }
         id
     }
@@ -117,7 +117,7 @@ impl Builder<'_> {
             if once_in(&mut self.rng, 4) {
                 id[..1].make_ascii_uppercase();
             }
-            // Every leaf department has somebody, one sits at the top; then as it comes.
+            // The root has one member and every leaf department at least one; the others are random.
             let department = match n {
                 0 => &self.departments[0],
                 n if n <= leaves.len() => &leaves[n - 1],
@@ -138,7 +138,7 @@ impl Builder<'_> {
                 (_, true) => titles[0],
                 _ => pick(&mut self.rng, &titles[1..]),
             };
-            // The first members of every department work; of the rest some do not any more.
+            // Leaders are active; some of the others are disabled, not activated or have left.
             let status = match self.rng.random_range(0..40) {
                 _ if leader => 1,
                 0 => 2,
@@ -179,7 +179,7 @@ impl Builder<'_> {
         });
     }
 
-    /// A member of the past, whom the directory does not list any more.
+    /// Adds a former member whom the directory no longer lists.
     fn gone(&mut self) -> PartyId {
         let (name, pinyin) = self.full_name();
         self.stranger(format!("{pinyin}_2019"), PartyKind::Unknown, "", name);
@@ -290,7 +290,7 @@ impl Builder<'_> {
         }
     }
 
-    /// People in rooms nobody can resolve.
+    /// Adds participants of rooms that no API describes.
     fn strangers(&mut self) {
         for _ in 0..20 {
             let prefix = if once_in(&mut self.rng, 6) {
@@ -319,7 +319,7 @@ impl Builder<'_> {
             .collect()
     }
 
-    /// Some write far more than others: a weight that falls with a power of chance.
+    /// Returns a random weight with a power-law distribution: a few parties write most messages.
     pub(super) fn weight(&mut self) -> f64 {
         let chance: f64 = self.rng.random_range(0.02..1.0);
         chance.powf(-0.7)
@@ -388,7 +388,7 @@ impl Builder<'_> {
     }
 }
 
-/// Those who left wrote only in the first part of the backlog.
+/// Returns the part of the backlog after which a member no longer writes.
 fn ends_at(member: &Member) -> f64 {
     match member.status {
         2 => 0.6,

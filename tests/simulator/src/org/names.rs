@@ -1,4 +1,4 @@
-//! Names, titles and departments to choose from.
+//! Lists of names, titles and departments.
 
 use super::Department;
 
@@ -16,7 +16,7 @@ const fn department(
     }
 }
 
-/// Departments, parents before children; ids have gaps as they have in life.
+/// Departments, parents before children; ids have gaps, as in real tenants.
 pub(super) const DEPARTMENTS: &[Department] = &[
     department(1, 0, "恒润集团", "office"),
     department(10, 1, "财富管理中心", "wealth"),
@@ -48,7 +48,7 @@ pub(super) const DEPARTMENTS: &[Department] = &[
     department(79, 70, "行政采购部", "office"),
 ];
 
-/// Titles of an industry, the leader's first.
+/// Returns the titles of an industry, the leader's first.
 pub(super) fn titles(industry: &str) -> &'static [&'static str] {
     match industry {
         "wealth" => &[
@@ -174,7 +174,7 @@ pub(super) const CUSTOMER_ROOMS: &[&str] = &[
     "",
 ];
 
-/// Names of groups of members.
+/// Names of internal rooms.
 pub(super) const INTERNAL_ROOMS: &[&str] = &[
     "客户中台项目组",
     "每日晨会",

@@ -1,4 +1,4 @@
-//! Makes a tenant's group chats.
+//! Generates a tenant's group chats.
 
 use std::collections::BTreeSet;
 
@@ -65,7 +65,7 @@ impl Builder<'_> {
         });
     }
 
-    /// So many members who work; the first one is covered by the archive.
+    /// Chooses `count` active members, the first of whom the archive covers.
     fn working(&mut self, members: &[Member], count: usize, first: Option<u32>) -> Vec<PartyId> {
         let pool: Vec<u32> = (0..members.len() as u32)
             .filter(|&m| members[m as usize].status == 1)
@@ -103,7 +103,7 @@ impl Builder<'_> {
                 .filter(|f| f.member == parties[0])
                 .map(|f| f.customer)
                 .collect();
-            // Every unfollowed customer is in a group, or nobody would know the name.
+            // Every unfollowed customer is in a group; otherwise no API would return the name.
             let mut guests: BTreeSet<u32> = unfollowed
                 .clone()
                 .filter(|c| c % groups == n)

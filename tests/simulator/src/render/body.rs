@@ -1,67 +1,67 @@
 //! The body of each message type, and its `content`.
 //!
-//! Each function returns the members that follow `msgtype` and the parts of `content`, in the order
-//! of the formats' table; empty parts do not count.
+//! Each function returns the JSON members that follow `msgtype` and the parts of `content` in order;
+//! empty parts are left out.
 
 mod plain;
 mod records;
 mod work;
 
 use super::json::without_strays;
-use super::{Object, Writing};
-use crate::kind::Kind;
+use super::{JsonObject, MessageRenderer};
+use crate::kind::MessageKind;
 
-/// A body, and what in it a person would search for.
-pub(super) struct Body {
-    pub(super) members: Object,
+/// The JSON members of a body and the parts of its searchable content.
+pub(super) struct MessageBody {
+    pub(super) members: JsonObject,
     pub(super) parts: Vec<String>,
 }
 
-impl Body {
-    /// A body under a key.
-    pub(super) fn under(key: &str, object: Object, parts: Vec<String>) -> Self {
-        let mut members = Object::new(super::Style::default());
+impl MessageBody {
+    /// Creates a body whose object is under a key.
+    pub(super) fn under(key: &str, object: JsonObject, parts: Vec<String>) -> Self {
+        let mut members = JsonObject::new(super::Style::default());
         members.json(key, &object.finish());
         Self { members, parts }
     }
 }
 
-impl Writing<'_> {
-    /// The members that follow `msgtype`, and the content.
-    pub(super) fn body(&mut self) -> (Object, String) {
+impl MessageRenderer<'_> {
+    /// Returns the JSON members that follow `msgtype`, and the content.
+    pub(super) fn body(&mut self) -> (JsonObject, String) {
         let body = match self.slot.kind {
-            Kind::Text => self.text(),
-            Kind::Image => self.image(),
-            Kind::Revoke => self.revoke(),
-            Kind::Agree => self.agree(),
-            Kind::Disagree => self.disagree(),
-            Kind::Voice => self.voice(),
-            Kind::Video => self.video(),
-            Kind::Card => self.card(),
-            Kind::Location => self.location(),
-            Kind::Emotion => self.emotion(),
-            Kind::File => self.file(),
-            Kind::Link => self.link(),
-            Kind::Weapp => self.weapp(),
-            Kind::Chatrecord => self.chatrecord(),
-            Kind::Todo => self.todo(),
-            Kind::Vote => self.vote(),
-            Kind::Collect => self.collect(),
-            Kind::Redpacket | Kind::ExternalRedpacket => self.redpacket(),
-            Kind::Meeting => self.meeting(),
-            Kind::MeetingNotification => self.meeting_notification(),
-            Kind::Docmsg => self.docmsg(),
-            Kind::Markdown => self.markdown(),
-            Kind::News => self.news(),
-            Kind::Calendar => self.calendar(),
-            Kind::Mixed => self.mixed(),
-            Kind::MeetingVoiceCall => self.meeting_voice_call(),
-            Kind::VoipDocShare => self.voip_doc_share(),
-            Kind::Sphfeed => self.sphfeed(),
-            Kind::Voiptext => self.voiptext(),
-            Kind::Qydiskfile => self.qydiskfile(),
-            Kind::SolitaireNote => self.solitaire_note(),
-            Kind::Switch => Body {
+            MessageKind::Text => self.text(),
+            MessageKind::Image => self.image(),
+            MessageKind::Revoke => self.revoke(),
+            MessageKind::Agree => self.agree(),
+            MessageKind::Disagree => self.disagree(),
+            MessageKind::Voice => self.voice(),
+            MessageKind::Video => self.video(),
+            MessageKind::Card => self.card(),
+            MessageKind::Location => self.location(),
+            MessageKind::Emotion => self.emotion(),
+            MessageKind::File => self.file(),
+            MessageKind::Link => self.link(),
+            MessageKind::Weapp => self.weapp(),
+            MessageKind::Chatrecord => self.chatrecord(),
+            MessageKind::Todo => self.todo(),
+            MessageKind::Vote => self.vote(),
+            MessageKind::Collect => self.collect(),
+            MessageKind::Redpacket | MessageKind::ExternalRedpacket => self.redpacket(),
+            MessageKind::Meeting => self.meeting(),
+            MessageKind::MeetingNotification => self.meeting_notification(),
+            MessageKind::Docmsg => self.docmsg(),
+            MessageKind::Markdown => self.markdown(),
+            MessageKind::News => self.news(),
+            MessageKind::Calendar => self.calendar(),
+            MessageKind::Mixed => self.mixed(),
+            MessageKind::MeetingVoiceCall => self.meeting_voice_call(),
+            MessageKind::VoipDocShare => self.voip_doc_share(),
+            MessageKind::Sphfeed => self.sphfeed(),
+            MessageKind::Voiptext => self.voiptext(),
+            MessageKind::Qydiskfile => self.qydiskfile(),
+            MessageKind::SolitaireNote => self.solitaire_note(),
+            MessageKind::Switch => MessageBody {
                 members: self.object(),
                 parts: Vec::new(),
             },
@@ -75,7 +75,7 @@ impl Writing<'_> {
         (body.members, parts.join("\n"))
     }
 
-    fn object(&self) -> Object {
-        Object::new(self.style)
+    fn object(&self) -> JsonObject {
+        JsonObject::new(self.style)
     }
 }

@@ -1,11 +1,11 @@
-//! Writes JSON with its keys in the order given, in the ways different gateways write it.
+//! Writes JSON with its keys in a given order, in the styles of different gateways.
 //!
-//! Guarantee: valid JSON, except that a mark for a stray control byte comes out as that byte, raw,
-//! as it does in life.
+//! Guarantee: valid JSON, except that a placeholder for a stray control byte is written as that raw
+//! byte, as real archives do.
 
 use std::fmt::{Display, Write};
 
-/// U+E000 + b stands for the control byte b.
+/// U+E000 + b is the placeholder for the control byte b.
 pub(crate) const STRAY: char = '\u{e000}';
 
 fn stray(c: char) -> Option<char> {
@@ -13,29 +13,29 @@ fn stray(c: char) -> Option<char> {
     (byte < 0x20).then(|| char::from(byte as u8))
 }
 
-/// The text as it reads once stray control bytes have been removed.
+/// Returns the text without placeholders for stray control bytes.
 pub(crate) fn without_strays(text: &str) -> String {
     text.chars().filter(|&c| stray(c).is_none()).collect()
 }
 
-/// How values are written.
+/// The style of written values.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Style {
-    /// Numbers as strings.
+    /// Whether numbers are written as strings.
     pub numbers_as_text: bool,
-    /// Everything outside ASCII as `\u` escapes, `/` as `\/`.
+    /// Whether non-ASCII characters are written as `\u` escapes and `/` as `\/`.
     pub ascii_only: bool,
 }
 
 /// A JSON object being written.
 #[derive(Clone, Debug)]
-pub struct Object {
+pub struct JsonObject {
     text: String,
     style: Style,
 }
 
-impl Object {
-    /// An empty object.
+impl JsonObject {
+    /// Creates an empty object.
     pub fn new(style: Style) -> Self {
         Self {
             text: String::from("{"),
@@ -53,35 +53,35 @@ impl Object {
         self
     }
 
-    /// A string.
+    /// Adds a string.
     pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
         self.key(key);
         escape(&mut self.text, value, self.style);
         self
     }
 
-    /// A number.
+    /// Adds a number.
     pub fn number(&mut self, key: &str, value: impl Display) -> &mut Self {
         self.key(key);
         let quote = if self.style.numbers_as_text { "\"" } else { "" };
         let written = write!(self.text, "{quote}{value}{quote}");
-        debug_assert!(written.is_ok(), "a String takes everything");
+        debug_assert!(written.is_ok(), "writing to a String never fails");
         self
     }
 
-    /// `true` or `false`.
+    /// Adds `true` or `false`.
     pub fn flag(&mut self, key: &str, value: bool) -> &mut Self {
         self.json(key, if value { "true" } else { "false" })
     }
 
-    /// Something that is JSON already.
+    /// Adds a value that is already JSON.
     pub fn json(&mut self, key: &str, value: &str) -> &mut Self {
         self.key(key);
         self.text.push_str(value);
         self
     }
 
-    /// A list of strings.
+    /// Adds a list of strings.
     pub fn texts<'a>(&mut self, key: &str, values: impl IntoIterator<Item = &'a str>) -> &mut Self {
         self.key(key);
         self.text.push('[');
@@ -95,13 +95,13 @@ impl Object {
         self
     }
 
-    /// A list of objects.
+    /// Adds a list of objects.
     pub fn list(&mut self, key: &str, values: impl IntoIterator<Item = String>) -> &mut Self {
         let items: Vec<String> = values.into_iter().collect();
         self.json(key, &format!("[{}]", items.join(",")))
     }
 
-    /// The members of another object.
+    /// Adds the members of another object.
     pub fn members_of(&mut self, other: &Self) -> &mut Self {
         if other.text.len() > 1 {
             self.text.push(',');
@@ -110,7 +110,7 @@ impl Object {
         self
     }
 
-    /// The text.
+    /// Returns the JSON text.
     pub fn finish(mut self) -> String {
         self.text.push('}');
         self.text
@@ -142,7 +142,7 @@ fn escape(out: &mut String, value: &str, style: Style) {
 fn escape_units(out: &mut String, c: char) {
     for unit in c.encode_utf16(&mut [0; 2]) {
         let written = write!(out, "\\u{unit:04x}");
-        debug_assert!(written.is_ok(), "a String takes everything");
+        debug_assert!(written.is_ok(), "writing to a String never fails");
     }
 }
 
@@ -152,9 +152,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_read_back_as_what_was_put_in() {
+    fn objects_are_parsed_back_to_the_values_written() {
         for (numbers_as_text, ascii_only) in [(false, false), (true, true)] {
-            let mut object = Object::new(Style {
+            let mut object = JsonObject::new(Style {
                 numbers_as_text,
                 ascii_only,
             });
@@ -163,7 +163,7 @@ mod tests {
                 .number("n", 7)
                 .texts("l", ["x", "好"])
                 .flag("f", true);
-            let mut more = Object::new(Style::default());
+            let mut more = JsonObject::new(Style::default());
             more.text("b", "");
             object.members_of(&more);
             let value: serde_json::Value = serde_json::from_str(&object.finish()).unwrap();
@@ -175,8 +175,8 @@ mod tests {
     }
 
     #[test]
-    fn strays_come_out_raw_and_are_taken_out_of_the_content() {
-        let mut object = Object::new(Style::default());
+    fn stray_bytes_are_written_raw_and_removed_from_the_content() {
+        let mut object = JsonObject::new(Style::default());
         let text = format!("a{}b", '\u{e00b}');
         object.text("t", &text);
         assert_eq!(object.finish(), "{\"t\":\"a\u{b}b\"}");

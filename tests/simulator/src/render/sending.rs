@@ -1,20 +1,20 @@
-//! From whom to whom: `tolist` and `roomid` in the shapes they have in life.
+//! Receivers of a message: `tolist` and `roomid` in the forms of real archives.
 
-use super::Writing;
-use crate::kind::Kind;
+use super::MessageRenderer;
+use crate::kind::MessageKind;
 use crate::org::PartyId;
 use crate::random::once_in;
 
-/// Where a message goes.
-pub(super) struct Sending {
-    /// As written: may hold somebody twice, or the sender.
+/// The receivers of a message.
+pub(super) struct Receivers {
+    /// As written to the JSON; can contain duplicates or the sender.
     pub(super) tolist: Vec<PartyId>,
-    /// `None` where the field is missing.
+    /// `None` if the field is missing.
     pub(super) roomid: Option<String>,
 }
 
-impl Writing<'_> {
-    pub(super) fn sending(&mut self) -> Sending {
+impl MessageRenderer<'_> {
+    pub(super) fn receivers(&mut self) -> Receivers {
         let from = self.slot.speaker;
         let Some(room) = self.conversation.room else {
             let both = self
@@ -24,7 +24,7 @@ impl Writing<'_> {
                 .chain(&self.conversation.customers);
             let tolist: Vec<PartyId> = both.copied().filter(|&party| party != from).collect();
             let missing = once_in(&mut self.rng, 10);
-            return Sending {
+            return Receivers {
                 tolist,
                 roomid: (!missing).then(String::new),
             };
@@ -36,10 +36,13 @@ impl Writing<'_> {
             .copied()
             .filter(|&party| party != from)
             .collect();
-        // Calls are logged without their room, and with the caller among those called.
-        if matches!(self.slot.kind, Kind::MeetingVoiceCall | Kind::VoipDocShare) {
+        // Calls are logged without their room, and with the caller among the receivers.
+        if matches!(
+            self.slot.kind,
+            MessageKind::MeetingVoiceCall | MessageKind::VoipDocShare
+        ) {
             tolist.push(from);
-            return Sending {
+            return Receivers {
                 tolist,
                 roomid: None,
             };
@@ -48,7 +51,7 @@ impl Writing<'_> {
             let again = tolist[tolist.len() / 2];
             tolist.push(again);
         }
-        Sending {
+        Receivers {
             tolist,
             roomid: Some(room.id.clone()),
         }

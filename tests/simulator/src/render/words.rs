@@ -1,16 +1,16 @@
-//! The text of a text message: the dialogue's line, sometimes replaced by a line that breaks a rule,
-//! with the quotes, mentions, emoji, wide letters and stray bytes that texts have in life.
+//! The text of a text message: a line of the dialogue or one that breaks a rule, with the quotes,
+//! mentions, emoji, full-width characters and stray bytes of real texts.
 
 use rand::RngExt;
 
-use super::Writing;
+use super::MessageRenderer;
 use super::json::STRAY;
 use crate::random::{once_in, pick};
 
-/// One text in so many breaks a rule, or nearly.
+/// One of this many texts breaks a rule or comes close to it.
 const BREACH_IN: u32 = 70;
 
-impl Writing<'_> {
+impl MessageRenderer<'_> {
     pub(super) fn words(&mut self) -> String {
         let mut text = if once_in(&mut self.rng, BREACH_IN) {
             let dice = self.dice();
@@ -62,7 +62,7 @@ impl Writing<'_> {
         }
     }
 
-    /// Puts control bytes inside, which the JSON will hold unescaped.
+    /// Inserts control bytes, which the JSON contains unescaped.
     fn with_strays(&mut self, text: &str) -> String {
         let count = text.chars().count() as u32;
         let dice = self.dice() as u32;
@@ -78,7 +78,7 @@ impl Writing<'_> {
     }
 }
 
-/// Printable ASCII in its wide forms.
+/// Converts printable ASCII to its full-width forms.
 fn wide(text: &str) -> String {
     text.chars()
         .map(|c| match c {

@@ -1,4 +1,4 @@
-//! The archive: sealed records by `seq`, and media in pieces.
+//! The archive API: sealed records by `seq`, and media in chunks.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,55 +11,55 @@ use axum::response::{IntoResponse, Response};
 use futures::stream::{self, StreamExt};
 use serde::Deserialize;
 
-use super::mishaps::Mishap;
+use super::api_faults::CallFault;
 use super::reply::{
-    BAD_PARAMETER, BAD_TOKEN, BUSY, CONFLICT, EXPIRED_TOKEN, NO_MEDIA, Refusal, TOO_MANY,
+    ApiError, BAD_PARAMETER, BAD_TOKEN, BUSY, CONFLICT, EXPIRED_TOKEN, NO_MEDIA, TOO_MANY,
     TOO_OFTEN, raw_json, request,
 };
 use super::tokens::{Access, Right};
-use super::{Shared, State};
+use super::{ServerState, SharedState};
 use crate::faults::ApiFault;
 use crate::media::{CHUNK, Media};
 
-/// Records in a page at most.
-const MOST: u64 = 1_000;
-/// How far back the archive reaches, milliseconds.
+/// Maximum records in a page.
+const MAX_RECORDS: u64 = 1_000;
+/// How long the archive keeps records, in milliseconds.
 const WINDOW_MS: i64 = 5 * 86_400_000;
 
 #[derive(Deserialize)]
-struct Wanted {
+struct PageRequest {
     seq: u64,
     limit: u64,
 }
 
 pub(crate) async fn getchatdata(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
     body: Bytes,
 ) -> Response {
     let began = Instant::now();
-    if let Err(refusal) = state.enter("getchatdata", &access, &[Right::Archive]) {
-        return refusal.into_response();
+    if let Err(error) = state.enter("getchatdata", &access, &[Right::Archive]) {
+        return error.into_response();
     }
-    let wanted: Wanted = match request(&body) {
+    let wanted: PageRequest = match request(&body) {
         Ok(wanted) => wanted,
-        Err(refusal) => return refusal.into_response(),
+        Err(error) => return error.into_response(),
     };
-    if !(1..=MOST).contains(&wanted.limit) {
+    if !(1..=MAX_RECORDS).contains(&wanted.limit) {
         return BAD_PARAMETER.into_response();
     }
-    if !state.mishaps.within_limit(began) {
+    if !state.api_faults.within_limit(began) {
         return TOO_OFTEN.into_response();
     }
-    let mishap = state.mishaps.next();
-    if let Some(refusal) = mishap.and_then(|mishap| refused(&state, mishap)) {
+    let fault = state.api_faults.next();
+    if let Some(error) = fault.and_then(|fault| refused(&state, fault)) {
         state.calls.count("getchatdata faults", false);
-        return refusal;
+        return error;
     }
-    let records = if mishap == Some(Mishap::Empty) {
+    let records = if fault == Some(CallFault::Empty) {
         "[]".to_owned()
     } else {
-        if matches!(mishap, None | Some(Mishap::Fails(ApiFault::Slow))) {
+        if matches!(fault, None | Some(CallFault::Fails(ApiFault::Slow))) {
             state.asked_beyond.fetch_max(wanted.seq, Ordering::AcqRel);
         }
         let state = Arc::clone(&state);
@@ -68,14 +68,14 @@ pub(crate) async fn getchatdata(
             Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     };
-    let delay = state.mishaps.delay().saturating_sub(began.elapsed());
+    let delay = state.api_faults.delay().saturating_sub(began.elapsed());
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
-    answer(mishap, &records).await
+    answer(fault, &records).await
 }
 
-fn page(state: &State, wanted: &Wanted) -> String {
+fn page(state: &ServerState, wanted: &PageRequest) -> String {
     let tenant = &state.tenant;
     let visible = state.visible();
     let mut first = tenant.after(wanted.seq).min(visible);
@@ -86,14 +86,14 @@ fn page(state: &State, wanted: &Wanted) -> String {
     tenant.records(first..(first + wanted.limit).min(visible))
 }
 
-/// The first record whose message is not older; times ascend with `seq`.
-fn first_since(state: &State, visible: u64, oldest: i64) -> u64 {
+/// Returns the position of the first record whose message is not older; times ascend with `seq`.
+fn first_since(state: &ServerState, visible: u64, oldest: i64) -> u64 {
     let tenant = &state.tenant;
     let (mut low, mut high) = (0, visible);
     while low < high {
         let middle = low + (high - low) / 2;
-        let place = tenant.faults.place(middle);
-        if tenant.message(place.message).msgtime < oldest {
+        let content = tenant.faults.content(middle);
+        if tenant.message(content.message).msgtime < oldest {
             low = middle + 1;
         } else {
             high = middle;
@@ -102,21 +102,21 @@ fn first_since(state: &State, visible: u64, oldest: i64) -> u64 {
     low
 }
 
-/// A failure that needs no records.
-fn refused(state: &State, mishap: Mishap) -> Option<Response> {
-    let Mishap::Fails(fault) = mishap else {
+/// Returns the response of a fault that needs no records.
+fn refused(state: &ServerState, fault: CallFault) -> Option<Response> {
+    let CallFault::Fails(kind) = fault else {
         return None;
     };
-    let refusal: Refusal = match fault {
+    let error: ApiError = match kind {
         ApiFault::Busy => BUSY,
         ApiFault::Rate => TOO_OFTEN,
         ApiFault::Concurrency => TOO_MANY,
         ApiFault::Expired => {
-            state.tokens.void(EXPIRED_TOKEN);
+            state.tokens.invalidate(EXPIRED_TOKEN);
             EXPIRED_TOKEN
         }
         ApiFault::Invalid => {
-            state.tokens.void(BAD_TOKEN);
+            state.tokens.invalidate(BAD_TOKEN);
             BAD_TOKEN
         }
         ApiFault::E500 => {
@@ -125,31 +125,35 @@ fn refused(state: &State, mishap: Mishap) -> Option<Response> {
         ApiFault::E502 => {
             return Some((StatusCode::BAD_GATEWAY, "<html>502 Bad Gateway</html>").into_response());
         }
-        ApiFault::Cut | ApiFault::Truncated | ApiFault::Error | ApiFault::Slow => return None,
+        ApiFault::Disconnect | ApiFault::Truncated | ApiFault::Error | ApiFault::Slow => {
+            return None;
+        }
     };
-    Some(refusal.into_response())
+    Some(error.into_response())
 }
 
-async fn answer(mishap: Option<Mishap>, records: &str) -> Response {
-    let (code, text) = match mishap {
-        Some(Mishap::Fails(ApiFault::Error)) => (CONFLICT.0, CONFLICT.1),
+async fn answer(fault: Option<CallFault>, records: &str) -> Response {
+    let (code, text) = match fault {
+        Some(CallFault::Fails(ApiFault::Error)) => (CONFLICT.0, CONFLICT.1),
         _ => (0, "ok"),
     };
     let envelope = format!(r#"{{"errcode":{code},"errmsg":"{text}","chatdata":{records}}}"#);
-    match mishap {
-        Some(Mishap::Fails(ApiFault::Truncated)) => {
+    match fault {
+        Some(CallFault::Fails(ApiFault::Truncated)) => {
             raw_json(envelope.as_bytes()[..envelope.len() * 2 / 3].to_vec())
         }
-        Some(Mishap::Fails(ApiFault::Cut)) => {
+        Some(CallFault::Fails(ApiFault::Disconnect)) => {
             let half = Bytes::copy_from_slice(&envelope.as_bytes()[..envelope.len() / 2]);
-            // The first half has to be on its way before the connection ends.
-            let cut = stream::once(async {
+            // Send the first half before closing the connection.
+            let disconnect = stream::once(async {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
             });
-            raw_json(Body::from_stream(stream::iter([Ok(half)]).chain(cut)))
+            raw_json(Body::from_stream(
+                stream::iter([Ok(half)]).chain(disconnect),
+            ))
         }
-        Some(Mishap::Fails(ApiFault::Slow)) => {
+        Some(CallFault::Fails(ApiFault::Slow)) => {
             tokio::time::sleep(Duration::from_secs(2)).await;
             raw_json(envelope)
         }
@@ -158,22 +162,22 @@ async fn answer(mishap: Option<Mishap>, records: &str) -> Response {
 }
 
 #[derive(Deserialize)]
-struct WantedMedia {
+struct MediaRequest {
     sdkfileid: String,
     #[serde(default)]
     indexbuf: String,
 }
 
 pub(crate) async fn getchatmediadata(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     state.enter("getchatmediadata", &access, &[Right::Archive])?;
-    let wanted: WantedMedia = request(&body)?;
+    let wanted: MediaRequest = request(&body)?;
     let seed = state.tenant.options.seed;
     let media = Media::from_sdkfileid(seed, &wanted.sdkfileid).ok_or(NO_MEDIA)?;
-    // What the SDK calls indexbuf is the next range.
+    // The SDK's indexbuf is the next byte range.
     let start: usize = match wanted.indexbuf.strip_prefix("Range:bytes=") {
         Some(range) => {
             let start = range.split('-').next().and_then(|start| start.parse().ok());

@@ -1,25 +1,25 @@
-//! Departments and members.
+//! The contact APIs: departments and members.
 
 use axum::body::Bytes;
 use axum::extract::Query;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Shared;
-use super::reply::{NO_DEPARTMENT, NO_MEMBER, Refusal, Reply, ok, page, request};
+use super::SharedState;
+use super::reply::{ApiError, ApiResult, NO_DEPARTMENT, NO_MEMBER, ok, page, request};
 use super::tokens::{Access, Right};
 use crate::org::{Department, Member, Org};
 
 const RIGHTS: &[Right] = &[Right::Contact];
 
 #[derive(Deserialize)]
-pub(crate) struct OfDepartment {
+pub(crate) struct DepartmentQuery {
     id: Option<u32>,
     department_id: Option<u32>,
     fetch_child: Option<u8>,
 }
 
-fn below(org: &Org, id: Option<u32>) -> Result<Vec<&Department>, Refusal> {
+fn below(org: &Org, id: Option<u32>) -> Result<Vec<&Department>, ApiError> {
     let found = org.department_with_children(id.unwrap_or(1));
     if found.is_empty() {
         Err(NO_DEPARTMENT)
@@ -37,10 +37,10 @@ fn leaders(org: &Org, department: u32) -> Vec<&str> {
 }
 
 pub(crate) async fn department_list(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
-    Query(wanted): Query<OfDepartment>,
-) -> Reply {
+    Query(wanted): Query<DepartmentQuery>,
+) -> ApiResult {
     state.enter("department/list", &access, RIGHTS)?;
     let org = &state.tenant.org;
     let list: Vec<Value> = below(org, wanted.id)?
@@ -59,10 +59,10 @@ pub(crate) async fn department_list(
 }
 
 pub(crate) async fn department_simplelist(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
-    Query(wanted): Query<OfDepartment>,
-) -> Reply {
+    Query(wanted): Query<DepartmentQuery>,
+) -> ApiResult {
     state.enter("department/simplelist", &access, RIGHTS)?;
     let list: Vec<Value> = below(&state.tenant.org, wanted.id)?
         .into_iter()
@@ -99,10 +99,10 @@ fn user(member: &Member) -> Value {
 }
 
 pub(crate) async fn user_list(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
-    Query(wanted): Query<OfDepartment>,
-) -> Reply {
+    Query(wanted): Query<DepartmentQuery>,
+) -> ApiResult {
     state.enter("user/list", &access, RIGHTS)?;
     let org = &state.tenant.org;
     let id = wanted.department_id.ok_or(NO_DEPARTMENT)?;
@@ -120,19 +120,19 @@ pub(crate) async fn user_list(
 }
 
 #[derive(Deserialize)]
-struct Paged {
+struct MemberIdsRequest {
     #[serde(default)]
     cursor: String,
     limit: Option<usize>,
 }
 
 pub(crate) async fn user_list_id(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
     body: Bytes,
-) -> Reply {
+) -> ApiResult {
     state.enter("user/list_id", &access, RIGHTS)?;
-    let wanted: Paged = request(&body)?;
+    let wanted: MemberIdsRequest = request(&body)?;
     let all: Vec<Value> = state
         .tenant
         .org
@@ -151,16 +151,16 @@ pub(crate) async fn user_list_id(
 }
 
 #[derive(Deserialize)]
-pub(crate) struct OfUser {
+pub(crate) struct MemberQuery {
     #[serde(default)]
     userid: String,
 }
 
 pub(crate) async fn user_get(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
-    Query(wanted): Query<OfUser>,
-) -> Reply {
+    Query(wanted): Query<MemberQuery>,
+) -> ApiResult {
     state.enter("user/get", &access, RIGHTS)?;
     let members = &state.tenant.org.members;
     let found = members

@@ -1,4 +1,4 @@
-//! What tests ask the simulator itself: what has been called, and to send more messages now.
+//! The control API for tests: counts of calls, and sending more messages.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -10,21 +10,21 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::SharedState;
 
-/// Messages that may be sent at once.
-const MOST: u64 = 1_000_000;
+/// Maximum messages sent by one request.
+const MAX_MESSAGES: u64 = 1_000_000;
 
-/// Calls of one API.
+/// Number of calls of one API.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Count {
+pub(crate) struct CallCounts {
     ok: u64,
     refused: u64,
 }
 
-/// Calls by API.
+/// Numbers of calls by API.
 #[derive(Debug, Default)]
-pub(crate) struct Calls(Mutex<BTreeMap<&'static str, Count>>);
+pub(crate) struct Calls(Mutex<BTreeMap<&'static str, CallCounts>>);
 
 impl Calls {
     pub(crate) fn count(&self, api: &'static str, ok: bool) {
@@ -37,7 +37,7 @@ impl Calls {
         }
     }
 
-    fn all(&self) -> BTreeMap<&'static str, Count> {
+    fn all(&self) -> BTreeMap<&'static str, CallCounts> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -45,15 +45,15 @@ impl Calls {
     }
 }
 
-fn highest_seq(state: &super::State) -> u64 {
+fn highest_seq(state: &super::ServerState) -> u64 {
     state
         .visible()
         .checked_sub(1)
         .map_or(0, |last| state.tenant.seq(last))
 }
 
-/// `done`: somebody has asked for what comes after the last record.
-pub(crate) async fn stats(axum::extract::State(state): Shared) -> Json<Value> {
+/// Returns the counts; `done` means that a reader has requested records after the last one.
+pub(crate) async fn stats(axum::extract::State(state): SharedState) -> Json<Value> {
     let highest = highest_seq(&state);
     let asked = state.asked_beyond.load(Ordering::Acquire);
     Json(json!({
@@ -66,17 +66,20 @@ pub(crate) async fn stats(axum::extract::State(state): Shared) -> Json<Value> {
 }
 
 #[derive(Deserialize)]
-pub(crate) struct More {
+pub(crate) struct AppendQuery {
     count: u64,
 }
 
-/// Sends messages now; when it answers, they can be read and the truth holds them.
+/// Sends messages now; they are readable and in the truth before it responds.
 pub(crate) async fn append(
-    axum::extract::State(state): Shared,
-    Query(more): Query<More>,
+    axum::extract::State(state): SharedState,
+    Query(more): Query<AppendQuery>,
 ) -> Result<Json<Value>, (StatusCode, String)> {
-    if more.count > MOST {
-        return Err((StatusCode::BAD_REQUEST, format!("count is at most {MOST}")));
+    if more.count > MAX_MESSAGES {
+        return Err((
+            StatusCode::BAD_REQUEST,
+            format!("count is at most {MAX_MESSAGES}"),
+        ));
     }
     let sending = Arc::clone(&state);
     tokio::task::spawn_blocking(move || sending.send(more.count))

@@ -1,21 +1,21 @@
-//! Customers, who follows them, and customer groups.
+//! The external contact APIs: customers, their followers, and customer groups.
 
 use axum::body::Bytes;
 use axum::extract::Query;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::SharedState;
 use super::reply::{
-    BAD_CUSTOMER, BAD_PARAMETER, NO_MEMBER, NOT_CUSTOMER_ROOM, NOT_FOLLOWED, Refusal, Reply, ok,
-    page, request,
+    ApiError, ApiResult, BAD_CUSTOMER, BAD_PARAMETER, NO_MEMBER, NOT_CUSTOMER_ROOM, NOT_FOLLOWED,
+    ok, page, request,
 };
 use super::tokens::{Access, Right};
 use crate::org::{Customer, Follow, Org, PartyKind, Room, RoomKind};
 
 const RIGHTS: &[Right] = &[Right::Contact];
-/// Members whose customers may be asked for at once.
-const MEMBERS_AT_ONCE: usize = 100;
+/// Maximum members in one request for their customers.
+const MAX_MEMBERS: usize = 100;
 
 fn contact(customer: &Customer) -> Value {
     let mut contact = json!({
@@ -50,7 +50,7 @@ fn follow_info(org: &Org, follow: &Follow) -> Value {
     info
 }
 
-fn member(org: &Org, userid: &str) -> Result<u32, Refusal> {
+fn member(org: &Org, userid: &str) -> Result<u32, ApiError> {
     org.members
         .iter()
         .position(|member| member.id.eq_ignore_ascii_case(userid))
@@ -59,9 +59,9 @@ fn member(org: &Org, userid: &str) -> Result<u32, Refusal> {
 }
 
 pub(crate) async fn get_follow_user_list(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
-) -> Reply {
+) -> ApiResult {
     state.enter("externalcontact/get_follow_user_list", &access, RIGHTS)?;
     let org = &state.tenant.org;
     let mut followers: Vec<u32> = org.follows.iter().map(|follow| follow.member).collect();
@@ -74,7 +74,7 @@ pub(crate) async fn get_follow_user_list(
 }
 
 #[derive(Deserialize)]
-pub(crate) struct Of {
+pub(crate) struct CustomerQuery {
     #[serde(default)]
     userid: String,
     #[serde(default)]
@@ -82,10 +82,10 @@ pub(crate) struct Of {
 }
 
 pub(crate) async fn list(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
-    Query(of): Query<Of>,
-) -> Reply {
+    Query(of): Query<CustomerQuery>,
+) -> ApiResult {
     state.enter("externalcontact/list", &access, RIGHTS)?;
     let org = &state.tenant.org;
     let member = member(org, &of.userid)?;
@@ -102,10 +102,10 @@ pub(crate) async fn list(
 }
 
 pub(crate) async fn get(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
-    Query(of): Query<Of>,
-) -> Reply {
+    Query(of): Query<CustomerQuery>,
+) -> ApiResult {
     state.enter("externalcontact/get", &access, RIGHTS)?;
     if !of.external_userid.starts_with("wm") && !of.external_userid.starts_with("wo") {
         return Err(BAD_CUSTOMER);
@@ -141,7 +141,7 @@ pub(crate) async fn get(
 }
 
 #[derive(Deserialize)]
-struct Batch {
+struct FollowsRequest {
     userid_list: Vec<String>,
     #[serde(default)]
     cursor: String,
@@ -149,13 +149,13 @@ struct Batch {
 }
 
 pub(crate) async fn get_by_user(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
     body: Bytes,
-) -> Reply {
+) -> ApiResult {
     state.enter("externalcontact/batch/get_by_user", &access, RIGHTS)?;
-    let wanted: Batch = request(&body)?;
-    if wanted.userid_list.is_empty() || wanted.userid_list.len() > MEMBERS_AT_ONCE {
+    let wanted: FollowsRequest = request(&body)?;
+    if wanted.userid_list.is_empty() || wanted.userid_list.len() > MAX_MEMBERS {
         return Err(BAD_PARAMETER);
     }
     let org = &state.tenant.org;
@@ -200,7 +200,7 @@ struct OwnerFilter {
 }
 
 #[derive(Deserialize)]
-struct Groups {
+struct RoomsRequest {
     #[serde(default)]
     status_filter: u32,
     #[serde(default)]
@@ -211,12 +211,12 @@ struct Groups {
 }
 
 pub(crate) async fn groupchat_list(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
     body: Bytes,
-) -> Reply {
+) -> ApiResult {
     state.enter("externalcontact/groupchat/list", &access, RIGHTS)?;
-    let wanted: Groups = request(&body)?;
+    let wanted: RoomsRequest = request(&body)?;
     let owners = &wanted.owner_filter.userid_list;
     let limit = wanted.limit.unwrap_or(0);
     if !(1..=1_000).contains(&limit) || owners.len() > 100 || wanted.status_filter > 3 {
@@ -235,7 +235,7 @@ pub(crate) async fn groupchat_list(
 }
 
 #[derive(Deserialize)]
-struct Group {
+struct RoomRequest {
     chat_id: String,
     #[serde(default)]
     need_name: u8,
@@ -266,12 +266,12 @@ fn member_list(org: &Org, room: &Room, names: bool) -> Vec<Value> {
 }
 
 pub(crate) async fn groupchat_get(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
     body: Bytes,
-) -> Reply {
+) -> ApiResult {
     state.enter("externalcontact/groupchat/get", &access, RIGHTS)?;
-    let wanted: Group = request(&body)?;
+    let wanted: RoomRequest = request(&body)?;
     let org = &state.tenant.org;
     let room = org
         .rooms

@@ -1,22 +1,22 @@
-//! The archive's own directory: who is covered, groups of members, consents, robots.
+//! The archive's directory APIs: covered members, internal rooms, consents, robots.
 
 use axum::body::Bytes;
 use axum::extract::Query;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Shared;
-use super::reply::{BAD_PARAMETER, NOT_INTERNAL_ROOM, Reply, TOO_MANY_ITEMS, ok, request};
+use super::SharedState;
+use super::reply::{ApiResult, BAD_PARAMETER, NOT_INTERNAL_ROOM, TOO_MANY_ITEMS, ok, request};
 use super::tokens::{Access, Right};
 use crate::org::{Customer, Org, RoomKind};
 
-/// Real tenants ask with the archive's secret; many gateways have one secret for all of it.
+/// WeCom requires the archive's secret; many gateways use one secret for all APIs.
 const RIGHTS: &[Right] = &[Right::Archive, Right::Contact];
 
 pub(crate) async fn get_permit_user_list(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
-) -> Reply {
+) -> ApiResult {
     state.enter("msgaudit/get_permit_user_list", &access, RIGHTS)?;
     let members = state.tenant.org.members.iter();
     let ids: Vec<&str> = members
@@ -27,17 +27,17 @@ pub(crate) async fn get_permit_user_list(
 }
 
 #[derive(Deserialize)]
-struct OfRoom {
+struct RoomQuery {
     roomid: String,
 }
 
 pub(crate) async fn groupchat_get(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
     body: Bytes,
-) -> Reply {
+) -> ApiResult {
     state.enter("msgaudit/groupchat/get", &access, RIGHTS)?;
-    let wanted: OfRoom = request(&body)?;
+    let wanted: RoomQuery = request(&body)?;
     let org = &state.tenant.org;
     let room = org
         .rooms
@@ -59,14 +59,14 @@ pub(crate) async fn groupchat_get(
 }
 
 #[derive(Deserialize)]
-struct Pairs {
-    info: Vec<Pair>,
+struct ConsentRequest {
+    info: Vec<ConsentPair>,
 }
 
 #[derive(Deserialize)]
-struct Pair {
+struct ConsentPair {
     userid: String,
-    // The misspelling is WeCom's.
+    // WeCom misspells this name.
     exteranalopenid: String,
 }
 
@@ -75,12 +75,12 @@ fn customer<'a>(org: &'a Org, id: &str) -> Option<&'a Customer> {
 }
 
 pub(crate) async fn check_single_agree(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
     body: Bytes,
-) -> Reply {
+) -> ApiResult {
     state.enter("msgaudit/check_single_agree", &access, RIGHTS)?;
-    let wanted: Pairs = request(&body)?;
+    let wanted: ConsentRequest = request(&body)?;
     if wanted.info.len() > 100 {
         return Err(TOO_MANY_ITEMS);
     }
@@ -102,12 +102,12 @@ pub(crate) async fn check_single_agree(
 }
 
 pub(crate) async fn check_room_agree(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
     body: Bytes,
-) -> Reply {
+) -> ApiResult {
     state.enter("msgaudit/check_room_agree", &access, RIGHTS)?;
-    let wanted: OfRoom = request(&body)?;
+    let wanted: RoomQuery = request(&body)?;
     let org = &state.tenant.org;
     let room = org
         .rooms
@@ -130,16 +130,16 @@ pub(crate) async fn check_room_agree(
 }
 
 #[derive(Deserialize)]
-pub(crate) struct OfRobot {
+pub(crate) struct RobotQuery {
     #[serde(default)]
     robot_id: String,
 }
 
 pub(crate) async fn get_robot_info(
-    axum::extract::State(state): Shared,
+    axum::extract::State(state): SharedState,
     Query(access): Query<Access>,
-    Query(wanted): Query<OfRobot>,
-) -> Reply {
+    Query(wanted): Query<RobotQuery>,
+) -> ApiResult {
     state.enter("msgaudit/get_robot_info", &access, RIGHTS)?;
     let org = &state.tenant.org;
     let robot = org

@@ -1,4 +1,4 @@
-//! Access tokens: one per secret, the same one while it is valid.
+//! Access tokens: one per secret, reused while it is valid.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,29 +9,30 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::reply::{
-    BAD_CORPID, BAD_SECRET, BAD_TOKEN, EXPIRED_TOKEN, NO_PRIVILEGE, NO_TOKEN, Refusal, Reply, ok,
+    ApiError, ApiResult, BAD_CORPID, BAD_SECRET, BAD_TOKEN, EXPIRED_TOKEN, NO_PRIVILEGE, NO_TOKEN,
+    ok,
 };
-use super::{Shared, State};
+use super::{ServerState, SharedState};
 use crate::options::TenantOptions;
 use crate::random::{Purpose, number};
 
-/// What a secret opens.
+/// Which APIs a secret gives access to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Right {
-    /// The archive.
+    /// The archive API.
     Archive,
-    /// Contacts and customers.
+    /// The contact APIs.
     Contact,
 }
 
 #[derive(Clone, Debug)]
-struct Token {
+struct AccessToken {
     text: String,
     until: Instant,
     right: Right,
 }
 
-/// The tokens given out.
+/// The issued tokens.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     corp_id: String,
@@ -44,9 +45,9 @@ pub(crate) struct Tokens {
 #[derive(Debug, Default)]
 struct Issued {
     count: u64,
-    current: HashMap<Right, Token>,
-    /// Tokens that have run out or have been made void.
-    past: HashMap<String, Refusal>,
+    current: HashMap<Right, AccessToken>,
+    /// Tokens that have expired or were invalidated.
+    past: HashMap<String, ApiError>,
 }
 
 impl Tokens {
@@ -63,7 +64,7 @@ impl Tokens {
         }
     }
 
-    fn issue(&self, corp_id: &str, secret: &str) -> Result<(String, u64), Refusal> {
+    fn issue(&self, corp_id: &str, secret: &str) -> Result<(String, u64), ApiError> {
         if corp_id != self.corp_id {
             return Err(BAD_CORPID);
         }
@@ -80,13 +81,13 @@ impl Tokens {
             return Ok((token.text.clone(), (token.until - now).as_secs().max(1)));
         }
         issued.count += 1;
-        let place = (*right as u64) << 40 | issued.count;
+        let index = (*right as u64) << 40 | issued.count;
         let text = format!(
             "{:016x}{:016x}",
-            number(self.seed, Purpose::Api, place),
-            number(!self.seed, Purpose::Api, place)
+            number(self.seed, Purpose::Api, index),
+            number(!self.seed, Purpose::Api, index)
         );
-        let token = Token {
+        let token = AccessToken {
             text: text.clone(),
             until: now + self.ttl,
             right: *right,
@@ -97,12 +98,12 @@ impl Tokens {
         Ok((text, self.ttl.as_secs()))
     }
 
-    /// Whether a token opens one of these.
-    pub(crate) fn check(&self, text: Option<&str>, rights: &[Right]) -> Result<(), Refusal> {
+    /// Checks that a token gives access to one of these.
+    pub(crate) fn check(&self, text: Option<&str>, rights: &[Right]) -> Result<(), ApiError> {
         let text = text.filter(|text| !text.is_empty()).ok_or(NO_TOKEN)?;
         let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(refusal) = issued.past.get(text) {
-            return Err(*refusal);
+        if let Some(error) = issued.past.get(text) {
+            return Err(*error);
         }
         let token = issued
             .current
@@ -119,29 +120,29 @@ impl Tokens {
         }
     }
 
-    /// Makes the archive's token void; whoever uses it is told so.
-    pub(crate) fn void(&self, refusal: Refusal) {
+    /// Invalidates the archive's token; calls that use it return `error`.
+    pub(crate) fn invalidate(&self, error: ApiError) {
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(token) = issued.current.remove(&Right::Archive) {
-            issued.past.insert(token.text, refusal);
+            issued.past.insert(token.text, error);
         }
     }
 }
 
-/// The token of a request.
+/// The token parameter of a request.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Access {
     access_token: Option<String>,
 }
 
-impl State {
+impl ServerState {
     /// Counts a call and checks its token.
     pub(crate) fn enter(
         &self,
         api: &'static str,
         access: &Access,
         rights: &[Right],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ApiError> {
         let checked = self.tokens.check(access.access_token.as_deref(), rights);
         self.calls.count(api, checked.is_ok());
         checked
@@ -149,7 +150,7 @@ impl State {
 }
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct Credentials {
+pub(crate) struct TokenQuery {
     #[serde(default)]
     corpid: String,
     #[serde(default)]
@@ -157,10 +158,10 @@ pub(crate) struct Credentials {
 }
 
 pub(crate) async fn gettoken(
-    axum::extract::State(state): Shared,
-    Query(credentials): Query<Credentials>,
-) -> Reply {
-    let state: Arc<State> = state;
+    axum::extract::State(state): SharedState,
+    Query(credentials): Query<TokenQuery>,
+) -> ApiResult {
+    let state: Arc<ServerState> = state;
     let issued = state
         .tokens
         .issue(&credentials.corpid, &credentials.corpsecret);

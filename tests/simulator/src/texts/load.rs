@@ -1,7 +1,7 @@
-//! Reads the text files: the built-in ones and dialogue files from outside.
+//! Parses the built-in texts and dialogue files.
 //!
-//! Guarantee: what is returned has no empty dialogue and no private-use characters, which the
-//! rendering of messages uses as marks.
+//! Guarantee: the result contains no empty dialogue and no private-use characters, which rendering uses
+//! as placeholders.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 
-use super::{Breach, Dialogue, Line, Role};
+use super::{Breach, Dialogue, DialogueLine, DialogueRole};
 
 fn content_lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
@@ -20,18 +20,18 @@ fn content_lines(text: &str) -> impl Iterator<Item = &str> {
         .filter(|line| !line.is_empty() && (!line.starts_with('#') || line.starts_with("## ")))
 }
 
-fn role(letter: &str) -> Option<Role> {
-    Some(match letter {
-        "C" | "customer" => Role::Customer,
-        "E" | "employee" => Role::Employee,
-        "A" | "a" => Role::First,
-        "B" | "b" => Role::Second,
-        "D" => Role::Third,
+fn role(name: &str) -> Option<DialogueRole> {
+    Some(match name {
+        "C" | "customer" => DialogueRole::Customer,
+        "E" | "employee" => DialogueRole::Employee,
+        "A" | "a" => DialogueRole::First,
+        "B" | "b" => DialogueRole::Second,
+        "D" => DialogueRole::Third,
         _ => return None,
     })
 }
 
-/// `## industry external|internal`, then `ROLE: text` lines.
+/// Parses `## industry external|internal` headers, each followed by `ROLE: text` lines.
 pub(super) fn dialogues(text: &str) -> Result<Vec<Dialogue>> {
     let mut dialogues: Vec<Dialogue> = Vec::new();
     for line in content_lines(text) {
@@ -54,7 +54,7 @@ pub(super) fn dialogues(text: &str) -> Result<Vec<Dialogue>> {
         let Some(dialogue) = dialogues.last_mut() else {
             bail!("line before the first header: {line}");
         };
-        dialogue.lines.push(Line {
+        dialogue.lines.push(DialogueLine {
             role,
             text: said.to_owned(),
         });
@@ -63,7 +63,7 @@ pub(super) fn dialogues(text: &str) -> Result<Vec<Dialogue>> {
     Ok(dialogues)
 }
 
-/// `[pool]`, then an entry a line; `\n` in an entry is a line break.
+/// Parses `[pool]` headers, each followed by one entry per line; `\n` in an entry is a line break.
 pub(super) fn pools(text: &str) -> Result<HashMap<String, Vec<String>>> {
     let mut pools: HashMap<String, Vec<String>> = HashMap::new();
     let mut current: Option<&str> = None;
@@ -76,7 +76,7 @@ pub(super) fn pools(text: &str) -> Result<HashMap<String, Vec<String>>> {
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'));
         match (name, current) {
-            // Built-in emoji look like headers; a header is in ASCII small letters.
+            // Built-in emoji look like headers; only a name in ASCII lowercase is a header.
             (Some(name), _) if name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') => {
                 current = Some(name);
             }
@@ -90,7 +90,7 @@ pub(super) fn pools(text: &str) -> Result<HashMap<String, Vec<String>>> {
     Ok(pools)
 }
 
-/// `[rule-id]`, then `ROLE text` lines.
+/// Parses `[rule-id]` headers, each followed by `ROLE text` lines.
 pub(super) fn breaches(text: &str) -> Result<Vec<Breach>> {
     content_lines(text)
         .filter(|line| !line.starts_with('['))
@@ -107,18 +107,18 @@ pub(super) fn breaches(text: &str) -> Result<Vec<Breach>> {
 }
 
 #[derive(Deserialize)]
-struct Recorded {
+struct RecordedDialogue {
     kind: String,
-    turns: Vec<Turn>,
+    turns: Vec<RecordedTurn>,
 }
 
 #[derive(Deserialize)]
-struct Turn {
+struct RecordedTurn {
     role: String,
     text: String,
 }
 
-/// Every `*.jsonl.gz` of a folder, in the order of their names.
+/// Reads every `*.jsonl.gz` of a folder, ordered by name.
 pub(super) fn corpus(folder: &Path) -> Result<Vec<Dialogue>> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder)?
         .map(|entry| entry.map(|entry| entry.path()))
@@ -126,16 +126,16 @@ pub(super) fn corpus(folder: &Path) -> Result<Vec<Dialogue>> {
     files.retain(|path| path.to_string_lossy().ends_with(".jsonl.gz"));
     files.sort();
     if files.is_empty() {
-        bail!("no *.jsonl.gz file here");
+        bail!("the folder has no *.jsonl.gz file");
     }
     let mut dialogues = Vec::new();
     for path in files {
         let reader = BufReader::new(GzDecoder::new(File::open(&path)?));
         for (number, line) in reader.lines().enumerate() {
             let context = || format!("{} line {}", path.display(), number + 1);
-            let recorded: Recorded =
+            let recorded: RecordedDialogue =
                 serde_json::from_str(&line.with_context(context)?).with_context(context)?;
-            let lines: Vec<Line> = recorded
+            let lines: Vec<DialogueLine> = recorded
                 .turns
                 .into_iter()
                 .filter_map(|turn| {
@@ -144,7 +144,7 @@ pub(super) fn corpus(folder: &Path) -> Result<Vec<Dialogue>> {
                         .chars()
                         .filter(|c| !('\u{e000}'..='\u{f8ff}').contains(c))
                         .collect();
-                    Some(Line {
+                    Some(DialogueLine {
                         role: role(&turn.role)?,
                         text,
                     })

@@ -1,4 +1,4 @@
-//! What the truth adds up to.
+//! The counts of the truth.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,22 @@ use serde::Serialize;
 
 /// Counts.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Summary {
+pub struct TruthSummary {
     /// The corp.
     pub corp_id: String,
-    /// Good messages, each once.
+    /// Valid messages, without duplicates.
     pub messages: u64,
-    /// Rules broken by messages.
+    /// Violations: one for each rule that a message breaks.
     pub violations: u64,
-    /// Records that cannot be opened or read.
+    /// Records that cannot be opened or decoded.
     pub dead_letters: u64,
-    /// Records that come twice.
+    /// Records that hold a message that an earlier record holds.
     pub duplicates: u64,
-    /// Records in all.
+    /// All records.
     pub records: u64,
-    /// `seq` of the first record; 0 if there is none.
+    /// `seq` of the first record; 0 if there are no records.
     pub first_seq: u64,
-    /// `seq` of the last record; 0 if there is none.
+    /// `seq` of the last record; 0 if there are no records.
     pub last_seq: u64,
     /// `msgtime` of the first and the last message, milliseconds since the epoch.
     pub msgtime: (i64, i64),
@@ -29,7 +29,7 @@ pub struct Summary {
     pub by_msgtype: BTreeMap<String, u64>,
     /// Messages by kind of conversation.
     pub by_conversation_kind: BTreeMap<String, u64>,
-    /// Messages by what the sender is.
+    /// Messages by kind of sender.
     pub by_from_kind: BTreeMap<String, u64>,
     /// Messages by key version.
     pub by_key_version: BTreeMap<u32, u64>,
@@ -39,11 +39,11 @@ pub struct Summary {
     pub by_severity: BTreeMap<String, u64>,
     /// Dead letters by reason.
     pub by_reason: BTreeMap<String, u64>,
-    /// What the withheld key opens.
+    /// Results that are added once the withheld key is known.
     pub withheld: Withheld,
 }
 
-/// What becomes readable once the withheld key is known.
+/// Counts of the results that are added once the withheld key is known.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Withheld {
     /// Messages.
@@ -56,7 +56,7 @@ pub(super) fn count<K: Ord>(counts: &mut BTreeMap<K, u64>, key: K) {
     *counts.entry(key).or_default() += 1;
 }
 
-impl Summary {
+impl TruthSummary {
     pub(super) fn add(&mut self, more: Self) {
         fn all<K: Ord>(counts: &mut BTreeMap<K, u64>, more: BTreeMap<K, u64>) {
             for (key, count) in more {

@@ -12,7 +12,6 @@ use chatledger_schemas::config::Config;
 use serde_json::Value;
 
 use super::Problem;
-use crate::sinks;
 use describe::Deviations;
 pub use describe::redacted;
 
@@ -49,8 +48,8 @@ fn is_within(at: &str, outer: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
-/// Reads the text of a configuration file.
-pub fn read(text: &str) -> ShapeReport {
+/// Reads the text of a configuration file; `schema` is its JSON Schema.
+pub fn read(text: &str, schema: &Value) -> ShapeReport {
     let table: toml::Table = match toml::from_str(text) {
         Ok(table) => table,
         Err(error) => {
@@ -62,12 +61,11 @@ pub fn read(text: &str) -> ShapeReport {
     };
     let file = toml::Value::Table(table);
     let value = as_json(&file);
-    let schema = sinks::config_schema();
-    let validator = match jsonschema::validator_for(&schema) {
+    let validator = match jsonschema::validator_for(schema) {
         Ok(validator) => validator,
         Err(error) => return unreadable(error.to_string()),
     };
-    let mut deviations = Deviations::new(&schema, &file);
+    let mut deviations = Deviations::new(schema, &file);
     for error in validator.iter_errors(&value) {
         deviations.add(&error);
     }
@@ -79,7 +77,7 @@ pub fn read(text: &str) -> ShapeReport {
     } = deviations;
     problems.sort_by(|a, b| a.at.cmp(&b.at));
     problems.dedup();
-    match rest::of(value, &schema, &unusable) {
+    match rest::of(value, schema, &unusable) {
         Ok(config) => ShapeReport {
             config: Some(config),
             problems,

@@ -1,14 +1,14 @@
-//! Messages made of messages: forwarded conversations and mixed texts. Their items hold JSON as a
-//! string, sometimes as an object.
+//! Bodies that contain other messages: forwarded conversations and mixed messages. Their items hold
+//! JSON as a string, sometimes as an object.
 
 use rand::RngExt;
 
-use super::Body;
+use super::MessageBody;
 use crate::random::once_in;
-use crate::render::{Object, Writing};
+use crate::render::{JsonObject, MessageRenderer};
 
-impl Writing<'_> {
-    fn text_object(&mut self) -> (Object, Vec<String>) {
+impl MessageRenderer<'_> {
+    fn text_object(&mut self) -> (JsonObject, Vec<String>) {
         let line = self.dice() as usize;
         let text = self.texts.line(self.scene.dialogue, line, self.scene.seed);
         let mut body = self.object();
@@ -16,8 +16,8 @@ impl Writing<'_> {
         (body, vec![text])
     }
 
-    /// One item: its type in a mixed message, its body, its parts of the content.
-    fn item(&mut self) -> (&'static str, Object, Vec<String>) {
+    /// Returns one item: its type in a mixed message, its body and its parts of the content.
+    fn item(&mut self) -> (&'static str, JsonObject, Vec<String>) {
         match self.rng.random_range(0..10) {
             0 => {
                 let (body, parts) = self.link_object();
@@ -39,8 +39,8 @@ impl Writing<'_> {
         }
     }
 
-    /// The items of a mixed message.
-    fn mixed_items(&mut self) -> (Object, Vec<String>) {
+    /// Returns the items of a mixed message.
+    fn mixed_items(&mut self) -> (JsonObject, Vec<String>) {
         let mut items = Vec::new();
         let mut all = Vec::new();
         for _ in 0..self.rng.random_range(2..5) {
@@ -60,12 +60,12 @@ impl Writing<'_> {
         (body, all)
     }
 
-    pub(super) fn mixed(&mut self) -> Body {
+    pub(super) fn mixed(&mut self) -> MessageBody {
         let (body, parts) = self.mixed_items();
-        Body::under("mixed", body, parts)
+        MessageBody::under("mixed", body, parts)
     }
 
-    pub(super) fn chatrecord(&mut self) -> Body {
+    pub(super) fn chatrecord(&mut self) -> MessageBody {
         let other = &self.org.party(self.scene.cast[1]).called;
         let title = format!(
             "{other}和{}的聊天记录",
@@ -100,6 +100,6 @@ impl Writing<'_> {
         }
         let mut body = self.object();
         body.text("title", &title).list("item", items);
-        Body::under("chatrecord", body, all)
+        MessageBody::under("chatrecord", body, all)
     }
 }

@@ -1,15 +1,15 @@
-//! What colleagues send each other: tasks, meetings, documents, robots' notes, calls.
+//! Bodies of internal messages: tasks, meetings, documents, notes of robots, calls.
 
 use rand::RngExt;
 
-use super::Body;
+use super::MessageBody;
 use crate::media::MediaKind;
 use crate::random::once_in;
-use crate::render::Writing;
+use crate::render::MessageRenderer;
 
 const HOUR: i64 = 3_600;
 
-impl Writing<'_> {
+impl MessageRenderer<'_> {
     fn seconds(&self) -> i64 {
         self.msgtime / 1_000
     }
@@ -18,15 +18,15 @@ impl Writing<'_> {
         self.org.party(self.slot.speaker).called.clone()
     }
 
-    pub(super) fn todo(&mut self) -> Body {
+    pub(super) fn todo(&mut self) -> MessageBody {
         let title = format!("{}的待办", self.speaker_name());
         let content = self.entry("todo");
         let mut body = self.object();
         body.text("title", &title).text("content", &content);
-        Body::under("todo", body, vec![title, content])
+        MessageBody::under("todo", body, vec![title, content])
     }
 
-    pub(super) fn vote(&mut self) -> Body {
+    pub(super) fn vote(&mut self) -> MessageBody {
         let title = self.entry("vote");
         let mut options: Vec<String> = (0..self.rng.random_range(2..5))
             .map(|_| self.entry("option"))
@@ -40,18 +40,18 @@ impl Writing<'_> {
             .text("voteid", &voteid);
         let mut parts = vec![title];
         parts.extend(options);
-        // Both forms have been seen: in an object of its own, and at the top.
+        // Both forms occur in real archives: a nested object, and members at the top level.
         if once_in(&mut self.rng, 2) {
-            Body::under("vote", body, parts)
+            MessageBody::under("vote", body, parts)
         } else {
-            Body {
+            MessageBody {
                 members: body,
                 parts,
             }
         }
     }
 
-    pub(super) fn collect(&mut self) -> Body {
+    pub(super) fn collect(&mut self) -> MessageBody {
         let title = self.entry("collect");
         let room = self
             .conversation
@@ -80,10 +80,10 @@ impl Writing<'_> {
             .list("details", details);
         let mut parts = vec![room.to_owned(), title];
         parts.extend(questions);
-        Body::under("collect", body, parts)
+        MessageBody::under("collect", body, parts)
     }
 
-    pub(super) fn meeting(&mut self) -> Body {
+    pub(super) fn meeting(&mut self) -> MessageBody {
         let (topic, address) = (self.entry("meeting"), self.entry("room"));
         let remarks = if once_in(&mut self.rng, 2) {
             self.entry("remark")
@@ -104,28 +104,28 @@ impl Writing<'_> {
             body.number("meetingtype", 102)
                 .number("status", self.rng.random_range(1..8));
         }
-        Body::under("meeting", body, vec![topic, address, remarks])
+        MessageBody::under("meeting", body, vec![topic, address, remarks])
     }
 
-    pub(super) fn meeting_notification(&mut self) -> Body {
+    pub(super) fn meeting_notification(&mut self) -> MessageBody {
         let content = self.entry("notice");
         let mut body = self.object();
         body.number("meeting_id", self.dice())
             .number("notification_type", self.rng.random_range(1..4))
             .text("content", &content);
-        Body::under("info", body, vec![content])
+        MessageBody::under("info", body, vec![content])
     }
 
-    pub(super) fn docmsg(&mut self) -> Body {
+    pub(super) fn docmsg(&mut self) -> MessageBody {
         let title = self.entry("doc");
         let mut body = self.object();
         body.text("title", &title)
             .text("link_url", "https://doc.weixin.qq.com/sheet/e3_example")
             .text("doc_creator", &self.org.party(self.slot.speaker).id);
-        Body::under("doc", body, vec![title])
+        MessageBody::under("doc", body, vec![title])
     }
 
-    pub(super) fn markdown(&mut self) -> Body {
+    pub(super) fn markdown(&mut self) -> MessageBody {
         let content = self.entry("markdown");
         let key = if once_in(&mut self.rng, 4) {
             "markdown"
@@ -134,10 +134,10 @@ impl Writing<'_> {
         };
         let mut body = self.object();
         body.text("content", &content);
-        Body::under(key, body, vec![content])
+        MessageBody::under(key, body, vec![content])
     }
 
-    pub(super) fn news(&mut self) -> Body {
+    pub(super) fn news(&mut self) -> MessageBody {
         let mut parts = Vec::new();
         let mut items = Vec::new();
         for _ in 0..self.rng.random_range(1..4) {
@@ -152,7 +152,7 @@ impl Writing<'_> {
         }
         let mut body = self.object();
         if once_in(&mut self.rng, 4) {
-            // The flat form of before May 2025.
+            // The flat form used before May 2025.
             parts.truncate(2);
             body.text("title", &parts[0])
                 .text("description", &parts[1])
@@ -160,10 +160,10 @@ impl Writing<'_> {
         } else {
             body.list("item", items);
         }
-        Body::under("info", body, parts)
+        MessageBody::under("info", body, parts)
     }
 
-    pub(super) fn calendar(&mut self) -> Body {
+    pub(super) fn calendar(&mut self) -> MessageBody {
         let (title, place) = (self.entry("meeting"), self.entry("room"));
         let creator = self.speaker_name();
         let remarks = if once_in(&mut self.rng, 2) {
@@ -190,10 +190,10 @@ impl Writing<'_> {
         let mut parts = vec![title, creator];
         parts.extend(attendees);
         parts.extend([place, remarks]);
-        Body::under("calendar", body, parts)
+        MessageBody::under("calendar", body, parts)
     }
 
-    pub(super) fn meeting_voice_call(&mut self) -> Body {
+    pub(super) fn meeting_voice_call(&mut self) -> MessageBody {
         let media = self.media(MediaKind::Voice, 20_000, 400_000);
         let end = self.seconds();
         let shown = self.rng.random_range(0..3);
@@ -220,34 +220,34 @@ impl Writing<'_> {
         members
             .text("voiceid", &voiceid)
             .json("meeting_voice_call", &body.finish());
-        Body { members, parts }
+        MessageBody { members, parts }
     }
 
-    pub(super) fn voip_doc_share(&mut self) -> Body {
+    pub(super) fn voip_doc_share(&mut self) -> MessageBody {
         let (body, filename) = self.file_object();
         let voipid = self.opaque();
         let mut members = self.object();
         members
             .text("voipid", &voipid)
             .json("voip_doc_share", &body.finish());
-        Body {
+        MessageBody {
             members,
             parts: vec![filename],
         }
     }
 
-    pub(super) fn qydiskfile(&mut self) -> Body {
+    pub(super) fn qydiskfile(&mut self) -> MessageBody {
         let filename = self.entry("file");
         let mut body = self.object();
         body.text("filename", &filename);
-        Body::under("info", body, vec![filename])
+        MessageBody::under("info", body, vec![filename])
     }
 
-    /// A type of which only the name is public: to be kept, not understood.
-    pub(super) fn solitaire_note(&mut self) -> Body {
+    /// A type whose format is not documented: readers must keep it without interpreting it.
+    pub(super) fn solitaire_note(&mut self) -> MessageBody {
         let title = self.entry("collect");
         let mut body = self.object();
         body.text("title", &title).texts("entries", ["1", "2"]);
-        Body::under("solitaire_note", body, Vec::new())
+        MessageBody::under("solitaire_note", body, Vec::new())
     }
 }

@@ -1,7 +1,7 @@
-//! Where things are: the repository, the built programs, the scripts of `deploy/local`.
+//! Paths of the repository, the built programs and the scripts of `deploy/local`.
 //!
-//! Programs are those beside the running test, so a test never meets a build of another profile.
-//! Not here: building them; a missing one is an error that says what to run.
+//! Programs are in the target folder of the running test, so a test never uses a build of another
+//! profile. Not here: building them; the error for a missing program contains the build command.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// The repository's root.
+/// Returns the root of the repository.
 pub fn repository() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// A program of this workspace, built by cargo beside this test.
+/// Returns the path of a program of this workspace, built by cargo in the target folder of this test.
 ///
 /// # Errors
 /// It has not been built.
@@ -26,20 +26,20 @@ pub fn program(name: &str) -> Result<PathBuf> {
         .ancestors()
         .skip(1)
         .find(|folder| !folder.ends_with("deps"))
-        .context("the test lies in no target folder")?;
+        .context("the test is not in a target folder")?;
     let path = folder.join(name);
     ensure!(
         path.is_file(),
-        "{} is not there; run: cargo build --release --workspace --bins",
+        "{} is missing; run: cargo build --release --workspace --bins",
         path.display()
     );
     Ok(path)
 }
 
-/// Runs a script of the repository to its end and gives what it printed, without the line end.
+/// Runs a script of the repository and returns its output without the final line break.
 ///
 /// # Errors
-/// It cannot be started, or fails; its messages are in the error.
+/// It cannot be started or fails; the error contains its messages.
 pub fn script<S: AsRef<OsStr>>(path: &str, arguments: &[S]) -> Result<String> {
     let output = Command::new(repository().join(path))
         .args(arguments)
@@ -58,8 +58,8 @@ pub fn script<S: AsRef<OsStr>>(path: &str, arguments: &[S]) -> Result<String> {
         .to_owned())
 }
 
-/// An interpreter with the packages of `deploy/local/tools/python-checks.txt`: readers that share
-/// no code with chatledger.
+/// Returns a Python interpreter with the packages of `deploy/local/tools/python-checks.txt`: readers
+/// that share no code with chatledger.
 ///
 /// # Errors
 /// It cannot be installed.
@@ -67,7 +67,7 @@ pub fn python() -> Result<PathBuf> {
     Ok(script("deploy/local/tools/install", &["python-checks"])?.into())
 }
 
-/// A script of this crate's `python/`.
+/// Returns the path of a script in this crate's `python/`.
 pub fn python_script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("python")

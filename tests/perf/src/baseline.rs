@@ -1,7 +1,7 @@
-//! The floor: RSA and AES of the tenant's records, with the product's engine and nothing else.
+//! The baseline: only RSA and AES of the tenant's records, with the product's implementation.
 //!
-//! Pulling, the envelope and base64 happen outside the measured time, page by page, so that this
-//! process stays small and what it measures is what a program without overhead would spend.
+//! Pulling, envelope and base64 are not measured; they are done page by page to keep the process small.
+//! The result is the cost of a program without overhead.
 
 use std::time::Duration;
 
@@ -13,25 +13,25 @@ use chatledger_crypto::KeyRing;
 use crate::tenant::{Pages, Tenant};
 use crate::usage::Cpu;
 
-struct Sealed {
+struct DecodedRecord {
     version: u32,
     block: Vec<u8>,
     body: Vec<u8>,
 }
 
-/// A pass over all records of a tenant, taken in parts.
-pub struct Floor<'a> {
+/// A pass over all records of a tenant, done in parts.
+pub struct CryptoBaseline<'a> {
     keys: &'a KeyRing,
     pages: Pages,
     records: u64,
     spent: Duration,
 }
 
-impl<'a> Floor<'a> {
-    /// Stands before the first record.
+impl<'a> CryptoBaseline<'a> {
+    /// Starts before the first record.
     ///
     /// # Errors
-    /// The archive's client cannot be made.
+    /// The archive's client cannot be created.
     pub fn new(tenant: &Tenant, keys: &'a KeyRing) -> Result<Self> {
         Ok(Self {
             keys,
@@ -41,18 +41,18 @@ impl<'a> Floor<'a> {
         })
     }
 
-    /// Opens whole pages on one thread until at least so many records have been opened, or all.
+    /// Opens pages on one thread until at least `records` records, or all of them, have been opened.
     ///
     /// # Errors
-    /// A record does not open, or the archive does not answer.
-    pub async fn reach(&mut self, records: u64) -> Result<()> {
+    /// A record cannot be opened, or the archive does not respond.
+    pub async fn run_until(&mut self, records: u64) -> Result<()> {
         while self.records < records
             && let Some(page) = self.pages.next().await?
         {
             let mut sealed = Vec::with_capacity(page.len());
             for record in &page {
-                let fields = record.fields().context("read a record's envelope")?;
-                sealed.push(Sealed {
+                let fields = record.fields().context("parse a record's envelope")?;
+                sealed.push(DecodedRecord {
                     version: fields.publickey_ver,
                     block: STANDARD.decode(&*fields.encrypt_random_key)?,
                     body: STANDARD.decode(&*fields.encrypt_chat_msg)?,
@@ -64,10 +64,10 @@ impl<'a> Floor<'a> {
         Ok(())
     }
 
-    /// CPU time of the whole pass, now that it is done.
+    /// Returns the CPU time of the completed pass.
     ///
     /// # Errors
-    /// There were not as many records as there should be.
+    /// The number of records is not `records`.
     pub fn spent(&self, records: u64) -> Result<Duration> {
         ensure!(
             self.records == records,
@@ -78,9 +78,9 @@ impl<'a> Floor<'a> {
     }
 }
 
-fn open_page(keys: &KeyRing, page: &mut [Sealed]) -> Result<Duration> {
+fn open_page(keys: &KeyRing, page: &mut [DecodedRecord]) -> Result<Duration> {
     let before = Cpu::of_thread()?;
-    for Sealed {
+    for DecodedRecord {
         version,
         block,
         body,

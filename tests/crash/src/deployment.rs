@@ -1,7 +1,7 @@
-//! One deployment over a tenant: a configuration, a database, files, state and topics of its own.
+//! One deployment for a tenant, with its own configuration, database, files, state and topics.
 //!
-//! Many sites share one simulated tenant, so what each of them must end with is the same. Merges of
-//! the tables are stopped before the first row: a merge would hide a row that stands there twice.
+//! Many deployments share one simulated tenant, so they must all end with the same data. Merges of the
+//! tables are disabled before the first row, because a merge would hide a duplicated row.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -11,24 +11,25 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use chatledger_e2e::process::Process;
 use chatledger_e2e::tenant::Tenant;
-use chatledger_e2e::{ClickHouse, Driver, place, stored};
+use chatledger_e2e::{ClickHouse, Driver, paths, stored};
 
-/// How long one life of the program may last; never reached unless something hangs.
-pub const LIFE: Duration = Duration::from_secs(180);
-/// The program as it is released.
+/// Maximum duration of one run of the program; only reached if it hangs.
+pub const MAX_RUN: Duration = Duration::from_secs(180);
+/// The program without fail points.
 pub const RELEASE: &str = "chatledger";
-/// The program with its fail points.
-pub const ARMED: &str = "chatledger-failpoints";
-/// When cuts end, and how wide the log is.
+/// The program with fail points.
+pub const WITH_FAIL_POINTS: &str = "chatledger-failpoints";
+
+/// Limits of the batches, and the number of partitions.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Rows of a cut into ClickHouse.
+pub struct BatchLimits {
+    /// Maximum rows of a batch for ClickHouse.
     pub batch_rows: u32,
-    /// Time after which it ends though it has fewer.
+    /// Time after which the batch ends with fewer rows.
     pub batch_interval: &'static str,
-    /// Rows of a cut into Parquet files.
+    /// Maximum rows of a batch for Parquet files.
     pub roll_rows: u32,
-    /// Time after which it ends though it has fewer.
+    /// Time after which the batch ends with fewer rows.
     pub roll_interval: &'static str,
     /// Partitions of each topic.
     pub partitions: u32,
@@ -36,40 +37,40 @@ pub struct Shape {
 
 /// A deployment.
 #[derive(Debug)]
-pub struct Site {
+pub struct Deployment {
     /// Its database.
     pub clickhouse: ClickHouse,
     /// Its folder of Parquet files.
     pub parquet: PathBuf,
-    /// What its topics begin with.
+    /// Prefix of its topics.
     pub topic_prefix: String,
     config: PathBuf,
     stages: Option<&'static str>,
-    lives: Cell<u32>,
+    runs: Cell<u32>,
 }
 
-impl Site {
-    /// Lays out a deployment over a tenant and makes its tables. `stages` are those that it runs,
-    /// where not all of them.
+impl Deployment {
+    /// Creates a deployment for a tenant, including its tables. `stages` are the stages to run; `None`
+    /// for all of them.
     ///
     /// # Errors
-    /// The configuration has no such place, or ClickHouse refuses.
+    /// The configuration lacks a key to change, or ClickHouse returns an error.
     pub async fn new(
         tenant: &Tenant,
         clickhouse_url: &str,
         name: &str,
-        shape: Shape,
+        limits: BatchLimits,
         stages: Option<&'static str>,
     ) -> Result<Self> {
         let topic_prefix = format!("crash.{name}");
         let mut text = std::fs::read_to_string(&tenant.config).context("read the configuration")?;
-        let Shape {
+        let BatchLimits {
             batch_rows,
             batch_interval,
             roll_rows,
             roll_interval,
             partitions,
-        } = shape;
+        } = limits;
         let own = [
             ("state_dir = ", format!("state_dir = \"state-{name}\"")),
             (
@@ -91,38 +92,42 @@ impl Site {
                 ),
             ),
         ];
-        for (begins, line) in own {
+        for (start, line) in own {
             let lines: Vec<&str> = text.lines().collect();
-            let found = lines.iter().any(|line| line.starts_with(begins));
+            let found = lines.iter().any(|line| line.starts_with(start));
             // Only the kafka driver's configuration has topics.
             ensure!(
-                found || begins.starts_with("topic"),
-                "the configuration has no {begins:?}:\n{text}"
+                found || start.starts_with("topic"),
+                "the configuration has no {start:?}:\n{text}"
             );
-            let put = |old: &str| {
-                if old.starts_with(begins) {
+            let replace = |old: &str| {
+                if old.starts_with(start) {
                     line.clone()
                 } else {
                     old.to_owned()
                 }
             };
-            text = lines.into_iter().map(put).collect::<Vec<_>>().join("\n");
+            text = lines
+                .into_iter()
+                .map(replace)
+                .collect::<Vec<_>>()
+                .join("\n");
         }
         let config = tenant.dir.join(format!("{name}.toml"));
         std::fs::write(&config, text).context("write the configuration")?;
-        let site = Self {
+        let deployment = Self {
             clickhouse: ClickHouse::new(clickhouse_url, name),
             parquet: tenant.dir.join(format!("parquet-{name}")),
             topic_prefix,
             config,
             stages,
-            lives: Cell::default(),
+            runs: Cell::default(),
         };
-        let mut migrate = site.command(RELEASE, "migrate")?;
-        let (code, _) = migrate.finish(LIFE).await?;
+        let mut migrate = deployment.command(RELEASE, "migrate")?;
+        let (code, _) = migrate.finish(MAX_RUN).await?;
         ensure!(code == 0, "migrate: exit code {code}:\n{}", migrate.log()?);
-        stored::merge(&site.clickhouse, false).await?;
-        Ok(site)
+        stored::set_merges(&deployment.clickhouse, false).await?;
+        Ok(deployment)
     }
 
     fn command(&self, program: &str, word: &str) -> Result<Process> {
@@ -133,70 +138,74 @@ impl Site {
         &self,
         program: &str,
         word: &str,
-        further: &[&str],
+        extra_args: &[&str],
         failpoints: Option<&str>,
     ) -> Result<Process> {
-        self.lives.set(self.lives.get() + 1);
+        self.runs.set(self.runs.get() + 1);
         let log = self
             .config
-            .with_extension(format!("{}.log", self.lives.get()));
-        let mut command = Command::new(place::program(program)?);
+            .with_extension(format!("{}.log", self.runs.get()));
+        let mut command = Command::new(paths::program(program)?);
         command.arg(word).arg("--config").arg(&self.config);
-        command.args(further).env("CHATLEDGER_LOG", "info");
+        command.args(extra_args).env("CHATLEDGER_LOG", "info");
         if let Some(failpoints) = failpoints {
             command.env("CHATLEDGER_FAILPOINTS", failpoints);
         }
         Process::start(&format!("chatledger {word}"), command, &log)
     }
 
-    /// Starts the pipeline, for a drain or until it is stopped.
+    /// Starts the pipeline, as a drain or until it is stopped.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn run(&self, drain: bool, failpoints: Option<&str>) -> Result<Process> {
-        let program = if failpoints.is_some() { ARMED } else { RELEASE };
-        let mut further = Vec::new();
+        let program = if failpoints.is_some() {
+            WITH_FAIL_POINTS
+        } else {
+            RELEASE
+        };
+        let mut extra_args = Vec::new();
         if drain {
-            further.push("--drain");
+            extra_args.push("--drain");
         }
         if let Some(stages) = self.stages {
-            further.extend(["--stages", stages]);
+            extra_args.extend(["--stages", stages]);
         }
-        self.spawn(program, "run", &further, failpoints)
+        self.spawn(program, "run", &extra_args, failpoints)
     }
 
-    /// What the program says about itself: every record that was pulled is accounted for, and none was
-    /// changed, removed or inserted.
+    /// Runs the audits of the program: every pulled record is accounted for, and none was changed,
+    /// removed or inserted.
     ///
     /// # Errors
-    /// It says otherwise; what it says is in the error.
+    /// An audit reports findings; the error contains its output.
     pub async fn audits(&self) -> Result<()> {
-        for word in ["reconcile", "verify"] {
-            let mut audit = self.command(RELEASE, word)?;
-            let (code, told) = audit.finish(LIFE).await?;
-            let told = told.join("\n");
+        for command in ["reconcile", "verify"] {
+            let mut audit = self.command(RELEASE, command)?;
+            let (code, output) = audit.finish(MAX_RUN).await?;
+            let output = output.join("\n");
             ensure!(
                 code == 0,
-                "{word}: exit code {code}:\n{told}\n{}",
+                "{command}: exit code {code}:\n{output}\n{}",
                 audit.log()?
             );
         }
         Ok(())
     }
 
-    /// Drains what there is, as the release does.
+    /// Drains the rest without fail points.
     ///
     /// # Errors
-    /// It does not end with exit code 0.
+    /// The exit code is not 0.
     pub async fn drain(&self) -> Result<()> {
         let mut process = self.run(true, None)?;
-        let (code, _) = process.finish(LIFE).await?;
+        let (code, _) = process.finish(MAX_RUN).await?;
         ensure!(code == 0, "drain: exit code {code}:\n{}", process.log()?);
         Ok(())
     }
 }
 
-/// The stages that a site runs when only its sinks are looked at.
-pub fn sinks_alone(driver: Driver) -> Option<&'static str> {
+/// Returns the stages of a deployment that tests only sinks.
+pub fn only_sinks(driver: Driver) -> Option<&'static str> {
     (driver == Driver::Kafka).then_some("sink")
 }
