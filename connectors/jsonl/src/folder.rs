@@ -31,7 +31,9 @@ impl Folder {
     /// It cannot be created or written.
     pub fn check(&self) -> Result<(), Error> {
         create(&self.0)?;
-        let probe = self.0.join(format!(".check-{:016x}", rand::random::<u64>()));
+        let probe = self
+            .0
+            .join(format!(".check-{:016x}", rand::random::<u64>()));
         let written = write_new(&probe, b"");
         fs::remove_file(&probe).ok();
         written.map_err(|source| error(&probe, source))
@@ -93,7 +95,9 @@ impl Folder {
     }
 
     fn state(&self, name: &str) -> PathBuf {
-        self.0.join("_chatledger/lanes").join(format!("{name}.json"))
+        self.0
+            .join("_chatledger/lanes")
+            .join(format!("{name}.json"))
     }
 
     /// Returns the files of a kind, sorted by name.
@@ -113,7 +117,11 @@ impl Folder {
             let hidden = path
                 .file_name()
                 .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-            if !hidden && path.extension().is_some_and(|extension| extension == "jsonl") {
+            if !hidden
+                && path
+                    .extension()
+                    .is_some_and(|extension| extension == "jsonl")
+            {
                 files.push(path);
             }
         }

@@ -6,6 +6,7 @@
 //! [`SinkKind`] into the list, and add its crate to `Cargo.toml`.
 
 mod clickhouse;
+mod jsonl;
 mod parquet;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ pub struct SinkKind {
 }
 
 /// Every kind of sink.
-pub const KINDS: &[SinkKind] = &[clickhouse::KIND, parquet::KIND];
+pub const KINDS: &[SinkKind] = &[clickhouse::KIND, parquet::KIND, jsonl::KIND];
 
 /// The table of one sink, and what else of the configuration a sink may need.
 struct SinkConfig<'a, 'v> {
