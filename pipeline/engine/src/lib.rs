@@ -7,13 +7,13 @@
 //! |---|---|---|
 //! | [`stages`] | open, decode, join, match over one batch | yes |
 //! | [`batch`] | the rows made from consecutive records, and the range they cover | yes |
-//! | [`window`] | recognises a message that the archive gives a second time | yes |
+//! | [`window`] | recognises a message that the archive returns a second time | yes |
 //! | [`chain`] | extends the hash chain over what was pulled | yes |
 //! | [`dead_letter_index`] | which dead letters are open | yes |
 //! | [`dead_letter_requests`] | requests about dead letters, and their counts | yes |
 //! | [`lane`] | decides what to write, what to record before, and what to write again | yes |
 //! | [`sink_checkpoint`] | decides whether to trust a position that a sink has stored | yes |
-//! | [`audit`] | shows that every record is in exactly one place, and as it was written | yes |
+//! | [`audit`] | shows that every record is in a sink exactly once, as it was written | yes |
 //! | [`ports`] | the interfaces to the outside | yes |
 //! | [`sink`] | a sink as one value | yes |
 //! | [`fault`] | failures of other systems, and when to retry | no |

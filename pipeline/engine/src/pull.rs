@@ -38,7 +38,7 @@ const MS_PER_HOUR: i64 = 3_600_000;
     (now - silent_since) / MS_PER_HOUR,
     ARCHIVE_RETENTION.as_secs() / 3600
 )]
-pub struct BehindWindow {
+pub struct ArchiveGap {
     /// When it answered last, milliseconds since the epoch, UTC.
     pub silent_since: i64,
     /// When this was found, milliseconds since the epoch, UTC.
@@ -50,12 +50,12 @@ pub struct BehindWindow {
 ///
 /// # Errors
 /// It may have.
-pub fn within_window(after: u64, answered: Option<i64>, now: i64) -> Result<(), BehindWindow> {
+pub fn check_archive_gap(after: u64, answered: Option<i64>, now: i64) -> Result<(), ArchiveGap> {
     match answered {
         Some(silent_since)
             if after > 0 && now - silent_since > ARCHIVE_RETENTION.as_millis() as i64 =>
         {
-            Err(BehindWindow { silent_since, now })
+            Err(ArchiveGap { silent_since, now })
         }
         _ => Ok(()),
     }
@@ -69,7 +69,7 @@ pub enum PullError {
     GaveUp(Fault),
     /// It answers again, but too late.
     #[error(transparent)]
-    BehindWindow(#[from] BehindWindow),
+    ArchiveGap(#[from] ArchiveGap),
 }
 
 /// One corp's archive and how to read it.
@@ -127,7 +127,7 @@ impl Puller {
             retry.succeeded();
             last_answer = Instant::now();
             let now = now_ms();
-            within_window(after, answered, now)?;
+            check_archive_gap(after, answered, now)?;
             answered = Some(now);
             self.progress.answered(now);
             if let Some(last) = records.last() {
@@ -162,12 +162,12 @@ mod tests {
     #[test]
     fn archive_has_dropped_nothing_if_it_was_read_within_five_days_or_never() {
         const HOUR: i64 = 3_600_000;
-        assert_eq!(within_window(7, Some(0), 120 * HOUR), Ok(()));
-        assert_eq!(within_window(0, Some(0), 500 * HOUR), Ok(()));
-        assert_eq!(within_window(7, None, 500 * HOUR), Ok(()));
-        let behind = within_window(7, Some(HOUR), 122 * HOUR).unwrap_err();
-        assert_eq!(behind.silent_since, HOUR);
-        let text = behind.to_string();
+        assert_eq!(check_archive_gap(7, Some(0), 120 * HOUR), Ok(()));
+        assert_eq!(check_archive_gap(0, Some(0), 500 * HOUR), Ok(()));
+        assert_eq!(check_archive_gap(7, None, 500 * HOUR), Ok(()));
+        let gap = check_archive_gap(7, Some(HOUR), 122 * HOUR).unwrap_err();
+        assert_eq!(gap.silent_since, HOUR);
+        let text = gap.to_string();
         assert!(
             text.contains("121 hours") && text.contains("120 hours"),
             "{text}"

@@ -223,11 +223,13 @@ fn drop_duplicates(
         let hash = outcomes[index].hash;
         // The dead letter's own record precedes its replay in the log; that alone does not make the
         // replay a duplicate.
-        let repeats = || match &pulled.retry {
+        let is_duplicate = || match &pulled.retry {
             Some(_) => window.has_opened(hash),
-            None => !pulled.dead_lettered && window.repeats(hash, || body_hash(&pulled.record)),
+            None => {
+                !pulled.dead_lettered && window.is_duplicate(hash, || body_hash(&pulled.record))
+            }
         };
-        if !pulled.record.msgid.is_empty() && repeats() {
+        if !pulled.record.msgid.is_empty() && is_duplicate() {
             outcomes[index].outcome = Outcome::Duplicate;
             if let Some(retry) = pulled.retry {
                 events.push(settled(&pulled.record, retry, Event::Duplicate, 0));

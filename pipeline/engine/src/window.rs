@@ -1,4 +1,4 @@
-//! Recognises a message that the archive gives a second time under a later position.
+//! Recognises a message that the archive returns a second time under a later position.
 //!
 //! WeCom requires readers to drop duplicates by `msgid` (`connectors/wecom/WECOM.md` §1). The window
 //! remembers the last messages that were opened, by a 128-bit hash of their ids, and forgets the
@@ -77,7 +77,7 @@ impl Window {
     }
 
     /// Whether a record is a duplicate of one before. `body` computes its [`body_hash`].
-    pub fn repeats(&self, hash: MsgHash, body: impl FnOnce() -> u64) -> bool {
+    pub fn is_duplicate(&self, hash: MsgHash, body: impl FnOnce() -> u64) -> bool {
         match self.outcomes.get(&hash) {
             None => false,
             Some(KnownOutcome::Opened) => true,
@@ -127,7 +127,11 @@ mod tests {
         assert!(window.opened(a) && window.opened(b));
         assert!(!window.opened(a));
         assert!(window.opened(c));
-        assert!(!window.repeats(a, || 0) && window.repeats(b, || 0) && window.repeats(c, || 0));
+        assert!(
+            !window.is_duplicate(a, || 0)
+                && window.is_duplicate(b, || 0)
+                && window.is_duplicate(c, || 0)
+        );
     }
 
     #[test]
@@ -135,11 +139,11 @@ mod tests {
         let mut window = Window::new(2);
         let a = msg_hash("a");
         window.logged(a, 7);
-        assert!(window.repeats(a, || 7) && !window.repeats(a, || 8));
+        assert!(window.is_duplicate(a, || 7) && !window.is_duplicate(a, || 8));
         assert!(
             window.opened(a),
             "another body under the same id was opened"
         );
-        assert!(window.repeats(a, || 8));
+        assert!(window.is_duplicate(a, || 8));
     }
 }

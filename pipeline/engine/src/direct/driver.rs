@@ -49,7 +49,7 @@ pub(super) async fn run_with(
     let last_answer = match state.check_gap(context.accept_gap)? {
         GapCheck::Passed { last_answer } => last_answer,
         GapCheck::Refused(source) => {
-            return Err(DriverError::BehindWindow {
+            return Err(DriverError::ArchiveGap {
                 corp: corp_id,
                 source,
             });

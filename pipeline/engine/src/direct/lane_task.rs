@@ -6,6 +6,7 @@ use chatledger_schemas::CorpId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Flow;
 use super::journal::{JournalFile, OpenedJournal};
 use super::setup::{Context, DriverError};
 use crate::batch::Batch;
@@ -22,14 +23,6 @@ pub(super) struct LaneTask {
     progress: Arc<Progress>,
     /// Ends waits for the sink.
     abandon: CancellationToken,
-}
-
-/// Whether the lane continues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
-    Continue,
-    /// The process does not wait for the sink any longer.
-    Stop,
 }
 
 /// What the lane waits for.

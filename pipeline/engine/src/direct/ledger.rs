@@ -4,9 +4,9 @@
 //! what became of the record, and the digest of its row ([`chatledger_schemas::ledger`]). Lines
 //! ascend by `seq`.
 //!
-//! When the archive gives records after the lowest lane again after a crash, they are found in the
-//! ledger and keep their entry and the time they were pulled first. A record that the archive does not
-//! give again keeps its line, so an audit reports it. After a start the window that recognises
+//! Records after the lowest lane are read from the archive again after a crash. They are found in the
+//! ledger and keep their entry and the time they were pulled first. A record that the archive no longer
+//! returns keeps its line, so an audit reports it. After a start the window that recognises
 //! duplicates is rebuilt from the ledger.
 
 mod line;
@@ -34,13 +34,13 @@ pub use reader::{NextLine, Reader};
 pub struct Ledger {
     path: PathBuf,
     file: File,
-    /// Number of lines whose records every sink holds or the archive has given again.
+    /// Number of lines whose records every sink holds or the archive has returned again.
     lines: u64,
     /// The chain after these lines.
     chain: Chain,
     /// The `seq` of the last of these lines.
     last: u64,
-    /// Lines after these. The archive is expected to give their records again.
+    /// Lines after these. The archive is expected to return their records again.
     expected: VecDeque<LedgerLine>,
 }
 
@@ -53,11 +53,11 @@ pub(super) struct RecoveredLedger {
     /// When the last record of all was pulled, milliseconds since the epoch, UTC; `None` if there is
     /// none.
     pub(super) last_pulled_at: Option<i64>,
-    /// Messages after the position. The archive gives them again.
+    /// Messages after the position. The archive returns them again.
     pub(super) undelivered: HashSet<MsgHash>,
 }
 
-/// Lines for a batch, merged with the lines that the archive was expected to give again.
+/// Lines for a batch, merged with the lines whose records were expected.
 struct Merged {
     /// Lines up to the end of the batch.
     lines: Vec<LedgerLine>,
@@ -65,7 +65,7 @@ struct Merged {
     chain: Chain,
     /// Expected lines after the batch, as they are after these.
     rest: Vec<LedgerLine>,
-    /// Records the archive gave once and does not give again.
+    /// Number of expected records that the archive no longer returns.
     missing: u64,
 }
 
@@ -219,7 +219,7 @@ impl Ledger {
             error!(
                 ledger = %self.path.display(),
                 records = merged.missing,
-                "the archive does not give all records again; those it omits stay in the ledger"
+                "the archive no longer returns records that it returned before; they stay in the ledger"
             );
         }
         let Merged {

@@ -60,6 +60,14 @@ use crate::failpoint::Injected;
 
 pub use state_file::{FormVersion, StateFile, write_whole};
 
+/// Whether a task of the pipeline continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    /// The task it delivers to has failed, or the process does not wait any longer.
+    Stop,
+}
+
 /// Why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {

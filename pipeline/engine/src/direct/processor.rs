@@ -19,11 +19,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
-use super::StateError;
 use super::dead_letter_store::{KnownRejections, SharedDeadLetterStore};
 use super::ledger::Ledger;
 use super::open_request::{CorpTools, DeadLetterOpener, OpenRequest};
 use super::state::{CorpState, KnownMessages};
+use super::{Flow, StateError};
 use crate::batch::Batch;
 use crate::chain::ChainInput;
 use crate::failpoint;
@@ -118,14 +118,6 @@ enum Work {
     Page(Vec<SealedRecord>),
     Open(OpenRequest),
     PagesEnded,
-}
-
-/// Whether the processor continues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
-    Continue,
-    /// A lane has failed, or the process must not wait any longer.
-    Stop,
 }
 
 impl Processor {

@@ -53,7 +53,7 @@ impl PullTask {
             let corp = puller.corp_id.clone();
             match error {
                 PullError::GaveUp(fault) => DriverError::Source { corp, fault },
-                PullError::BehindWindow(source) => DriverError::BehindWindow { corp, source },
+                PullError::ArchiveGap(source) => DriverError::ArchiveGap { corp, source },
             }
         })
     }

@@ -1,14 +1,14 @@
 //! Opens dead letters again and delivers the outcome to every sink once, wherever the process dies.
 //!
-//! | step | what is durable | after a crash behind it |
+//! | step | what is durable after it | a crash after it |
 //! |---|---|---|
 //! | [`prepare`], [`discard`] | `replay.json`: what is about to be delivered, under which name | the next start delivers it |
 //! | [`deliver`](super::replay_sink::deliver) | the rows, in every sink | they are written again under the same name, which changes nothing |
 //! | [`finish`] | the events | the next start removes `replay.json` |
 //!
-//! From the moment `replay.json` exists, the messages in it count as opened: if the archive gives one
-//! of them again, that is a duplicate. A dead letter whose message the archive has given again, and
-//! that not every sink holds yet, is left alone until they do.
+//! From the moment `replay.json` exists, the messages in it count as opened: if the archive returns
+//! one of them again, that is a duplicate. A dead letter whose message the archive has returned again,
+//! and that not every sink holds yet, is left alone until they do.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -334,7 +334,7 @@ mod tests {
         let opened = prepare_all(folder, &store, 7);
         assert_eq!(
             opened.waiting, 1,
-            "its message was given again and is not delivered yet"
+            "its message was returned again and is not delivered yet"
         );
         let replay = opened.replay.unwrap();
         let expected = [(1, "failed", 1), (2, "duplicate", 1), (4, "failed", 1)];

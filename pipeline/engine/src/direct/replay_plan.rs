@@ -17,8 +17,7 @@ const VERSION: FormVersion = FormVersion::Required(1);
 /// The events a replay is about to deliver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ReplayPlan {
-    /// The range of the events, which gives the replay its name. The written name is part of the
-    /// format.
+    /// The range of the events; the replay is named after it. The written name is part of the format.
     #[serde(rename = "cut")]
     pub(super) range: BatchRange,
     /// What happens to each dead letter.

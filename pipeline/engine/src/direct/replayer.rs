@@ -2,8 +2,8 @@
 //! request.
 //!
 //! One replay runs at a time, and one that an earlier process has planned comes first. Dead letters
-//! are opened by the part that knows which messages were opened ([`OpenRequest`]); delivery, which
-//! may wait for a sink, happens here and delays nothing else.
+//! are opened by the part that knows which messages were opened (`open_request`); delivery, which may
+//! wait for a sink, happens here and delays nothing else.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::StateError;
 use crate::fault::Fault;
 use crate::metrics::Metrics;
-use crate::pull::{BehindWindow, Puller};
+use crate::pull::{ArchiveGap, Puller};
 use crate::shared::{Current, Totals, WantedRooms};
 use crate::sink::Sink;
 
@@ -69,11 +69,11 @@ pub enum DriverError {
     },
     /// The archive may have dropped records that were not read in time.
     #[error("corp {corp}")]
-    BehindWindow {
+    ArchiveGap {
         /// The corp.
         corp: CorpId,
         /// Since when.
-        source: BehindWindow,
+        source: ArchiveGap,
     },
     /// Rows could not be gathered for a sink, or its journal refused.
     #[error("sink {sink}: {fault}")]

@@ -1,7 +1,7 @@
 //! Everything below `state_dir/<corp>/`, opened in one place for the pipeline and for offline commands.
 //!
-//! Opening leaves no half-written tail behind: each file is cut back to its last whole line. What the
-//! files disagree about, such as a ledger shorter than a lane's position, is refused.
+//! Opening removes half-written tails: each file is truncated to its last whole line. Files that
+//! contradict each other, such as a ledger that ends before a lane's position, are refused.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::journal::{JournalFile, OpenedJournal};
 use super::ledger::Ledger;
 use super::replay_plan::{ReplayFile, ReplayPlan};
 use crate::lane::Lane;
-use crate::pull::{BehindWindow, within_window};
+use crate::pull::{ArchiveGap, check_archive_gap};
 use crate::shared::now_ms;
 use crate::window::{MsgHash, Window};
 
@@ -27,7 +27,7 @@ const WINDOW: usize = 500_000;
 pub(super) struct KnownMessages {
     /// The last messages that were opened.
     pub(super) window: Window,
-    /// Messages of the ledger that some sink does not hold and the archive has not given again yet.
+    /// Messages of the ledger that some sink does not hold and the archive has not returned again yet.
     pub(super) undelivered: HashSet<MsgHash>,
 }
 
@@ -67,7 +67,7 @@ pub(super) enum GapCheck {
         last_answer: Option<i64>,
     },
     /// It may have.
-    Refused(BehindWindow),
+    Refused(ArchiveGap),
 }
 
 impl CorpState {
@@ -123,11 +123,11 @@ impl CorpState {
     /// The ledger or `contact.json` cannot be read or written.
     pub(super) fn check_gap(&mut self, accept: bool) -> Result<GapCheck, StateError> {
         let answered = self.contact.read()?.or(self.last_pulled_at);
-        // Records that were pulled and not delivered must be given again, and may be older.
+        // Records that were pulled and not delivered must be read again, and may be older.
         let oldest_undelivered = self.pulled_at.values().copied().min();
         let answered = answered.min(oldest_undelivered.or(answered));
         let position = self.start.max(self.ledger.len());
-        if let Err(gap) = within_window(position, answered, now_ms()) {
+        if let Err(gap) = check_archive_gap(position, answered, now_ms()) {
             if !accept {
                 return Ok(GapCheck::Refused(gap));
             }

@@ -2,8 +2,8 @@
 //! a part.
 //!
 //! Each [`StateFile`] is one JSON value, usually with a field `version`. A file of another version or
-//! form is refused, so the program never acts on state that it does not understand. Errors name the
-//! place in the file and never quote its content.
+//! form is refused, so the program never acts on state that it does not understand. Errors name
+//! line and column in the file and never quote its content.
 
 use std::io;
 use std::marker::PhantomData;

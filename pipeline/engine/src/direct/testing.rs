@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -87,19 +88,34 @@ impl Source for MemoryArchive {
 /// A sink that holds what was written by the name of its range, so that a repeated write changes
 /// nothing.
 #[derive(Clone, Default)]
-pub(super) struct MemorySink(Arc<Mutex<BTreeMap<String, Vec<u64>>>>);
+pub(super) struct MemorySink {
+    pub(super) rows: Arc<Mutex<BTreeMap<String, Vec<u64>>>>,
+    /// Fails to gather rows.
+    pub(super) refuses: bool,
+    /// Fails to write them.
+    pub(super) unreachable: bool,
+    /// Number of writes that failed.
+    pub(super) failed: Arc<AtomicUsize>,
+}
 
 impl MemorySink {
     /// The positions of all rows, ascending.
     pub(super) fn seqs(&self) -> Vec<u64> {
-        let mut seqs: Vec<u64> = self.0.lock().unwrap().values().flatten().copied().collect();
+        let mut seqs: Vec<u64> = self
+            .rows
+            .lock()
+            .unwrap()
+            .values()
+            .flatten()
+            .copied()
+            .collect();
         seqs.sort_unstable();
         seqs
     }
 
     /// The sink as a value.
     pub(super) fn sink(&self) -> Sink {
-        let rows = self.clone();
+        let sink = self.clone();
         Sink {
             name: "memory",
             title: "Memory",
@@ -112,7 +128,7 @@ impl MemorySink {
             },
             make_writer: Arc::new(move || {
                 Box::new(MemoryWriter {
-                    sink: rows.clone(),
+                    sink: sink.clone(),
                     gathered: Vec::new(),
                 })
             }),
@@ -134,7 +150,15 @@ impl BatchWriter for MemoryWriter {
         let messages = batch.messages.iter().map(|message| message.seq);
         let dead_letters = batch.dead_letters.iter().map(|dead_letter| dead_letter.seq);
         self.gathered.extend(messages.chain(dead_letters));
-        async { Ok(()) }.boxed()
+        let refuses = self.sink.refuses;
+        async move {
+            if refuses {
+                Err(Fault::local(std::fmt::Error))
+            } else {
+                Ok(())
+            }
+        }
+        .boxed()
     }
 
     fn bytes(&self) -> usize {
@@ -147,8 +171,12 @@ impl BatchWriter for MemoryWriter {
         range: &'a BatchRange,
         _attempt: WriteAttempt,
     ) -> BoxFuture<'a, Result<(), Fault>> {
+        if self.sink.unreachable {
+            self.sink.failed.fetch_add(1, Ordering::SeqCst);
+            return async { Err(Fault::local(std::fmt::Error)) }.boxed();
+        }
         let rows = std::mem::take(&mut self.gathered);
-        let mut written = self.sink.0.lock().unwrap();
+        let mut written = self.sink.rows.lock().unwrap();
         written.entry(range.name(log)).or_insert(rows);
         async { Ok(()) }.boxed()
     }
@@ -179,6 +207,18 @@ impl Probe for Unused {
     fn prepare(&self) -> BoxFuture<'_, Result<Option<SchemaVersions>, ProbeError>> {
         async { Ok(None) }.boxed()
     }
+}
+
+/// Waits until a condition is true.
+pub(super) async fn wait_for(mut condition: impl FnMut() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting)
+        .await
+        .expect("the condition must become true");
 }
 
 fn directory() -> Arc<Current<Directory>> {

@@ -1,18 +1,28 @@
 //! Whole runs against an archive and a sink in memory.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
 use crate::direct::ledger::{NextLine, Reader};
-use crate::direct::testing::{MemorySink, TestKeys, context, corp, record};
+use crate::direct::testing::{MemorySink, TestKeys, context, corp, record, wait_for};
 
 async fn drain(
     folder: &std::path::Path,
     sink: &MemorySink,
     keys: TestKeys,
 ) -> Result<(), DriverError> {
+    run_in(folder, sink, keys, context()).await
+}
+
+async fn run_in(
+    folder: &std::path::Path,
+    sink: &MemorySink,
+    keys: TestKeys,
+    context: Context,
+) -> Result<(), DriverError> {
     let corp = corp(folder, (1..=40).map(record).collect(), sink);
-    let run = run_with(corp, Arc::new(keys), context());
+    let run = run_with(corp, Arc::new(keys), context);
     tokio::time::timeout(Duration::from_secs(60), run)
         .await
         .expect("the run must end")
@@ -58,4 +68,51 @@ async fn drain_delivers_everything_once_also_when_it_is_repeated() {
         drain(folder.path(), &sink, keys).await.unwrap();
         assert_eq!(sink.seqs(), (1..=40).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sink_that_cannot_gather_rows_ends_the_corp_with_an_error_and_every_task_is_joined() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = MemorySink {
+        refuses: true,
+        ..MemorySink::default()
+    };
+    let context = Context {
+        drain: false,
+        ..context()
+    };
+    let metrics = Arc::downgrade(&context.metrics);
+    let error = run_in(folder.path(), &sink, TestKeys::default(), context).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, DriverError::Sink { .. }), "{error:?}");
+    assert!(metrics.upgrade().is_none(), "a task or the thread is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_that_stops_waiting_for_a_sink_delivers_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let unreachable = MemorySink {
+        unreachable: true,
+        ..MemorySink::default()
+    };
+    let context = Context {
+        drain: false,
+        ..context()
+    };
+    let (stop, abandon) = (context.stop.clone(), context.abandon.clone());
+    let failed = Arc::clone(&unreachable.failed);
+    let stopping = async move {
+        wait_for(|| failed.load(Ordering::SeqCst) > 0).await;
+        stop.cancel();
+        abandon.cancel();
+    };
+    let run = run_in(folder.path(), &unreachable, TestKeys::default(), context);
+    let (ended, ()) = tokio::join!(run, stopping);
+    ended.unwrap();
+    assert!(unreachable.seqs().is_empty());
+    let sink = MemorySink::default();
+    drain(folder.path(), &sink, TestKeys::default())
+        .await
+        .unwrap();
+    assert_eq!(sink.seqs(), (1..=40).collect::<Vec<_>>());
 }

@@ -59,7 +59,9 @@ fn ledger_recovers_the_window_up_to_the_position_and_the_times_after_it() {
 
     let hash = |seq| record(seq, 0).1.hash;
     let (mut ledger, found) = open(&path, 12);
-    assert!(found.window.repeats(hash(12), || 0) && !found.window.repeats(hash(14), || 0));
+    assert!(
+        found.window.is_duplicate(hash(12), || 0) && !found.window.is_duplicate(hash(14), || 0)
+    );
     assert_eq!(found.pulled_at.get(&14), Some(&1007));
     assert!(found.undelivered.contains(&hash(14)) && !found.undelivered.contains(&hash(12)));
     assert_eq!(
@@ -67,7 +69,7 @@ fn ledger_recovers_the_window_up_to_the_position_and_the_times_after_it() {
         (10, 4, Some(1010))
     );
 
-    // A record that is given again keeps the time it was pulled first.
+    // A record that is returned again keeps the time it was pulled first.
     append(&mut ledger, &[(14, 5000), (16, 5000)]);
     assert_eq!(ledger.last(), 16);
     append(&mut ledger, &[(18, 5000), (20, 5000), (22, 5000)]);
@@ -83,12 +85,12 @@ fn torn_tail_is_cut_off() {
     let (mut ledger, _) = open(&path, 0);
     append(&mut ledger, &[(1, 5), (2, 5), (9, 5)]);
     let whole = std::fs::read(&path).unwrap();
-    for (cut, left) in [
+    for (removed, left) in [
         (1, 2),
         (LedgerLine::BYTES - 1, 2),
         (LedgerLine::BYTES + 20, 1),
     ] {
-        std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - removed]).unwrap();
         assert_eq!(open(&path, 1).1.pulled_at.len() + 1, left);
     }
     let mut torn = whole.clone();
@@ -101,7 +103,7 @@ fn torn_tail_is_cut_off() {
 }
 
 #[test]
-fn records_that_are_not_given_again_stay_and_new_ones_are_inserted_in_order() {
+fn records_that_are_not_returned_again_stay_and_new_ones_are_inserted_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
     let (mut ledger, _) = open(&path, 0);
@@ -116,7 +118,7 @@ fn records_that_are_not_given_again_stay_and_new_ones_are_inserted_in_order() {
     append(&mut ledger, &[(11, 6)]);
     assert_eq!(seqs(&path), [1, 3, 5, 6, 7, 9, 11]);
 
-    // The same position with another content: the archive gave both.
+    // The same position with another content: the archive returned both.
     let (mut ledger, _) = open(&path, 9);
     let (mut input, record) = record(11, 7);
     input.sealed = [1; 16];

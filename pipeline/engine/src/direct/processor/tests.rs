@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -10,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::dead_letter_index::DeadLetterFilter;
 use crate::dead_letter_requests::Requester;
-use crate::direct::testing::{CORP, TestKeys, context, record, tools};
+use crate::direct::testing::{CORP, TestKeys, context, record, tools, wait_for};
 
 /// A processor on its thread, and the other ends of its queues.
 struct Running {
@@ -82,17 +81,6 @@ impl BatchLog for FullDisk {
     fn end(&self) -> (u64, Link) {
         self.log.end()
     }
-}
-
-async fn wait_for(mut condition: impl FnMut() -> bool) {
-    let waiting = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), waiting)
-        .await
-        .expect("the condition must become true");
 }
 
 fn replay_of_everything(
