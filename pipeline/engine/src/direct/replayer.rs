@@ -124,15 +124,14 @@ impl Replayer {
         self.resume().await?;
         let versions = self.keys.get().versions();
         let revision = self.dead_letters.lock().index().revision();
-        let now = Some((versions, revision));
-        if self.nothing_to_do_at == now {
+        let filter = DeadLetterFilter::lacking(&versions);
+        let now = (versions, revision);
+        if self.nothing_to_do_at.as_ref() == Some(&now) {
             return Ok(());
         }
-        let versions = now.as_ref().map_or(&[][..], |(versions, _)| versions);
-        let filter = DeadLetterFilter::lacking(versions);
         let counts = self.replay(&filter, AUTOMATIC).await?;
         if counts == ReplayCounts::default() {
-            self.nothing_to_do_at = now;
+            self.nothing_to_do_at = Some(now);
         }
         if counts.replayed + counts.duplicates + counts.failed > 0 {
             info!(
