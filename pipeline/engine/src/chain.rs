@@ -1,9 +1,11 @@
-//! Extends a corp's hash chain: over each record's `seq`, msgid and sealed form, in pulled order.
+//! Extends a corp's hash chain over each record's `seq`, msgid and sealed form, in the order of pulling.
+//!
+//! A record that is changed, removed or inserted afterwards breaks the chain.
 
 use chatledger_schemas::SealedRecord;
 use chatledger_schemas::ledger::{ChainLink, Digest128, LedgerEntry, digest_of};
 
-/// What the chain is over, of one record.
+/// What the chain covers of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainInput {
     /// Position in the corp's archive.
@@ -17,7 +19,7 @@ pub struct ChainInput {
 }
 
 impl ChainInput {
-    /// Digests a record.
+    /// Digests a record that was pulled at a time, milliseconds since the epoch, UTC.
     pub fn of(record: &SealedRecord, at: i64) -> Self {
         Self {
             seq: record.seq,
@@ -38,7 +40,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The chain before a corp's first record.
+    /// Returns the chain before a corp's first record.
     pub fn genesis(corp: &str) -> Self {
         Self {
             number: 0,
@@ -46,7 +48,7 @@ impl Chain {
         }
     }
 
-    /// The chain after an entry.
+    /// Returns the chain after an entry.
     pub fn at(entry: &LedgerEntry) -> Self {
         Self {
             number: entry.number,
@@ -55,12 +57,12 @@ impl Chain {
     }
 
     /// Adds a record.
-    pub fn record(&mut self, seen: &ChainInput) -> LedgerEntry {
-        self.step(seen, false)
+    pub fn record(&mut self, input: &ChainInput) -> LedgerEntry {
+        self.step(input, false)
     }
 
-    /// Adds a gap: what came behind `seq` after `silent_since` may be missing. Both times are in
-    /// milliseconds since the epoch, UTC.
+    /// Adds a gap: records after `seq` that the archive received after `silent_since` may be missing.
+    /// Both times are in milliseconds since the epoch, UTC.
     pub fn gap(&mut self, seq: u64, silent_since: i64, at: i64) -> LedgerEntry {
         let mut sealed = [0; 16];
         sealed[..8].copy_from_slice(&silent_since.to_le_bytes());
@@ -76,13 +78,13 @@ impl Chain {
         )
     }
 
-    fn step(&mut self, seen: &ChainInput, gap: bool) -> LedgerEntry {
+    fn step(&mut self, input: &ChainInput, gap: bool) -> LedgerEntry {
         let ChainInput {
             seq,
             at,
             msgid,
             sealed,
-        } = *seen;
+        } = *input;
         self.number += 1;
         self.link = self.link.after(self.number, seq, gap, &msgid, &sealed);
         LedgerEntry {
@@ -96,7 +98,7 @@ impl Chain {
         }
     }
 
-    /// The same entry at this place of the chain.
+    /// Adds an entry again, with the number and link it has here.
     pub fn again(&mut self, entry: &LedgerEntry) -> LedgerEntry {
         self.step(
             &ChainInput {

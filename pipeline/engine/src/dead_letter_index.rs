@@ -1,8 +1,9 @@
-//! Which dead letters are open, folded from letters and from what was done about them.
+//! Which dead letters are open, folded from dead letters and their events.
 //!
-//! Facts may be told twice: a settled letter stays settled, and of two tellings of an open one that
-//! with more attempts is the newer. A letter is told before what was done about it. Pure; where the
-//! facts come from (a file, a topic) and what is remembered of a letter is the caller's.
+//! Adding the same dead letter or event twice changes nothing: a settled dead letter stays settled,
+//! and of two versions of an open one, the one with more attempts is the newer. A dead letter must be
+//! added before its events. Pure: the caller decides where dead letters come from (a file, a topic)
+//! and what to retain of each.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -13,7 +14,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::window::{MsgHash, msg_hash};
 
-/// One letter. Broken records may share `seq` and msgid; then what was sealed tells them apart.
+/// Identifies a dead letter. Malformed records may share `seq` and msgid; then their sealed form
+/// distinguishes them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeadLetterKey {
     /// The corp.
@@ -27,12 +29,19 @@ pub struct DeadLetterKey {
 }
 
 impl DeadLetterKey {
-    /// The key of a letter.
-    pub fn of(letter: &DeadLetter) -> Self {
-        Self::new(&letter.corp_id, letter.seq, &letter.msgid, &letter.sealed)
+    /// Returns the key of a dead letter.
+    pub fn of(dead_letter: &DeadLetter) -> Self {
+        let DeadLetter {
+            corp_id,
+            seq,
+            msgid,
+            sealed,
+            ..
+        } = dead_letter;
+        Self::new(corp_id, *seq, msgid, sealed)
     }
 
-    /// The key of a letter by what it is made of.
+    /// Makes the key of a dead letter from its parts.
     pub fn new(corp_id: &CorpId, seq: u64, msgid: &str, sealed: &str) -> Self {
         Self {
             corp_id: corp_id.clone(),
@@ -43,32 +52,32 @@ impl DeadLetterKey {
     }
 }
 
-/// What is known about an open letter.
+/// The status of an open dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterStatus<P> {
-    /// Why it is parked, by the newest attempt.
+    /// Why it is a dead letter, by the newest attempt.
     pub reason: Reason,
     /// `publickey_ver` of its record; 0 if it could not be read.
     pub key_version: u32,
-    /// When it was first parked, milliseconds since the epoch, UTC.
+    /// When it was first dead-lettered, milliseconds since the epoch, UTC.
     pub first_seen: i64,
-    /// How often it has been replayed in vain.
+    /// Number of failed replays.
     pub attempts: u32,
-    /// An attempt that is under way.
+    /// The attempt that is under way.
     pub retrying: Option<u32>,
-    /// What the caller remembers of it.
+    /// What the caller retains of it.
     pub retained: P,
 }
 
-/// What a caller remembers of a letter.
+/// What a caller retains of a dead letter.
 pub trait Retained {
-    /// It could not be opened this time either.
+    /// Takes in an attempt that failed.
     fn failed(&mut self, _event: &DeadLetterEvent) {}
 }
 
 impl Retained for u64 {}
 
-/// The letters of a log.
+/// The dead letters of a log.
 #[derive(Debug)]
 pub struct DeadLetterIndex<P> {
     open: BTreeMap<DeadLetterKey, DeadLetterStatus<P>>,
@@ -89,32 +98,32 @@ impl<P> Default for DeadLetterIndex<P> {
 }
 
 impl<P: Retained> DeadLetterIndex<P> {
-    /// A letter was parked, or could not be opened again.
-    pub fn add(&mut self, letter: &DeadLetter, retained: P) {
+    /// Adds a dead letter, or the newer version of one after an attempt that failed.
+    pub fn add(&mut self, dead_letter: &DeadLetter, retained: P) {
         self.revision += 1;
-        let key = DeadLetterKey::of(letter);
+        let key = DeadLetterKey::of(dead_letter);
         if self.is_settled(&key) {
             return;
         }
         let newer = self
             .open
             .get(&key)
-            .is_none_or(|known| known.attempts < letter.attempts);
+            .is_none_or(|known| known.attempts < dead_letter.attempts);
         if newer {
             let retrying = self.open.get(&key).and_then(|known| known.retrying);
-            let standing = DeadLetterStatus {
-                reason: letter.reason,
-                key_version: letter.key_version,
-                first_seen: letter.first_seen,
-                attempts: letter.attempts,
-                retrying: retrying.filter(|attempt| *attempt > letter.attempts),
+            let status = DeadLetterStatus {
+                reason: dead_letter.reason,
+                key_version: dead_letter.key_version,
+                first_seen: dead_letter.first_seen,
+                attempts: dead_letter.attempts,
+                retrying: retrying.filter(|attempt| *attempt > dead_letter.attempts),
                 retained,
             };
-            self.open.insert(key, standing);
+            self.open.insert(key, status);
         }
     }
 
-    /// Something was done about a letter.
+    /// Applies an event of a dead letter.
     pub fn apply(&mut self, event: &DeadLetterEvent) {
         self.revision += 1;
         let msg = msg_hash(&event.msgid);
@@ -131,25 +140,25 @@ impl<P: Retained> DeadLetterIndex<P> {
             return;
         }
         for key in keys {
-            let Some(standing) = self.open.get_mut(&key) else {
+            let Some(status) = self.open.get_mut(&key) else {
                 continue;
             };
             match event.event {
-                Event::Retried if event.attempt > standing.attempts => {
-                    standing.retrying = Some(event.attempt);
+                Event::Retried if event.attempt > status.attempts => {
+                    status.retrying = Some(event.attempt);
                 }
-                Event::Failed if event.attempt >= standing.attempts => {
-                    standing.attempts = event.attempt;
-                    standing.reason = event.reason;
-                    standing.retrying = standing.retrying.filter(|n| *n > event.attempt);
-                    standing.retained.failed(event);
+                Event::Failed if event.attempt >= status.attempts => {
+                    status.attempts = event.attempt;
+                    status.reason = event.reason;
+                    status.retrying = status.retrying.filter(|n| *n > event.attempt);
+                    status.retained.failed(event);
                 }
                 _ => {}
             }
         }
     }
 
-    /// Open letters of one position and msgid.
+    /// Returns the open dead letters with a position and msgid.
     pub fn named(&self, corp_id: &CorpId, seq: u64, msg: MsgHash) -> Vec<DeadLetterKey> {
         let bound = |body| DeadLetterKey {
             corp_id: corp_id.clone(),
@@ -161,45 +170,45 @@ impl<P: Retained> DeadLetterIndex<P> {
         range.map(|(key, _)| key.clone()).collect()
     }
 
-    /// How often something was told: as long as it stays the same, so does everything here.
+    /// A counter that changes whenever the index changes.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Takes in the letters of another corp.
+    /// Adds the dead letters of another corp.
     pub fn append(&mut self, mut other: Self) {
         self.open.append(&mut other.open);
         self.settled.extend(other.settled);
         self.replayed.extend(other.replayed);
     }
 
-    /// The open letters, by corp and position.
+    /// The open dead letters, by corp and position.
     pub fn open(&self) -> &BTreeMap<DeadLetterKey, DeadLetterStatus<P>> {
         &self.open
     }
 
-    /// Whether a letter is settled.
+    /// Whether a dead letter is settled.
     pub fn is_settled(&self, key: &DeadLetterKey) -> bool {
         let named = (key.corp_id.clone(), key.seq, key.msg);
         self.settled.contains(&named)
     }
 
-    /// Whether a letter is known, open or settled.
+    /// Whether a dead letter is known, open or settled.
     pub fn knows(&self, key: &DeadLetterKey) -> bool {
         self.open.contains_key(key) || self.is_settled(key)
     }
 
-    /// Whether a letter with this msgid was replayed: its message has been delivered.
+    /// Whether a dead letter with this msgid was replayed, so that its message is delivered.
     pub fn was_replayed(&self, corp_id: &CorpId, msg: MsgHash) -> bool {
         self.replayed.contains(&(corp_id.clone(), msg))
     }
 
-    /// Messages that were replayed.
+    /// Returns the messages that were replayed.
     pub fn replayed(&self) -> impl Iterator<Item = MsgHash> {
         self.replayed.iter().map(|(_, msg)| *msg)
     }
 
-    /// Open letters behind a key that are chosen, at most `most` of them.
+    /// Selects open dead letters after a key, at most `most` of them.
     pub fn select(
         &self,
         after: Option<&DeadLetterKey>,
@@ -207,17 +216,17 @@ impl<P: Retained> DeadLetterIndex<P> {
         most: usize,
     ) -> Vec<DeadLetterKey> {
         use std::ops::Bound::{Excluded, Unbounded};
-        let behind = (after.map_or(Unbounded, Excluded), Unbounded);
+        let range = (after.map_or(Unbounded, Excluded), Unbounded);
         self.open
-            .range(behind)
-            .filter(|(key, standing)| filter.matches(key, standing))
+            .range(range)
+            .filter(|(key, status)| filter.matches(key, status))
             .take(most)
             .map(|(key, _)| key.clone())
             .collect()
     }
 }
 
-/// Which open letters are meant; a field that says nothing takes all.
+/// Selects open dead letters that match every field; an empty field matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterFilter {
     /// Their corp.
@@ -231,16 +240,16 @@ pub struct DeadLetterFilter {
     pub from_seq: Option<u64>,
     /// Their last position.
     pub to_seq: Option<u64>,
-    /// First parked at this time or later, milliseconds since the epoch, UTC.
+    /// First dead-lettered at this time or later, milliseconds since the epoch, UTC.
     pub since: Option<i64>,
-    /// First parked before this time.
+    /// First dead-lettered before this time.
     pub until: Option<i64>,
     /// Their msgid.
     pub msgid: Option<String>,
 }
 
 impl DeadLetterFilter {
-    /// DeadLetterIndex that only lacked a key which is there now.
+    /// Matches dead letters that lacked only a private key of one of these versions.
     pub fn lacking(versions: &[u32]) -> Self {
         Self {
             reasons: BTreeSet::from([Reason::UnknownKeyVersion]),
@@ -249,8 +258,8 @@ impl DeadLetterFilter {
         }
     }
 
-    /// Whether a letter is meant.
-    pub fn matches<P>(&self, key: &DeadLetterKey, standing: &DeadLetterStatus<P>) -> bool {
+    /// Whether a dead letter matches.
+    pub fn matches<P>(&self, key: &DeadLetterKey, status: &DeadLetterStatus<P>) -> bool {
         let Self {
             corp,
             reasons,
@@ -262,14 +271,14 @@ impl DeadLetterFilter {
             msgid,
         } = self;
         corp.as_ref().is_none_or(|c| c == key.corp_id.as_str())
-            && (reasons.is_empty() || reasons.contains(&standing.reason))
+            && (reasons.is_empty() || reasons.contains(&status.reason))
             && key_versions
                 .as_ref()
-                .is_none_or(|versions| versions.contains(&standing.key_version))
+                .is_none_or(|versions| versions.contains(&status.key_version))
             && from_seq.is_none_or(|from| key.seq >= from)
             && to_seq.is_none_or(|to| key.seq <= to)
-            && since.is_none_or(|since| standing.first_seen >= since)
-            && until.is_none_or(|until| standing.first_seen < until)
+            && since.is_none_or(|since| status.first_seen >= since)
+            && until.is_none_or(|until| status.first_seen < until)
             && msgid
                 .as_ref()
                 .is_none_or(|msgid| msg_hash(msgid) == key.msg)
@@ -280,7 +289,7 @@ impl DeadLetterFilter {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn letter(seq: u64, attempts: u32) -> DeadLetter {
+    pub(crate) fn dead_letter(seq: u64, attempts: u32) -> DeadLetter {
         DeadLetter {
             corp_id: "ww1".into(),
             seq,
@@ -311,89 +320,89 @@ pub(crate) mod tests {
         }
     }
 
-    fn seqs(letters: &DeadLetterIndex<u64>, filter: &DeadLetterFilter) -> Vec<u64> {
-        let chosen = letters.select(None, filter, 100);
-        chosen.iter().map(|key| key.seq).collect()
+    fn seqs(index: &DeadLetterIndex<u64>, filter: &DeadLetterFilter) -> Vec<u64> {
+        let selected = index.select(None, filter, 100);
+        selected.iter().map(|key| key.seq).collect()
     }
 
     #[test]
-    fn settled_letter_stays_settled_whatever_is_told_again() {
-        let mut letters = DeadLetterIndex::default();
+    fn settled_dead_letter_stays_settled_whatever_is_added_again() {
+        let mut index = DeadLetterIndex::default();
         for (seq, done) in [
             (1, Event::Replayed),
             (2, Event::Duplicate),
             (3, Event::Dropped),
         ] {
-            letters.add(&letter(seq, 0), seq);
-            letters.apply(&event(seq, 1, done));
-            letters.add(&letter(seq, 0), seq);
-            letters.add(&letter(seq, 5), seq);
-            letters.apply(&event(seq, 6, Event::Failed));
+            index.add(&dead_letter(seq, 0), seq);
+            index.apply(&event(seq, 1, done));
+            index.add(&dead_letter(seq, 0), seq);
+            index.add(&dead_letter(seq, 5), seq);
+            index.apply(&event(seq, 6, Event::Failed));
         }
-        assert!(letters.open().is_empty());
-        assert!(letters.was_replayed(&"ww1".into(), msg_hash("m1")));
-        assert!(!letters.was_replayed(&"ww1".into(), msg_hash("m3")));
-        assert!(letters.knows(&DeadLetterKey::of(&letter(3, 0))));
+        assert!(index.open().is_empty());
+        assert!(index.was_replayed(&"ww1".into(), msg_hash("m1")));
+        assert!(!index.was_replayed(&"ww1".into(), msg_hash("m3")));
+        assert!(index.knows(&DeadLetterKey::of(&dead_letter(3, 0))));
     }
 
     #[test]
-    fn newest_attempt_counts_and_one_under_way_ends_with_its_outcome() {
-        let mut letters = DeadLetterIndex::default();
-        letters.add(&letter(1, 0), 0);
-        letters.apply(&event(1, 1, Event::Retried));
-        let standing = |letters: &DeadLetterIndex<u64>| {
-            letters.open()[&DeadLetterKey::of(&letter(1, 0))].clone()
+    fn newest_attempt_counts_and_one_under_way_ends_with_its_event() {
+        let mut index = DeadLetterIndex::default();
+        index.add(&dead_letter(1, 0), 0);
+        index.apply(&event(1, 1, Event::Retried));
+        let status = |index: &DeadLetterIndex<u64>| {
+            index.open()[&DeadLetterKey::of(&dead_letter(1, 0))].clone()
         };
-        assert_eq!(standing(&letters).retrying, Some(1));
-        letters.apply(&event(1, 1, Event::Failed));
-        let now = standing(&letters);
+        assert_eq!(status(&index).retrying, Some(1));
+        index.apply(&event(1, 1, Event::Failed));
+        let now = status(&index);
         assert_eq!((now.attempts, now.retrying), (1, None));
         assert_eq!(now.reason, Reason::WrongKey);
-        // Told late.
-        letters.apply(&event(1, 1, Event::Retried));
-        letters.add(&letter(1, 0), 0);
-        assert_eq!(standing(&letters), now);
-        // The kafka driver tells the letter itself again.
-        letters.apply(&event(1, 2, Event::Retried));
-        letters.add(&letter(1, 2), 7);
-        let now = standing(&letters);
+        // A late event.
+        index.apply(&event(1, 1, Event::Retried));
+        index.add(&dead_letter(1, 0), 0);
+        assert_eq!(status(&index), now);
+        // The kafka driver adds the dead letter itself again.
+        index.apply(&event(1, 2, Event::Retried));
+        index.add(&dead_letter(1, 2), 7);
+        let now = status(&index);
         assert_eq!((now.attempts, now.retrying, now.retained), (2, None, 7));
     }
 
     #[test]
-    fn broken_records_of_one_seq_without_msgid_are_letters_of_their_own() {
-        let mut letters = DeadLetterIndex::default();
+    fn malformed_records_of_one_seq_without_msgid_are_separate_dead_letters() {
+        let mut index = DeadLetterIndex::default();
         for body in ["a", "b"] {
             let twin = DeadLetter {
                 msgid: String::new(),
                 sealed: body.into(),
-                ..letter(4, 0)
+                ..dead_letter(4, 0)
             };
-            letters.add(&twin, 0);
+            index.add(&twin, 0);
         }
-        assert_eq!(letters.open().len(), 2);
+        assert_eq!(index.open().len(), 2);
         let dropped = DeadLetterEvent {
             msgid: String::new(),
             ..event(4, 0, Event::Dropped)
         };
-        letters.apply(&dropped);
-        assert!(letters.open().is_empty());
+        index.apply(&dropped);
+        assert!(index.open().is_empty());
     }
 
     #[test]
-    fn choice_takes_what_every_field_allows() {
-        let mut letters = DeadLetterIndex::default();
+    fn filter_selects_what_every_field_allows() {
+        let mut index = DeadLetterIndex::default();
         for seq in 1..=4 {
             let own = DeadLetter {
                 first_seen: seq as i64 * 10,
                 key_version: seq as u32,
-                ..letter(seq, 0)
+                ..dead_letter(seq, 0)
             };
-            letters.add(&own, seq);
+            index.add(&own, seq);
         }
-        letters.apply(&event(4, 1, Event::Failed));
+        index.apply(&event(4, 1, Event::Failed));
         let all = DeadLetterFilter::default();
-        assert_eq!(seqs(&letters, &all), [1, 2, 3, 4]);
+        assert_eq!(seqs(&index, &all), [1, 2, 3, 4]);
         let cases: [(DeadLetterFilter, &[u64]); 7] = [
             (
                 DeadLetterFilter {
@@ -436,9 +445,9 @@ pub(crate) mod tests {
             (DeadLetterFilter::lacking(&[]), &[]),
         ];
         for (filter, expected) in cases {
-            assert_eq!(seqs(&letters, &filter), expected, "{filter:?}");
+            assert_eq!(seqs(&index, &filter), expected, "{filter:?}");
         }
-        let first = letters.select(None, &all, 1);
-        assert_eq!(letters.select(first.last(), &all, 2).len(), 2);
+        let first = index.select(None, &all, 1);
+        assert_eq!(index.select(first.last(), &all, 2).len(), 2);
     }
 }

@@ -1,4 +1,5 @@
-//! What is requester for about dead letters, and what became of them. Pure; both drivers carry it out.
+//! Requests about dead letters, and the counts of what became of them. Pure; both drivers carry them
+//! out.
 
 use chatledger_schemas::dead_letter::Event;
 use chatledger_schemas::{DeadLetter, DeadLetterEvent, RetryRequest, SealedRecord};
@@ -7,45 +8,45 @@ use serde::{Deserialize, Serialize};
 use crate::dead_letter_index::DeadLetterFilter;
 use crate::stages::PulledRecord;
 
-/// What somebody asks for.
+/// A request about dead letters. The written names are part of the control inbox's format.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum DeadLetterRequest {
-    /// Open letters again.
+    /// Open dead letters again.
     Replay {
-        /// Which.
+        /// Which ones.
         filter: DeadLetterFilter,
-        /// Who asks.
+        /// The user who requests it.
         actor: String,
     },
-    /// Do without letters.
+    /// Discard dead letters permanently.
     Drop {
-        /// Which.
+        /// Which ones.
         filter: DeadLetterFilter,
-        /// Who asks.
+        /// The user who requests it.
         actor: String,
         /// Why.
         because: String,
     },
 }
 
-/// What became of letters.
+/// Number of dead letters by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayCounts {
-    /// Delivered.
+    /// Opened and delivered.
     pub replayed: u64,
-    /// RecordOutcome because their message had been delivered before.
+    /// RecordOutcome because their message was delivered before.
     pub duplicates: u64,
-    /// Still closed.
+    /// Failed again.
     pub failed: u64,
-    /// Done without.
+    /// Discarded.
     pub dropped: u64,
-    /// Left alone because their message or an earlier attempt is under way.
+    /// Left alone because their message or an earlier attempt is not delivered yet.
     pub waiting: u64,
 }
 
 impl ReplayCounts {
-    /// Counts one more.
+    /// Counts an event.
     pub fn count(&mut self, event: Event) {
         match event {
             Event::Replayed => self.replayed += 1,
@@ -56,7 +57,7 @@ impl ReplayCounts {
         }
     }
 
-    /// Adds another's counts.
+    /// Adds other counts.
     pub fn add(&mut self, other: Self) {
         self.replayed += other.replayed;
         self.duplicates += other.duplicates;
@@ -66,7 +67,7 @@ impl ReplayCounts {
     }
 }
 
-/// Who asks, and when.
+/// Who requests an attempt, and when.
 #[derive(Debug, Clone)]
 pub struct Requester {
     /// Who.
@@ -76,46 +77,46 @@ pub struct Requester {
 }
 
 impl Requester {
-    /// What is noted of an attempt at a letter.
-    pub fn event(&self, letter: &DeadLetter, event: Event, attempt: u32) -> DeadLetterEvent {
+    /// Makes the event of an attempt at a dead letter.
+    pub fn event(&self, dead_letter: &DeadLetter, event: Event, attempt: u32) -> DeadLetterEvent {
         DeadLetterEvent {
             event,
-            corp_id: letter.corp_id.clone(),
-            seq: letter.seq,
-            msgid: letter.msgid.clone(),
+            corp_id: dead_letter.corp_id.clone(),
+            seq: dead_letter.seq,
+            msgid: dead_letter.msgid.clone(),
             attempt,
             at: self.at,
             actor: self.actor.clone(),
             because: String::new(),
-            reason: letter.reason,
-            error: letter.error.clone(),
-            key_version: letter.key_version,
-            first_seen: letter.first_seen,
+            reason: dead_letter.reason,
+            error: dead_letter.error.clone(),
+            key_version: dead_letter.key_version,
+            first_seen: dead_letter.first_seen,
         }
     }
 
-    /// The mark of a record that is tried again.
-    pub fn retry(&self, letter: &DeadLetter, attempt: u32) -> RetryRequest {
+    /// Marks a record that is tried again.
+    pub fn retry(&self, dead_letter: &DeadLetter, attempt: u32) -> RetryRequest {
         RetryRequest {
             attempt,
-            first_seen: letter.first_seen,
+            first_seen: dead_letter.first_seen,
             at: self.at,
             actor: self.actor.clone(),
-            reason: letter.reason,
+            reason: dead_letter.reason,
         }
     }
 
-    /// The record of a letter, to be opened as if for the first time.
-    pub fn again(&self, letter: &DeadLetter) -> PulledRecord {
+    /// Returns the record of a dead letter, to be opened as if for the first time.
+    pub fn again(&self, dead_letter: &DeadLetter) -> PulledRecord {
         PulledRecord {
             record: SealedRecord {
-                corp_id: letter.corp_id.clone(),
-                seq: letter.seq,
-                msgid: letter.msgid.as_str().into(),
-                json: letter.sealed.clone().into(),
+                corp_id: dead_letter.corp_id.clone(),
+                seq: dead_letter.seq,
+                msgid: dead_letter.msgid.as_str().into(),
+                json: dead_letter.sealed.clone().into(),
             },
-            at: letter.first_seen,
-            retry: Some(self.retry(letter, letter.attempts + 1)),
+            at: dead_letter.first_seen,
+            retry: Some(self.retry(dead_letter, dead_letter.attempts + 1)),
             dead_lettered: false,
         }
     }

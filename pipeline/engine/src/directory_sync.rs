@@ -1,4 +1,6 @@
-//! Keeps the directory of one corp fresh: reads it, publishes it to the stages, stores it.
+//! Keeps the directory of one corp current: reads it, publishes it to the stages, stores it.
+//!
+//! The last snapshot stays in use for as long as the directory cannot be read.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::direct::write_whole;
-use crate::fault::{Fault, retry};
+use crate::direct::{FormVersion, StateFile};
+use crate::fault::{Fault, error_chain, retry};
 use crate::ports::{DirectorySink, DirectorySource};
 use crate::shared::{Current, Progress, WantedRooms};
 
@@ -20,27 +22,27 @@ use crate::shared::{Current, Progress, WantedRooms};
 pub struct DirectorySync {
     /// The corp.
     pub corp_id: CorpId,
-    /// Where the directory is read.
+    /// Where the directory is read from.
     pub source: Arc<dyn DirectorySource>,
-    /// Where its rows go; each is requester until it has them.
+    /// Where its rows go. Each is retried until it has them.
     pub sinks: Vec<Arc<dyn DirectorySink>>,
     /// What the stages read.
     pub current: Arc<Current<Directory>>,
-    /// Rooms that messages name and nobody knows.
+    /// Rooms that messages name and the directory does not know.
     pub wanted: Arc<WantedRooms>,
     /// Time between two syncs.
     pub interval: Duration,
-    /// The last snapshot known, so that what has gone is known as gone.
+    /// The last known snapshot, so that what is missing from the next one is recorded as gone.
     pub last: Snapshot,
-    /// Where the last snapshot is remembered, if the sinks cannot give it back.
+    /// Where the last snapshot is kept, if the sinks cannot return it.
     pub file: Option<PathBuf>,
-    /// Told of each sync.
+    /// Receives the time of each sync.
     pub progress: Arc<Progress>,
 }
 
 impl DirectorySync {
-    /// Runs until stopped. `first` turns true after the first sync has been published to the
-    /// stages. On the way out, rooms that messages have named meanwhile are requester for once more.
+    /// Runs until stopped. `first` turns true after the first sync has been published to the stages.
+    /// Before it ends, it looks up the rooms that messages have named since the last sync.
     pub async fn run(self, first: watch::Sender<bool>, stop: CancellationToken) {
         let mut latest = self.last.clone();
         if latest.taken_at > 0 {
@@ -64,14 +66,14 @@ impl DirectorySync {
             }
         }
         if *first.borrow() && !self.wanted.is_empty() {
-            self.last_words(latest, &stored).await;
+            self.sync_last_rooms(latest, &stored).await;
         }
     }
 
     async fn read(&self, latest: &Snapshot, stop: &CancellationToken) -> Option<Snapshot> {
         let report = |fault: &Fault, pause: Duration| {
             let class = fault.class.as_str();
-            warn!(corp = %self.corp_id, class, error = %fault, ?pause, "directory cannot be read");
+            warn!(corp = %self.corp_id, class, error = %fault, ?pause, "cannot read the directory; retrying");
         };
         let wanted = self.wanted.list();
         let attempt = || self.source.sync(&wanted, &latest.rooms);
@@ -96,25 +98,23 @@ impl DirectorySync {
         for sink in &self.sinks {
             let report = |fault: &Fault, pause: Duration| {
                 let class = fault.class.as_str();
-                warn!(corp = %self.corp_id, class, error = %fault, ?pause, "directory not stored");
+                warn!(corp = %self.corp_id, class, error = %fault, ?pause, "cannot store the directory; retrying");
             };
             let attempt = || sink.store(&self.corp_id, latest.taken_at, &rows);
             if retry(stop, report, attempt).await.is_none() {
                 return false;
             }
         }
-        if let Some(file) = &self.file {
-            let written = serde_json::to_vec(latest)
-                .map_err(std::io::Error::from)
-                .and_then(|text| write_whole(file, &text));
-            if let Err(error) = written {
-                warn!(corp = %self.corp_id, %error, "the directory cannot be remembered");
-            }
+        if let Some(file) = &self.file
+            && let Err(error) = snapshot_file(file).write(latest)
+        {
+            let error = error_chain(&error);
+            warn!(corp = %self.corp_id, error, "cannot keep the directory in the state folder");
         }
         true
     }
 
-    async fn last_words(&self, latest: Snapshot, stored: &Snapshot) {
+    async fn sync_last_rooms(&self, latest: Snapshot, stored: &Snapshot) {
         const BOUND: Duration = Duration::from_secs(20);
         let stop = CancellationToken::new();
         let attempt = async {
@@ -123,34 +123,56 @@ impl DirectorySync {
             }
         };
         if tokio::time::timeout(BOUND, attempt).await.is_err() {
-            warn!(corp = %self.corp_id, "rooms named by the last messages stay unresolved for now");
+            warn!(corp = %self.corp_id, "rooms named by the last messages are not resolved yet");
         }
     }
 }
 
-/// The snapshot remembered in a file; an empty one if there is none or it cannot be read, because
-/// the next sync makes it good.
-pub fn remembered(file: &Path, corp_id: &CorpId) -> Snapshot {
-    let text = match std::fs::read(file) {
-        Ok(text) => text,
-        Err(error) => {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                warn!(corp = %corp_id, %error, "the remembered directory cannot be read");
-            }
-            return Snapshot::empty(corp_id.clone());
-        }
-    };
-    serde_json::from_slice(&text).unwrap_or_else(|error| {
-        let (line, column) = (error.line(), error.column());
-        warn!(corp = %corp_id, line, column, "the remembered directory is of another form");
-        Snapshot::empty(corp_id.clone())
-    })
+/// `directory.json`; files of release 0.1 have no version.
+fn snapshot_file(file: &Path) -> StateFile<Snapshot> {
+    StateFile::new(file.to_owned(), FormVersion::Optional(1))
 }
 
-/// Waits for the first directory, at most `bound`; without it names stay empty.
+/// Reads the snapshot kept in a file. Returns an empty one if there is none or it cannot be read; the
+/// next sync replaces it.
+pub fn remembered(file: &Path, corp_id: &CorpId) -> Snapshot {
+    let empty = || Snapshot::empty(corp_id.clone());
+    match snapshot_file(file).read() {
+        Ok(snapshot) => snapshot.unwrap_or_else(empty),
+        Err(error) => {
+            let error = error_chain(&error);
+            warn!(corp = %corp_id, error, "cannot use the directory kept in the state folder");
+            empty()
+        }
+    }
+}
+
+/// Waits for the first directory, at most `bound`; false if it has not come. Names stay empty without
+/// it.
 pub async fn await_first(mut first: watch::Receiver<bool>, bound: Duration) -> bool {
     let arrived = first.wait_for(|arrived| *arrived);
     tokio::time::timeout(bound, arrived)
         .await
         .is_ok_and(|arrived| arrived.is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshot_of_an_earlier_release_is_read_and_a_damaged_one_is_replaced_by_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("directory.json");
+        let corp_id = CorpId::from("ww1");
+        assert_eq!(remembered(&file, &corp_id).taken_at, 0);
+        let text = r#"{"corp_id":"ww1","taken_at":1700000000123,"departments":[],"members":[],"customers":[],"follows":[],"rooms":[],"room_members":[],"consents":[]}"#;
+        std::fs::write(&file, text).unwrap();
+        let snapshot = remembered(&file, &corp_id);
+        assert_eq!(snapshot.taken_at, 1_700_000_000_123);
+        snapshot_file(&file).write(&snapshot).unwrap();
+        assert_eq!(remembered(&file, &corp_id), snapshot);
+        std::fs::write(&file, &text[..80]).unwrap();
+        assert_eq!(remembered(&file, &corp_id), Snapshot::empty(corp_id));
+    }
 }

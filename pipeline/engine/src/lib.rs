@@ -1,26 +1,32 @@
-//! Moves records through the stages and into the sinks, each exactly once as a reader sees it.
+//! Moves records through the stages and into the sinks, so that a reader sees each exactly once.
 //!
-//! It does not know WeCom, Kafka, ClickHouse or Parquet: it speaks to them through the traits in
-//! [`ports`], which the application fills in.
+//! The engine does not know WeCom, Kafka, ClickHouse or Parquet. It uses them through the traits in
+//! [`ports`] and through the [`sink`]s that the application passes in.
 //!
 //! | module | what | pure |
 //! |---|---|---|
 //! | [`stages`] | open, decode, join, match over one batch | yes |
-//! | [`letters`] | which dead letters are open | yes |
-//! | [`requests`] | what is requester for about dead letters | yes |
-//! | [`window`] | recognises a message that the source gives a second time | yes |
+//! | [`batch`] | the rows made from consecutive records, and the range they cover | yes |
+//! | [`window`] | recognises a message that the archive returns a second time | yes |
 //! | [`chain`] | extends the hash chain over what was pulled | yes |
-//! | [`audit`] | shows that every record is in exactly one place, and as it was written | yes |
-//! | [`lane`] | decides what to write, what to write down before, and what to repeat | yes |
-//! | [`mark`] | decides whether to believe what a sink itself says of a lane's position | yes |
-//! | [`delivery`] | carries these decisions out against a sink and a journal | no |
+//! | [`dead_letter_index`] | which dead letters are open | yes |
+//! | [`dead_letter_requests`] | requests about dead letters, and their counts | yes |
+//! | [`lane`] | decides what to write, what to record before, and what to write again | yes |
+//! | [`sink_checkpoint`] | decides whether to trust a position that a sink has stored | yes |
+//! | [`audit`] | shows that every record is in a sink exactly once, as it was written | yes |
+//! | [`ports`] | the interfaces to the outside | yes |
+//! | [`sink`] | a sink as one value | yes |
+//! | [`fault`] | failures of other systems, and when to retry | no |
+//! | [`delivery`] | carries out the decisions of a lane against a sink and a journal | no |
 //! | [`pull`] | reads an archive page by page | no |
 //! | [`direct`] | the driver for one process: the archive itself is the log | no |
-//! | [`kafka`] | the driver for many: every stage a consumer group | no |
-//! | [`directory_sync`] | keeps the directory fresh, in both drivers | no |
-//! | [`shared`] | the present directory and rules, counts, progress | no |
+//! | [`kafka`] | the driver for many processes: every stage is a consumer group | no |
+//! | [`directory_sync`] | keeps the directory current, in both drivers | no |
+//! | [`shared`] | the current directory and rules, counts, progress | no |
+//! | [`metrics`] | every metric | no |
+//! | [`failpoint`] | where the crash matrix kills the process | no |
 //!
-//! The guarantee, and how each part carries it, is told in [`lane`].
+//! [`lane`] states the guarantee, and [`delivery`] the steps that keep it.
 
 pub mod audit;
 pub mod batch;

@@ -1,17 +1,17 @@
-//! Every metric of the pipeline: one method an event, no name twice, labels from closed sets.
+//! Every metric of the pipeline: one method for each event, no name twice, labels from closed sets.
 //!
-//! Labels never carry a person, a room or a message id.
+//! Labels never carry a person, a room or a message id. The names are part of the contract.
 
 use std::time::Duration;
 
 use chatledger_schemas::{FaultClass, Reason, Severity};
+use prometheus::core::Collector;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
-/// Hours for which the archive can be read again (`wecom-api` §1.3).
-pub const WINDOW_HOURS: f64 = 120.0;
+use crate::pull::ARCHIVE_RETENTION;
 
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -43,132 +43,158 @@ pub struct Metrics {
     dead_letters_open: IntGaugeVec,
 }
 
-impl Metrics {
-    /// Registers everything; `version` is the program's.
-    ///
-    /// # Errors
-    /// A name or label of this file is not allowed or stands twice.
-    pub fn new(version: &str) -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(format!("chatledger_{name}"), help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let gauge = |name: &str, help: &str, labels: &[&str]| {
-            let metric = GaugeVec::new(Opts::new(format!("chatledger_{name}"), help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let int_gauge = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntGaugeVec::new(Opts::new(format!("chatledger_{name}"), help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            let options = HistogramOpts::new(format!("chatledger_{name}"), help);
-            let metric = HistogramVec::new(options.buckets(buckets.to_vec()), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let metrics = Self {
-            records_pulled: counter(
-                "records_pulled_total",
-                "Sealed records the archive gave.",
-                &["corp"],
-            )?,
-            messages: counter("messages_total", "Messages opened and decoded.", &["corp"])?,
-            violations: counter("violations_total", "Rules broken.", &["corp", "severity"])?,
-            dead_letters: counter("dead_letters_total", "Records parked.", &["corp", "reason"])?,
-            duplicates: counter(
-                "duplicates_total",
-                "Messages the archive gave a second time.",
-                &["corp"],
-            )?,
-            unresolved: counter(
-                "unresolved_total",
-                "Parties and rooms the directory does not know.",
-                &["kind"],
-            )?,
-            source_lag: gauge(
-                "source_lag_seconds",
-                "Now less the time of the newest message that every sink holds.",
-                &["corp"],
-            )?,
-            source_hours: gauge(
-                "source_hours_until_loss",
-                "Hours until the oldest message not yet delivered leaves the archive.",
-                &["corp"],
-            )?,
-            cursor: int_gauge("cursor_seq", "Position every sink has reached.", &["corp"])?,
-            stage_seconds: histogram(
-                "stage_batch_seconds",
-                "Time a stage took for a batch.",
-                &["stage"],
-                SECONDS,
-            )?,
-            sink_rows: counter("sink_rows_total", "Rows the sink has confirmed.", &["sink"])?,
-            sink_insert_rows: histogram(
-                "sink_insert_rows",
-                "Rows of one write to the sink.",
-                &["sink"],
-                ROWS,
-            )?,
-            sink_errors: counter("sink_errors_total", "Failed writes.", &["sink", "class"])?,
-            sink_pending: int_gauge(
-                "sink_pending_rows",
-                "Rows gathered for the sink and not yet confirmed.",
-                &["sink"],
-            )?,
-            api_calls: counter(
-                "api_calls_total",
-                "Calls to WeCom.",
-                &["api", "errcode_class"],
-            )?,
-            directory_age: gauge(
-                "directory_age_seconds",
-                "Time since the directory was read; -1 if it never was.",
-                &["corp"],
-            )?,
-            rules_active: IntGauge::new("chatledger_rules_active", "Rules in effect.")?,
-            rules_reload_errors: IntCounter::new(
-                "chatledger_rules_reload_errors_total",
-                "Rule files that could not be taken over; the old rules stay.",
-            )?,
-            keys_reload_errors: IntCounter::new(
-                "chatledger_keys_reload_errors_total",
-                "Key files that could not be taken over; the keys in use stay.",
-            )?,
-            dead_letters_open: int_gauge(
-                "dead_letters_open",
-                "Dead letters that are not settled (direct driver).",
-                &["corp"],
-            )?,
-            registry,
-        };
-        metrics
-            .registry
-            .register(Box::new(metrics.rules_active.clone()))?;
-        metrics
-            .registry
-            .register(Box::new(metrics.rules_reload_errors.clone()))?;
-        metrics
-            .registry
-            .register(Box::new(metrics.keys_reload_errors.clone()))?;
-        let build = IntGaugeVec::new(
-            Opts::new("chatledger_build_info", "The program's version; always 1."),
-            &["version"],
-        )?;
-        build.with_label_values(&[version]).set(1);
-        metrics.registry.register(Box::new(build))?;
-        #[cfg(target_os = "linux")]
-        metrics.registry.register(Box::new(
-            prometheus::process_collector::ProcessCollector::for_self(),
-        ))?;
-        Ok(metrics)
+/// Makes metrics and registers them.
+struct Registrar(Registry);
+
+impl Registrar {
+    fn options(name: &str, help: &str) -> Opts {
+        Opts::new(format!("chatledger_{name}"), help)
     }
 
-    /// Makes the series of a corp visible before anything happens, so that alerts on growth work.
+    fn register<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M, Error> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
+        self.register(IntCounter::with_opts(Self::options(name, help))?)
+    }
+
+    fn counters(&self, name: &str, labels: &[&str], help: &str) -> Result<IntCounterVec, Error> {
+        self.register(IntCounterVec::new(Self::options(name, help), labels)?)
+    }
+
+    fn gauges(&self, name: &str, labels: &[&str], help: &str) -> Result<GaugeVec, Error> {
+        self.register(GaugeVec::new(Self::options(name, help), labels)?)
+    }
+
+    fn int_gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
+        self.register(IntGauge::with_opts(Self::options(name, help))?)
+    }
+
+    fn int_gauges(&self, name: &str, labels: &[&str], help: &str) -> Result<IntGaugeVec, Error> {
+        self.register(IntGaugeVec::new(Self::options(name, help), labels)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        labels: &[&str],
+        buckets: &[f64],
+        help: &str,
+    ) -> Result<HistogramVec, Error> {
+        let options = HistogramOpts::from(Self::options(name, help)).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(options, labels)?)
+    }
+}
+
+impl Metrics {
+    /// Registers everything; `version` is the program's version.
+    ///
+    /// # Errors
+    /// A name or label in this file is invalid or occurs twice.
+    pub fn new(version: &str) -> Result<Self, Error> {
+        let r = Registrar(Registry::new());
+        let build = r.int_gauges(
+            "build_info",
+            &["version"],
+            "Version of the program; always 1.",
+        )?;
+        build.with_label_values(&[version]).set(1);
+        #[cfg(target_os = "linux")]
+        r.0.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+        Ok(Self {
+            records_pulled: r.counters(
+                "records_pulled_total",
+                &["corp"],
+                "Sealed records received from the archive.",
+            )?,
+            messages: r.counters("messages_total", &["corp"], "Messages opened and decoded.")?,
+            violations: r.counters(
+                "violations_total",
+                &["corp", "severity"],
+                "Rule violations found in messages.",
+            )?,
+            dead_letters: r.counters(
+                "dead_letters_total",
+                &["corp", "reason"],
+                "Records dead-lettered.",
+            )?,
+            duplicates: r.counters(
+                "duplicates_total",
+                &["corp"],
+                "Messages the archive returned a second time.",
+            )?,
+            unresolved: r.counters(
+                "unresolved_total",
+                &["kind"],
+                "Parties and rooms not found in the directory.",
+            )?,
+            source_lag: r.gauges(
+                "source_lag_seconds",
+                &["corp"],
+                "Time since the newest message that every sink holds.",
+            )?,
+            source_hours: r.gauges(
+                "source_hours_until_loss",
+                &["corp"],
+                "Hours until the archive drops the oldest undelivered message.",
+            )?,
+            cursor: r.int_gauges("cursor_seq", &["corp"], "Position every sink has reached.")?,
+            stage_seconds: r.histograms(
+                "stage_batch_seconds",
+                &["stage"],
+                SECONDS,
+                "Time a stage took for a batch.",
+            )?,
+            sink_rows: r.counters(
+                "sink_rows_total",
+                &["sink"],
+                "Rows acknowledged by the sink.",
+            )?,
+            sink_insert_rows: r.histograms(
+                "sink_insert_rows",
+                &["sink"],
+                ROWS,
+                "Rows of one write to the sink.",
+            )?,
+            sink_errors: r.counters("sink_errors_total", &["sink", "class"], "Failed writes.")?,
+            sink_pending: r.int_gauges(
+                "sink_pending_rows",
+                &["sink"],
+                "Rows gathered for the sink and not yet acknowledged.",
+            )?,
+            api_calls: r.counters(
+                "api_calls_total",
+                &["api", "errcode_class"],
+                "Calls to WeCom.",
+            )?,
+            directory_age: r.gauges(
+                "directory_age_seconds",
+                &["corp"],
+                "Time since the directory was read; -1 if it never was.",
+            )?,
+            rules_active: r.int_gauge("rules_active", "Rules in use.")?,
+            rules_reload_errors: r.counter(
+                "rules_reload_errors_total",
+                "Rule files that could not be loaded; the rules in use stay.",
+            )?,
+            keys_reload_errors: r.counter(
+                "keys_reload_errors_total",
+                "Key files that could not be loaded; the keys in use stay.",
+            )?,
+            dead_letters_open: r.int_gauges(
+                "dead_letters_open",
+                &["corp"],
+                "Dead letters that are not settled (direct driver).",
+            )?,
+            registry: r.0,
+        })
+    }
+
+    /// Creates the series of a corp with the value 0, so that alerts on growth see the first event.
     pub fn announce(&self, corp: &str) {
         self.records_pulled.with_label_values(&[corp]).inc_by(0);
         self.messages.with_label_values(&[corp]).inc_by(0);
@@ -186,22 +212,22 @@ impl Metrics {
         self.directory_age.with_label_values(&[corp]).set(-1.0);
     }
 
-    /// The text form that Prometheus scrapes.
+    /// Returns the text that Prometheus scrapes.
     ///
     /// # Errors
     /// A metric cannot be encoded.
-    pub fn render(&self) -> Result<String, prometheus::Error> {
+    pub fn render(&self) -> Result<String, Error> {
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// The archive gave records.
+    /// Counts records received from the archive.
     pub fn pulled(&self, corp: &str, records: u64) {
         self.records_pulled
             .with_label_values(&[corp])
             .inc_by(records);
     }
 
-    /// A batch went through the stages.
+    /// Counts a batch that went through the stages.
     pub fn processed(&self, corp: &str, processed: &crate::stages::Processed) {
         let batch = &processed.batch;
         self.messages
@@ -228,33 +254,35 @@ impl Metrics {
             .inc_by(processed.unresolved.rooms);
     }
 
-    /// How far behind the delivered messages are.
+    /// Sets the time since the newest delivered message.
     pub fn lag(&self, corp: &str, lag: Duration) {
         self.source_lag
             .with_label_values(&[corp])
             .set(lag.as_secs_f64());
     }
 
-    /// The oldest record not delivered yet has been in the archive for at most so long.
+    /// Sets the time that is left to the oldest undelivered record; `waiting` is the longest it can have
+    /// been in the archive.
     pub fn hours_until_loss(&self, corp: &str, waiting: Duration) {
-        let left = (WINDOW_HOURS - waiting.as_secs_f64() / 3600.0).max(0.0);
-        self.source_hours.with_label_values(&[corp]).set(left);
+        let left = ARCHIVE_RETENTION.saturating_sub(waiting);
+        let hours = left.as_secs_f64() / 3600.0;
+        self.source_hours.with_label_values(&[corp]).set(hours);
     }
 
-    /// Every sink has reached a position.
+    /// Sets the position that every sink has reached.
     pub fn cursor(&self, corp: &str, position: u64) {
         let shown = i64::try_from(position).unwrap_or(i64::MAX);
         self.cursor.with_label_values(&[corp]).set(shown);
     }
 
-    /// A stage or a sink's write took so long.
+    /// Records the time that a stage, or a write to a sink, took.
     pub fn stage(&self, stage: &str, took: Duration) {
         self.stage_seconds
             .with_label_values(&[stage])
             .observe(took.as_secs_f64());
     }
 
-    /// A sink has confirmed rows.
+    /// Counts rows that a sink has acknowledged.
     pub fn sink_wrote(&self, sink: &str, rows: usize) {
         self.sink_rows
             .with_label_values(&[sink])
@@ -264,48 +292,48 @@ impl Metrics {
             .observe(rows as f64);
     }
 
-    /// A write failed.
+    /// Counts a failed write.
     pub fn sink_failed(&self, sink: &str, class: FaultClass) {
         self.sink_errors
             .with_label_values(&[sink, class.as_str()])
             .inc();
     }
 
-    /// Rows were gathered for a sink (or, negative, left its hands).
+    /// Changes the number of rows gathered for a sink; negative when they are acknowledged or dropped.
     pub fn sink_pending(&self, sink: &str, change: i64) {
         self.sink_pending.with_label_values(&[sink]).add(change);
     }
 
-    /// A call to WeCom ended; `class` is `ok` or a fault class.
+    /// Counts a call to WeCom; `class` is `ok` or a fault class.
     pub fn api_call(&self, api: &str, class: &str) {
         self.api_calls.with_label_values(&[api, class]).inc();
     }
 
-    /// The directory's age.
+    /// Sets the time since the directory was read.
     pub fn directory_age(&self, corp: &str, age: Duration) {
         self.directory_age
             .with_label_values(&[corp])
             .set(age.as_secs_f64());
     }
 
-    /// Rules were taken over.
+    /// Sets the number of rules in use.
     pub fn rules_active(&self, rules: usize) {
         self.rules_active.set(rules as i64);
     }
 
-    /// Keys could not be taken over.
+    /// Counts key files that could not be loaded.
     pub fn keys_reload_failed(&self) {
         self.keys_reload_errors.inc();
     }
 
-    /// So many dead letters of a corp are open.
-    pub fn dead_letters_open(&self, corp: &str, letters: usize) {
+    /// Sets the number of open dead letters.
+    pub fn dead_letters_open(&self, corp: &str, open: usize) {
         self.dead_letters_open
             .with_label_values(&[corp])
-            .set(letters as i64);
+            .set(open as i64);
     }
 
-    /// Rules could not be taken over.
+    /// Counts rule files that could not be loaded.
     pub fn rules_reload_failed(&self) {
         self.rules_reload_errors.inc();
     }

@@ -1,4 +1,5 @@
-//! What the parts of one process share: the present directory and rules, and how far things are.
+//! What the parts of one process share: values that are replaced while others read them, counts, and
+//! how far each corp is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -22,12 +23,12 @@ impl<T> Current<T> {
         Self(RwLock::new(Arc::new(value)))
     }
 
-    /// The value as it is now.
+    /// Returns the current value.
     pub fn get(&self) -> Arc<T> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces the value for readers to come.
+    /// Replaces the value. Readers that hold the old one keep it.
     pub fn set(&self, value: T) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
     }
@@ -43,14 +44,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Rooms seen in messages that the directory has not been requester about; bounded.
+/// Rooms seen in messages that the directory must look up; bounded.
 #[derive(Debug, Default)]
 pub struct WantedRooms(Mutex<BTreeSet<String>>);
 
 impl WantedRooms {
     const MOST: usize = 50_000;
 
-    /// Adds rooms; what is over the bound will be seen again.
+    /// Adds rooms. Those beyond the bound are dropped, and added when a message names them again.
     pub fn add(&self, rooms: impl IntoIterator<Item = String>) {
         let mut wanted = lock(&self.0);
         for room in rooms {
@@ -60,12 +61,12 @@ impl WantedRooms {
         }
     }
 
-    /// The rooms wanted now.
+    /// Returns the rooms.
     pub fn list(&self) -> Vec<String> {
         lock(&self.0).iter().cloned().collect()
     }
 
-    /// Forgets rooms that have been requester about.
+    /// Removes rooms that were looked up.
     pub fn remove(&self, rooms: &[String]) {
         let mut wanted = lock(&self.0);
         for room in rooms {
@@ -73,13 +74,13 @@ impl WantedRooms {
         }
     }
 
-    /// Whether none is wanted.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         lock(&self.0).is_empty()
     }
 }
 
-/// What one run has done, over all corps.
+/// Counts of one run, over all corps.
 #[derive(Debug, Default)]
 pub struct Totals {
     pulled: AtomicU64,
@@ -89,41 +90,41 @@ pub struct Totals {
     duplicates: AtomicU64,
 }
 
-/// The numbers of [`Totals`] at one moment; the last line of a drain.
+/// [`Totals`] at one moment. A drain prints them as its last line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Records the archive gave.
+    /// Records received from the archive.
     pub pulled: u64,
     /// Messages opened.
     pub messages: u64,
     /// Violations found.
     pub violations: u64,
-    /// Records parked.
+    /// Records dead-lettered.
     pub dead_letters: u64,
-    /// Messages that had been there before.
+    /// Duplicates of earlier messages.
     pub duplicates: u64,
 }
 
 impl Totals {
-    /// The archive gave records.
+    /// Counts records received from the archive.
     pub fn pulled(&self, records: usize) {
         self.pulled.fetch_add(records as u64, Ordering::Relaxed);
     }
 
-    /// A batch went through the stages.
+    /// Counts a batch that went through the stages.
     pub fn processed(&self, processed: &Processed) {
         let batch = &processed.batch;
         self.messages
             .fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
         self.violations
             .fetch_add(batch.violations.len() as u64, Ordering::Relaxed);
-        let parked: u64 = reasons(batch).map(|(_, count)| count).sum();
-        self.dead_letters.fetch_add(parked, Ordering::Relaxed);
+        let dead_letters: u64 = reasons(batch).map(|(_, count)| count).sum();
+        self.dead_letters.fetch_add(dead_letters, Ordering::Relaxed);
         self.duplicates
             .fetch_add(processed.duplicates(), Ordering::Relaxed);
     }
 
-    /// The numbers now.
+    /// Returns the counts.
     pub fn summary(&self) -> Summary {
         Summary {
             pulled: self.pulled.load(Ordering::Relaxed),
@@ -154,64 +155,64 @@ struct SinkProgress {
 }
 
 impl Progress {
-    /// This process reads the corp's archive; only then does it know what may be lost there.
+    /// Notes that this process reads the corp's archive. Only then does it know what may be lost there.
     pub fn reads_archive(&self) {
         self.reads_archive.store(true, Ordering::Relaxed);
     }
 
-    /// The archive gave an answer at a time, with or without records.
+    /// Notes that the archive answered, with or without records; milliseconds since the epoch, UTC.
     pub fn answered(&self, at: i64) {
         self.answered.store(at, Ordering::Relaxed);
     }
 
-    /// When the archive answered last, milliseconds since the epoch, UTC; `None` if it has not.
+    /// Returns when the archive answered last, milliseconds since the epoch, UTC; `None` if it has not.
     pub fn last_answer(&self) -> Option<i64> {
         let at = self.answered.load(Ordering::Relaxed);
         (at > 0).then_some(at)
     }
 
-    /// The archive was read up to a position; `at_end` if it had nothing behind it.
+    /// Notes that the archive was read up to a position; `at_end` if it has nothing after it.
     pub fn pulled(&self, position: u64, at_end: bool) {
         let before = self.pulled_to.fetch_max(position, Ordering::Relaxed);
-        // What waits in memory for a sink is not delivered, however often the archive says that it
-        // has nothing more.
+        // What waits in memory for a sink is not delivered, even if the archive has nothing more.
         if at_end && self.cursor() >= before.max(position) {
             self.last_at_end.store(now_ms(), Ordering::Relaxed);
         }
         self.at_end.store(at_end, Ordering::Relaxed);
     }
 
-    /// A sink holds everything up to a position; `newest` is the time of its newest message.
+    /// Notes that a sink holds everything up to a position; `newest` is the time of its newest message,
+    /// milliseconds since the epoch, UTC.
     pub fn reached(&self, sink: &'static str, position: u64, newest: Option<i64>) {
         let mut sinks = lock(&self.sinks);
-        let reached = sinks.entry(sink).or_default();
-        reached.position = reached.position.max(position);
-        reached.newest = reached.newest.max(newest);
+        let progress = sinks.entry(sink).or_default();
+        progress.position = progress.position.max(position);
+        progress.newest = progress.newest.max(newest);
     }
 
-    /// The directory was read at a time.
+    /// Notes when the directory was read, milliseconds since the epoch, UTC.
     pub fn directory(&self, taken_at: i64) {
         *lock(&self.directory_at) = Some(taken_at);
     }
 
-    /// The position that every sink has reached.
+    /// Returns the position that every sink has reached.
     pub fn cursor(&self) -> u64 {
         lock(&self.sinks)
             .values()
-            .map(|reached| reached.position)
+            .map(|sink| sink.position)
             .min()
             .unwrap_or_default()
     }
 
-    /// Brings the gauges that depend on the time of day up to date.
+    /// Updates the gauges that depend on the time of day; `now` is in milliseconds since the epoch, UTC.
     pub fn publish(&self, corp: &str, metrics: &Metrics, now: i64) {
         let since = |then: i64| Duration::from_millis(now.saturating_sub(then).max(0) as u64);
         let cursor = self.cursor();
         metrics.cursor(corp, cursor);
-        // The log that source writes to knows no message times; it holds no one up.
+        // The log that `source` writes to has no message times, and does not count.
         let newest = lock(&self.sinks)
             .values()
-            .filter_map(|reached| reached.newest)
+            .filter_map(|sink| sink.newest)
             .min();
         if let Some(newest) = newest {
             metrics.lag(corp, since(newest));
@@ -219,8 +220,8 @@ impl Progress {
         if self.reads_archive.load(Ordering::Relaxed) {
             let at_end = self.at_end.load(Ordering::Relaxed)
                 && cursor >= self.pulled_to.load(Ordering::Relaxed);
-            // What is not delivered yet is newer than what is, and than the last time at which
-            // there was nothing more and everything was delivered.
+            // Undelivered messages are newer than delivered ones, and newer than the last time the
+            // archive had nothing more and everything was delivered.
             let last_at_end = self.last_at_end.load(Ordering::Relaxed);
             let oldest = newest.unwrap_or_default().max(last_at_end);
             let waiting = if at_end || oldest == 0 {
@@ -236,7 +237,7 @@ impl Progress {
     }
 }
 
-/// The time of day, for the rim: milliseconds since the epoch, UTC.
+/// Returns the time of day, milliseconds since the epoch, UTC.
 pub fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as i64)

@@ -1,7 +1,7 @@
 //! What happens to records: drop duplicates, open, decode, join, match. One function over a batch.
 //!
-//! Pure: the same records with the same keys, directory, rules and window give the same rows. Times
-//! come in with the records. The caller is notified at the end of each stage and measures it.
+//! Pure: the same records with the same keys, directory, rules and window give the same rows. Times are
+//! part of the input. The caller is notified at the end of each stage and measures it.
 
 use std::collections::HashMap;
 
@@ -18,14 +18,14 @@ use chatledger_schemas::{
 use crate::batch::{Batch, BatchRange};
 use crate::window::{MsgHash, Window, body_hash, msg_hash};
 
-/// Bytes of a message at most, as JSON with its key: sealed it is a third longer, and with names and
+/// Maximum size of a message as JSON with its key. Sealed it is a third longer, and with names and
 /// headers it still fits into the 16 MiB of a value on a topic.
 const MAX_ROW_BYTES: usize = 11 << 20;
-/// A payload up to here cannot give a row beyond that: each of the seven texts taken from it is no
-/// longer than it, and six times as long as JSON at the very worst.
+/// A payload up to this size cannot give a larger row: each of the seven texts taken from it is no
+/// longer than the payload, and at most six times as long as JSON.
 const SURELY_SMALL: usize = MAX_ROW_BYTES / (7 * 6) - 1024;
 
-/// The stages, in their order; the metric label `stage`.
+/// The stages, in order; the metric label `stage`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// RSA and AES.
@@ -50,35 +50,35 @@ impl Stage {
     }
 }
 
-/// What the stages need to know, for one corp.
+/// What the stages need, for one corp.
 pub struct Tools<'a> {
     /// The corp.
     pub corp_id: &'a CorpId,
     /// Its keys.
     pub opener: &'a dyn Opener,
-    /// Who is who there.
+    /// Its directory.
     pub directory: &'a Directory,
-    /// What is looked for.
+    /// The rules.
     pub rules: &'a RuleSet,
 }
 
-/// A record and when it was pulled (milliseconds since the epoch, UTC): the time at which a
-/// violation in it was found and a dead letter first seen, also when it is processed again.
+/// A record and when it was pulled (milliseconds since the epoch, UTC). A violation in it counts as
+/// found and a dead letter as first seen at this time, also when the record is processed again.
 #[derive(Debug, Clone)]
 pub struct PulledRecord {
     /// The record.
     pub record: SealedRecord,
-    /// When the archive gave it first.
+    /// When it was pulled first.
     pub at: i64,
-    /// Set if it is a dead letter's record, which is tried again.
+    /// Set if it is the record of a dead letter that is tried again.
     pub retry: Option<RetryRequest>,
-    /// It was dead_lettered before, and is told a sink once more as it was told then: no repeat, though
-    /// its message may have been opened since.
+    /// Whether it was dead-lettered before a crash. It is dead-lettered again, so that a sink receives
+    /// the same rows; it is no duplicate, although its message may have been opened since.
     pub dead_lettered: bool,
 }
 
 impl PulledRecord {
-    /// A record that the archive gives, and when it gave it first.
+    /// A record from the archive, and when it was pulled first.
     pub fn new(record: SealedRecord, at: i64) -> Self {
         Self {
             record,
@@ -100,12 +100,12 @@ pub struct ProcessedRecord {
     pub at: i64,
     /// What became of it.
     pub outcome: Outcome,
-    /// Digest of its row; zeros if it is no message.
+    /// Digest of its row; zeros if it is not a message.
     pub row: Digest128,
 }
 
 impl ProcessedRecord {
-    /// The outcome of a record before it is opened.
+    /// The outcome of a record unless opening it or the window changes it.
     fn of(pulled: &PulledRecord) -> Self {
         Self {
             seq: pulled.record.seq,
@@ -121,14 +121,14 @@ impl ProcessedRecord {
 pub struct Processed {
     /// The rows.
     pub batch: Batch,
-    /// What became of each record, in their order.
+    /// What became of each record, in order.
     pub outcomes: Vec<ProcessedRecord>,
-    /// Ids that the directory does not know.
+    /// Ids the directory does not know.
     pub unresolved: Unresolved,
 }
 
 impl Processed {
-    /// Records whose message had been there before.
+    /// Number of records whose message was opened before.
     pub fn duplicates(&self) -> u64 {
         self.outcomes
             .iter()
@@ -137,8 +137,8 @@ impl Processed {
     }
 }
 
-/// Takes consecutive records, ascending by `seq`, through all stages; `None` if there are none.
-/// `done` is called at the end of each stage.
+/// Takes consecutive records, ascending by `seq`, through all stages; `None` if there are none. Calls
+/// `done` at the end of each stage.
 pub fn process(
     tools: &Tools<'_>,
     pulled: Vec<PulledRecord>,
@@ -223,11 +223,13 @@ fn drop_duplicates(
         let hash = outcomes[index].hash;
         // The dead letter's own record precedes its replay in the log; that alone does not make the
         // replay a duplicate.
-        let repeats = || match &pulled.retry {
+        let is_duplicate = || match &pulled.retry {
             Some(_) => window.has_opened(hash),
-            None => !pulled.dead_lettered && window.repeats(hash, || body_hash(&pulled.record)),
+            None => {
+                !pulled.dead_lettered && window.is_duplicate(hash, || body_hash(&pulled.record))
+            }
         };
-        if !pulled.record.msgid.is_empty() && repeats() {
+        if !pulled.record.msgid.is_empty() && is_duplicate() {
             outcomes[index].outcome = Outcome::Duplicate;
             if let Some(retry) = pulled.retry {
                 events.push(settled(&pulled.record, retry, Event::Duplicate, 0));
@@ -298,12 +300,12 @@ impl Rows {
     }
 }
 
-/// Refuses a message whose row would not fit where it has to go.
+/// Rejects a message whose row would be larger than a topic or sink takes.
 fn bounded(message: Message, key_version: u32) -> Result<Message, OpenError> {
     if message.payload.len() <= SURELY_SMALL {
         return Ok(message);
     }
-    let mut bytes = Counted(message.conversation_id.len());
+    let mut bytes = ByteCounter(message.conversation_id.len());
     let written = serde_json::to_writer(&mut bytes, &message);
     if written.is_ok() && bytes.0 <= MAX_ROW_BYTES {
         return Ok(message);
@@ -311,17 +313,17 @@ fn bounded(message: Message, key_version: u32) -> Result<Message, OpenError> {
     Err(OpenError {
         reason: Reason::TooLarge,
         error: format!(
-            "the message has {} bytes as a row, {MAX_ROW_BYTES} are taken at most",
+            "the message has {} bytes as a row; the limit is {MAX_ROW_BYTES}",
             bytes.0
         ),
         key_version,
     })
 }
 
-/// Counts what is written to it.
-struct Counted(usize);
+/// Counts the bytes written to it.
+struct ByteCounter(usize);
 
-impl std::io::Write for Counted {
+impl std::io::Write for ByteCounter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0 += bytes.len();
         Ok(bytes.len())
@@ -332,7 +334,7 @@ impl std::io::Write for Counted {
     }
 }
 
-/// The event that closes a letter.
+/// Makes the event that settles a dead letter.
 fn settled(
     record: &SealedRecord,
     retry: RetryRequest,
@@ -355,21 +357,21 @@ fn settled(
     }
 }
 
-/// The event that a letter could not be opened this time either.
-fn failed(letter: &DeadLetter, retry: RetryRequest) -> DeadLetterEvent {
+/// Makes the event of an attempt that failed.
+fn failed(dead_letter: &DeadLetter, retry: RetryRequest) -> DeadLetterEvent {
     DeadLetterEvent {
         event: Event::Failed,
-        corp_id: letter.corp_id.clone(),
-        seq: letter.seq,
-        msgid: letter.msgid.clone(),
+        corp_id: dead_letter.corp_id.clone(),
+        seq: dead_letter.seq,
+        msgid: dead_letter.msgid.clone(),
         attempt: retry.attempt,
         at: retry.at,
         actor: retry.actor,
         because: String::new(),
-        reason: letter.reason,
-        error: letter.error.clone(),
-        key_version: letter.key_version,
-        first_seen: letter.first_seen,
+        reason: dead_letter.reason,
+        error: dead_letter.error.clone(),
+        key_version: dead_letter.key_version,
+        first_seen: dead_letter.first_seen,
     }
 }
 
@@ -379,7 +381,7 @@ fn dead_letter(
     first_seen: i64,
     attempts: u32,
 ) -> DeadLetter {
-    // What lies on a log from before there was a bound may be beyond it.
+    // A record on a log may be older than the bound and exceed it.
     let record = record.clone().bounded();
     DeadLetter {
         sealed: record.json_text().into_owned(),
@@ -394,13 +396,14 @@ fn dead_letter(
     }
 }
 
-/// Reasons under which records of a batch were dead_lettered for the first time, each with its number.
+/// Returns the reasons for which records of a batch were dead-lettered the first time, with the number
+/// of records each.
 pub fn reasons(batch: &Batch) -> impl Iterator<Item = (Reason, u64)> {
     Reason::ALL.into_iter().filter_map(|reason| {
         let count = batch
             .dead_letters
             .iter()
-            .filter(|letter| letter.attempts == 0 && letter.reason == reason)
+            .filter(|dead_letter| dead_letter.attempts == 0 && dead_letter.reason == reason)
             .count();
         (count > 0).then_some((reason, count as u64))
     })
@@ -427,8 +430,8 @@ mod tests {
     }
 
     #[test]
-    fn largest_message_that_is_sure_to_be_small_is_small_at_its_worst() {
-        // Stray control bytes are the longest there is as JSON: six bytes for each.
+    fn largest_payload_that_skips_the_check_is_within_the_limit_at_its_worst() {
+        // Stray control bytes are the longest as JSON: six bytes each.
         let frame = r#"{"from":"a","msgtype":"text","text":{"content":""}}"#.len();
         let content = "\u{1}".repeat(SURELY_SMALL - frame);
         let json = format!(r#"{{"from":"a","msgtype":"text","text":{{"content":"{content}"}}}}"#);
@@ -438,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn message_that_is_far_longer_as_json_counts_as_long_as_it_is_written() {
+    fn message_that_is_much_longer_as_json_counts_with_its_written_length() {
         let of = |filling: &str, bytes: usize| {
             let filling = filling.repeat(bytes / filling.len());
             decoded(format!(r#"{{"from":"a","msgtype":"x","x":"{filling}"}}"#))

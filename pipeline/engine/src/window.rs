@@ -1,12 +1,13 @@
-//! Recognises a message that the source gives a second time under a later position.
+//! Recognises a message that the archive returns a second time under a later position.
 //!
-//! WeCom asks readers to drop repeats by `msgid` (`wecom-api` in short, 3). The window remembers the
-//! last messages that were opened, by a 128-bit hash of their ids, and forgets the oldest. A repeat
-//! from further back is caught by the tables' sorting key, which is a function of the message alone.
+//! WeCom requires readers to drop duplicates by `msgid` (`connectors/wecom/WECOM.md` §1). The window
+//! remembers the last messages that were opened, by a 128-bit hash of their ids, and forgets the
+//! oldest. A duplicate of an older message is replaced by the tables' sorting key, which depends on
+//! the message alone.
 //!
-//! After a start a driver may have to fill the window from a log that does not say what became of a
-//! record. Such a record is remembered together with a hash of its sealed body: the same body again
-//! is a repeat whatever became of the first, another body under the same id is not.
+//! After a start a driver may have to fill the window from a log that does not hold the outcomes of
+//! its records. Such a record is remembered with a hash of its sealed body: the same body again is a
+//! duplicate whatever became of the first, another body under the same id is not.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,7 +16,7 @@ use chatledger_schemas::SealedRecord;
 use chatledger_schemas::ledger::digest_of;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Hash of a msgid, as remembered and as the ledger holds it.
+/// Hash of a msgid, as in the window and in the ledger.
 pub type MsgHash = u128;
 
 /// Hashes a msgid.
@@ -23,18 +24,18 @@ pub fn msg_hash(msgid: &str) -> MsgHash {
     u128::from_le_bytes(digest_of(msgid.as_bytes()))
 }
 
-/// Hashes what is sealed in a record, without its position; 0 if the record is broken.
+/// Hashes the sealed body of a record, without its position; 0 if the record has none.
 pub fn body_hash(record: &SealedRecord) -> u64 {
     record
         .fields()
         .map_or(0, |fields| xxh3_64(fields.encrypt_chat_msg.as_bytes()))
 }
 
-/// The hashes are uniform already; hashing them again would be waste.
+/// Uses the keys as they are: they are uniform hashes already.
 #[derive(Default)]
-struct Uniform(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for Uniform {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -51,10 +52,10 @@ impl Hasher for Uniform {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Remembered {
+enum KnownOutcome {
     /// It was opened.
     Opened,
-    /// It was in the log, with this body; what became of it is not known.
+    /// Unknown: it was in the log, with this body.
     Logged(u64),
 }
 
@@ -62,53 +63,53 @@ enum Remembered {
 pub struct Window {
     capacity: usize,
     order: VecDeque<MsgHash>,
-    seen: HashMap<MsgHash, Remembered, BuildHasherDefault<Uniform>>,
+    outcomes: HashMap<MsgHash, KnownOutcome, BuildHasherDefault<IdentityHasher>>,
 }
 
 impl Window {
-    /// An empty window for `capacity` messages.
+    /// Creates an empty window for `capacity` messages.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
             order: VecDeque::new(),
-            seen: HashMap::default(),
+            outcomes: HashMap::default(),
         }
     }
 
-    /// Whether a record repeats one that was there before.
-    pub fn repeats(&self, hash: MsgHash, body: impl FnOnce() -> u64) -> bool {
-        match self.seen.get(&hash) {
+    /// Whether a record is a duplicate of one before. `body` computes its [`body_hash`].
+    pub fn is_duplicate(&self, hash: MsgHash, body: impl FnOnce() -> u64) -> bool {
+        match self.outcomes.get(&hash) {
             None => false,
-            Some(Remembered::Opened) => true,
-            Some(Remembered::Logged(logged)) => *logged == body(),
+            Some(KnownOutcome::Opened) => true,
+            Some(KnownOutcome::Logged(logged)) => *logged == body(),
         }
     }
 
     /// Whether a message is known to have been opened.
     pub fn has_opened(&self, hash: MsgHash) -> bool {
-        self.seen.get(&hash) == Some(&Remembered::Opened)
+        self.outcomes.get(&hash) == Some(&KnownOutcome::Opened)
     }
 
     /// Remembers a message that was opened; false if it had been opened before.
     pub fn opened(&mut self, hash: MsgHash) -> bool {
-        self.remember(hash, Remembered::Opened) != Some(Remembered::Opened)
+        self.remember(hash, KnownOutcome::Opened) != Some(KnownOutcome::Opened)
     }
 
-    /// Remembers a record of which only the log is known.
+    /// Remembers a record whose outcome is unknown, with its [`body_hash`].
     pub fn logged(&mut self, hash: MsgHash, body: u64) {
-        if self.seen.get(&hash) != Some(&Remembered::Opened) {
-            self.remember(hash, Remembered::Logged(body));
+        if self.outcomes.get(&hash) != Some(&KnownOutcome::Opened) {
+            self.remember(hash, KnownOutcome::Logged(body));
         }
     }
 
-    fn remember(&mut self, hash: MsgHash, seen: Remembered) -> Option<Remembered> {
-        let before = self.seen.insert(hash, seen);
+    fn remember(&mut self, hash: MsgHash, outcome: KnownOutcome) -> Option<KnownOutcome> {
+        let before = self.outcomes.insert(hash, outcome);
         if before.is_none() {
             self.order.push_back(hash);
             if self.order.len() > self.capacity
                 && let Some(oldest) = self.order.pop_front()
             {
-                self.seen.remove(&oldest);
+                self.outcomes.remove(&oldest);
             }
         }
         before
@@ -120,22 +121,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn window_knows_the_last_messages_and_forgets_the_oldest() {
+    fn window_remembers_the_last_messages_and_forgets_the_oldest() {
         let mut window = Window::new(2);
         let [a, b, c] = ["a", "b", "c"].map(msg_hash);
         assert!(window.opened(a) && window.opened(b));
         assert!(!window.opened(a));
         assert!(window.opened(c));
-        assert!(!window.repeats(a, || 0) && window.repeats(b, || 0) && window.repeats(c, || 0));
+        assert!(
+            !window.is_duplicate(a, || 0)
+                && window.is_duplicate(b, || 0)
+                && window.is_duplicate(c, || 0)
+        );
     }
 
     #[test]
-    fn logged_record_is_repeated_only_by_the_same_body() {
+    fn logged_record_is_duplicated_only_by_the_same_body() {
         let mut window = Window::new(2);
         let a = msg_hash("a");
         window.logged(a, 7);
-        assert!(window.repeats(a, || 7) && !window.repeats(a, || 8));
-        assert!(window.opened(a), "another body under its id was opened");
-        assert!(window.repeats(a, || 8));
+        assert!(window.is_duplicate(a, || 7) && !window.is_duplicate(a, || 8));
+        assert!(
+            window.opened(a),
+            "another body under the same id was opened"
+        );
+        assert!(window.is_duplicate(a, || 8));
     }
 }

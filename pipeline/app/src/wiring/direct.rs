@@ -86,9 +86,9 @@ fn driver_failure(error: driver::DriverError) -> Failure {
     use driver::DriverError as E;
     match error {
         E::Source { .. } => Failure::unreachable(chain(&error)),
-        E::BehindWindow { .. }
+        E::ArchiveGap { .. }
         | E::State(
-            StateError::Damaged { .. } | StateError::Locked { .. } | StateError::Unplaced { .. },
+            StateError::Damaged { .. } | StateError::Locked { .. } | StateError::NoPosition { .. },
         ) => Failure::refused(chain(&error)),
         other => Failure::other(other),
     }

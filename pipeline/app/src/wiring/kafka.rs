@@ -106,7 +106,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
             let done = stage.run().await;
             source_done.send_replace(true);
             done.map_err(|error| match error.source {
-                PullError::BehindWindow(_) => Failure::refused(chain(&error)),
+                PullError::ArchiveGap(_) => Failure::refused(chain(&error)),
                 PullError::GaveUp(_) => Failure::unreachable(chain(&error)),
             })
         });

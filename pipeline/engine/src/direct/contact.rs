@@ -1,89 +1,58 @@
-//! When the archive answered last, in a file: what tells a quiet company from one whose messages
-//! were not fetched in time.
+//! Remembers when the archive answered last, so that a start can tell a quiet company from one whose
+//! messages were not read in time.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::ledger::Ledger;
-use super::{StateError, write_whole};
-use crate::pull::{BehindWindow, within_window};
-use crate::shared::{Progress, now_ms};
+use super::StateError;
+use super::state_file::{FormVersion, StateFile};
+use crate::fault::error_chain;
+use crate::shared::Progress;
 
-/// Time between two writes; a crash makes the file so much older than the truth at most.
-const EVERY: Duration = Duration::from_secs(60);
+/// Files of release 0.1 have no version.
+const VERSION: FormVersion = FormVersion::Optional(1);
+/// Time between two writes. After a crash the file is older than the last answer by at most this.
+const WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
-#[derive(Serialize, Deserialize)]
-struct Form {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LastAnswer {
     /// Milliseconds since the epoch, UTC.
     answered_at: i64,
 }
 
 /// `state_dir/<corp>/contact.json`.
 #[derive(Debug, Clone)]
-pub struct Contact(PathBuf);
+pub(super) struct ContactFile(StateFile<LastAnswer>);
 
-impl Contact {
+impl ContactFile {
     /// The file in a corp's folder.
-    pub fn in_folder(folder: &Path) -> Self {
-        Self(folder.join("contact.json"))
+    pub(super) fn in_folder(folder: &Path) -> Self {
+        Self(StateFile::new(folder.join("contact.json"), VERSION))
     }
 
-    /// When the archive answered last, milliseconds since the epoch, UTC; `None` if there is no
-    /// file.
+    /// Returns when the archive answered last, milliseconds since the epoch, UTC; `None` if there is
+    /// no file.
     ///
     /// # Errors
-    /// The file cannot be read or holds something else.
-    pub fn read(&self) -> Result<Option<i64>, StateError> {
-        let text = match std::fs::read(&self.0) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StateError::io(&self.0)(error)),
-        };
-        let form: Form = serde_json::from_slice(&text)
-            .map_err(|error| StateError::damaged(&self.0, error.to_string()))?;
-        Ok(Some(form.answered_at))
+    /// The file cannot be read or is of another form.
+    pub(super) fn read(&self) -> Result<Option<i64>, StateError> {
+        Ok(self.0.read()?.map(|answer| answer.answered_at))
     }
 
-    /// Writes it down.
+    /// Stores when the archive answered last, milliseconds since the epoch, UTC.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, answered_at: i64) -> Result<(), StateError> {
-        let text = serde_json::to_vec(&Form { answered_at })
-            .map_err(|error| StateError::damaged(&self.0, error.to_string()))?;
-        write_whole(&self.0, &text).map_err(StateError::io(&self.0))
+    pub(super) fn write(&self, answered_at: i64) -> Result<(), StateError> {
+        self.0.write(&LastAnswer { answered_at })
     }
 
-    /// Looks whether the archive may have dropped records since it answered last. A gap that is
-    /// accepted is written into the ledger; one that is not is given back.
-    ///
-    /// # Errors
-    /// The ledger or the file cannot be written.
-    pub(super) fn close_gap(
-        &self,
-        ledger: &mut Ledger,
-        position: u64,
-        answered: Option<i64>,
-        accept: bool,
-    ) -> Result<Option<BehindWindow>, StateError> {
-        let Err(behind) = within_window(position.max(ledger.len()), answered, now_ms()) else {
-            return Ok(None);
-        };
-        if !accept {
-            return Ok(Some(behind));
-        }
-        warn!(since = behind.silent_since, "a gap is accepted and noted");
-        ledger.append_gap(behind.silent_since, behind.now)?;
-        self.write(behind.now)?;
-        Ok(None)
-    }
-
-    /// Keeps the file fresh for as long as `reading` goes on, and once more after it.
-    pub(super) async fn beside<T>(
+    /// Runs `reading` to its end and keeps the file current meanwhile, and once more after it.
+    pub(super) async fn keep_current<T>(
         &self,
         progress: Arc<Progress>,
         reading: impl Future<Output = T>,
@@ -93,20 +62,49 @@ impl Contact {
         loop {
             let ended = tokio::select! {
                 ended = &mut reading => Some(ended),
-                () = tokio::time::sleep(EVERY) => None,
+                () = tokio::time::sleep(WRITE_INTERVAL) => None,
             };
-            if let Some(at) = progress.last_answer().filter(|at| written != Some(*at)) {
-                let file = self.clone();
-                let kept = tokio::task::spawn_blocking(move || file.write(at)).await;
-                match kept {
-                    Ok(Ok(())) => written = Some(at),
-                    Ok(Err(error)) => warn!(%error, "the time of the last answer cannot be kept"),
-                    Err(error) => warn!(%error, "the time of the last answer cannot be kept"),
-                }
+            if let Some(at) = progress.last_answer().filter(|at| written != Some(*at))
+                && self.write_off_thread(at).await
+            {
+                written = Some(at);
             }
             if let Some(ended) = ended {
                 return ended;
             }
         }
+    }
+
+    /// Writes without blocking an async thread; false if that failed, which is logged.
+    async fn write_off_thread(&self, at: i64) -> bool {
+        let file = self.clone();
+        let error = match tokio::task::spawn_blocking(move || file.write(at)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error_chain(&error),
+            Err(error) => error_chain(&error),
+        };
+        warn!(error, "cannot store the time of the archive's last answer");
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contact_file_of_an_earlier_release_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = ContactFile::in_folder(folder.path());
+        assert_eq!(file.read().unwrap(), None);
+        let path = folder.path().join("contact.json");
+        std::fs::write(&path, r#"{"answered_at":1700000000123}"#).unwrap();
+        assert_eq!(file.read().unwrap(), Some(1_700_000_000_123));
+        file.write(5).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            r#"{"version":1,"answered_at":5}"#
+        );
+        assert_eq!(file.read().unwrap(), Some(5));
     }
 }

@@ -1,50 +1,58 @@
-//! Requests to a running process, as files in its state folder: whoever holds the folder's lock
-//! takes them up, whoever asks leaves them there and reads the answer.
+//! Requests to a running process, as files in its state folder: each is accepted once or not at all.
 //!
-//! `dlq/<id>.request` appears whole, is renamed to `<id>.taken` before it is carried out, and
-//! answered with `<id>.answer`. A request that nobody takes before its deadline is void; one that
-//! was taken is carried out, whether or not anybody reads the answer.
+//! A command submits `dlq/<id>.request`, which appears whole. The process that holds the folder's
+//! lock renames it to `<id>.taken` before it carries the request out, and answers with
+//! `<id>.answer`. A request not accepted before its deadline is void. An accepted request is carried
+//! out whether or not anybody reads the answer.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::{StateError, write_whole};
+use super::StateError;
+use super::state_file::{FormVersion, StateFile};
 use crate::dead_letter_requests::{DeadLetterRequest, ReplayCounts};
+use crate::fault::error_chain;
 use crate::shared::now_ms;
 
-/// How long answers that nobody reads are kept, in milliseconds.
-const KEPT: i64 = 3_600_000;
+/// Requests of release 0.1 have no version.
+const REQUEST_VERSION: FormVersion = FormVersion::Optional(1);
+/// How long an answer that nobody reads is kept, in milliseconds.
+const ANSWER_KEPT_MS: i64 = 3_600_000;
 
-/// Where requests for one corp lie.
+const REQUEST: &str = "request";
+const ACCEPTED: &str = "taken";
+const ANSWER: &str = "answer";
+
+/// The control inbox of one corp.
 pub struct ControlInbox {
     folder: PathBuf,
 }
 
-/// A request that was taken up.
-pub struct Taken {
+/// A request that was accepted.
+pub struct AcceptedRequest {
     id: String,
-    /// What it asks for.
+    /// What is requested.
     pub body: DeadLetterRequest,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Form {
+struct SubmittedRequest {
     /// Milliseconds since the epoch, UTC.
     deadline: i64,
     #[serde(flatten)]
     body: DeadLetterRequest,
 }
 
-/// Where a request that was left stands.
+/// What happened to a submitted request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RequestStatus {
-    /// Nobody has taken it up yet.
-    Waiting,
+    /// It has not been accepted yet.
+    Pending,
     /// It is being carried out.
-    Taken,
-    /// It has been answered: what became of the letters, or why nothing did.
+    Accepted,
+    /// It was carried out, or failed with this error.
     Answered(Result<ReplayCounts, String>),
 }
 
@@ -60,52 +68,51 @@ impl ControlInbox {
         self.folder.join(format!("{id}.{kind}"))
     }
 
-    /// Leaves a request, void after `deadline`, and gives its id.
+    fn request_file(path: PathBuf) -> StateFile<SubmittedRequest> {
+        StateFile::new(path, REQUEST_VERSION)
+    }
+
+    /// Answers carry no version: release 0.1 reads one key, `Ok` or `Err`.
+    fn answer_file(&self, id: &str) -> StateFile<Result<ReplayCounts, String>> {
+        StateFile::new(self.path(id, ANSWER), FormVersion::Unversioned)
+    }
+
+    /// Submits a request and returns its id. `deadline` is in milliseconds since the epoch, UTC.
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub fn leave(&self, body: DeadLetterRequest, deadline: i64) -> Result<String, StateError> {
+    pub fn submit(&self, body: DeadLetterRequest, deadline: i64) -> Result<String, StateError> {
         std::fs::create_dir_all(&self.folder).map_err(StateError::io(&self.folder))?;
         let id = format!("{:013}-{:016x}", now_ms(), rand::random::<u64>());
-        let path = self.path(&id, "request");
-        let text = serde_json::to_vec(&Form { deadline, body })
-            .map_err(|error| StateError::damaged(&path, error.to_string()))?;
-        write_whole(&path, &text).map_err(StateError::io(&path))?;
+        let file = Self::request_file(self.path(&id, REQUEST));
+        file.write(&SubmittedRequest { deadline, body })?;
         Ok(id)
     }
 
-    /// Where a request stands.
+    /// Returns what happened to a request. An answer is returned once, then removed.
     ///
     /// # Errors
     /// The answer cannot be read.
-    pub fn state(&self, id: &str) -> Result<RequestStatus, StateError> {
-        let path = self.path(id, "answer");
-        match std::fs::read(&path) {
-            Ok(text) => {
-                let answer = serde_json::from_slice(&text)
-                    .map_err(|error| StateError::damaged(&path, error.to_string()))?;
-                std::fs::remove_file(&path).map_err(StateError::io(&path))?;
-                Ok(RequestStatus::Answered(answer))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let waiting = self.path(id, "request").exists();
-                Ok(if waiting {
-                    RequestStatus::Waiting
-                } else {
-                    RequestStatus::Taken
-                })
-            }
-            Err(error) => Err(StateError::io(&path)(error)),
+    pub fn status(&self, id: &str) -> Result<RequestStatus, StateError> {
+        let file = self.answer_file(id);
+        if let Some(answer) = file.read()? {
+            file.remove()?;
+            return Ok(RequestStatus::Answered(answer));
         }
+        Ok(if self.path(id, REQUEST).exists() {
+            RequestStatus::Pending
+        } else {
+            RequestStatus::Accepted
+        })
     }
 
-    /// Takes a request back; false if it has been taken up.
+    /// Withdraws a request; false if it has been accepted.
     pub fn withdraw(&self, id: &str) -> bool {
-        std::fs::remove_file(self.path(id, "request")).is_ok()
+        std::fs::remove_file(self.path(id, REQUEST)).is_ok()
     }
 
-    /// Takes the oldest request up, if there is one. Void ones and old answers are removed.
-    pub fn take(&self) -> Option<Taken> {
+    /// Accepts the oldest request, if there is one. Removes void requests and old answers.
+    pub fn accept(&self) -> Option<AcceptedRequest> {
         let entries = std::fs::read_dir(&self.folder).ok()?;
         let mut files: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -117,44 +124,44 @@ impl ControlInbox {
             let Some((id, kind)) = name.split_once('.') else {
                 continue;
             };
-            let left = id.split('-').next().and_then(|at| at.parse::<i64>().ok());
-            if kind != "request" {
-                if left.is_none_or(|at| now - at > KEPT) {
-                    std::fs::remove_file(&file).ok();
+            if kind == REQUEST {
+                if let Some(accepted) = self.accept_file(&file, id, now) {
+                    return Some(accepted);
                 }
                 continue;
             }
-            let form = std::fs::read(&file)
-                .ok()
-                .and_then(|text| serde_json::from_slice::<Form>(&text).ok());
-            match form {
-                Some(form) if form.deadline >= now => {
-                    // Whoever left it may withdraw it at this moment: one of the two gets it.
-                    if std::fs::rename(&file, self.path(id, "taken")).is_ok() {
-                        return Some(Taken {
-                            id: id.to_owned(),
-                            body: form.body,
-                        });
-                    }
-                }
-                _ => {
-                    std::fs::remove_file(&file).ok();
-                }
+            let submitted = id.split('-').next().and_then(|at| at.parse::<i64>().ok());
+            if submitted.is_none_or(|at| now - at > ANSWER_KEPT_MS) {
+                std::fs::remove_file(&file).ok();
             }
         }
         None
     }
 
-    /// Answers a request.
-    pub fn answer(&self, request: &Taken, answer: &Result<ReplayCounts, String>) {
-        let path = self.path(&request.id, "answer");
-        let written = serde_json::to_vec(answer)
-            .map_err(std::io::Error::from)
-            .and_then(|text| write_whole(&path, &text));
-        if let Err(error) = written {
-            warn!(%error, "the answer to a request cannot be written");
+    /// Accepts one request, or removes it if it is void or unreadable.
+    fn accept_file(&self, path: &Path, id: &str, now: i64) -> Option<AcceptedRequest> {
+        match Self::request_file(path.to_owned()).read() {
+            Ok(Some(request)) if request.deadline >= now => {
+                // It may be withdrawn at this moment: either the rename or the removal succeeds.
+                std::fs::rename(path, self.path(id, ACCEPTED)).ok()?;
+                Some(AcceptedRequest {
+                    id: id.to_owned(),
+                    body: request.body,
+                })
+            }
+            _ => {
+                std::fs::remove_file(path).ok();
+                None
+            }
         }
-        std::fs::remove_file(self.path(&request.id, "taken")).ok();
+    }
+
+    /// Answers a request.
+    pub fn answer(&self, request: &AcceptedRequest, answer: &Result<ReplayCounts, String>) {
+        if let Err(error) = self.answer_file(&request.id).write(answer) {
+            warn!(error = error_chain(&error), "cannot answer a request");
+        }
+        std::fs::remove_file(self.path(&request.id, ACCEPTED)).ok();
     }
 }
 
@@ -170,51 +177,75 @@ mod tests {
         }
     }
 
+    fn files(folder: &Path) -> usize {
+        std::fs::read_dir(folder.join("dlq")).unwrap().count()
+    }
+
     #[test]
-    fn request_is_taken_once_and_its_answer_read_once() {
+    fn request_is_accepted_once_and_its_answer_read_once() {
         let folder = tempfile::tempdir().unwrap();
         let inbox = ControlInbox::at(folder.path());
-        assert!(inbox.take().is_none());
-        let id = inbox.leave(request(), i64::MAX).unwrap();
-        assert_eq!(inbox.state(&id).unwrap(), RequestStatus::Waiting);
-        let taken = inbox.take().unwrap();
+        assert!(inbox.accept().is_none());
+        let id = inbox.submit(request(), i64::MAX).unwrap();
+        assert_eq!(inbox.status(&id).unwrap(), RequestStatus::Pending);
+        let accepted = inbox.accept().unwrap();
         assert!(
-            matches!(&taken.body, DeadLetterRequest::Replay { actor, .. } if actor == "zhangsan")
+            matches!(&accepted.body, DeadLetterRequest::Replay { actor, .. } if actor == "zhangsan")
         );
-        assert!(inbox.take().is_none());
+        assert!(inbox.accept().is_none());
         assert!(!inbox.withdraw(&id));
-        assert_eq!(inbox.state(&id).unwrap(), RequestStatus::Taken);
-        let outcome = ReplayCounts {
+        assert_eq!(inbox.status(&id).unwrap(), RequestStatus::Accepted);
+        let counts = ReplayCounts {
             replayed: 3,
             ..ReplayCounts::default()
         };
-        inbox.answer(&taken, &Ok(outcome));
+        inbox.answer(&accepted, &Ok(counts));
         assert_eq!(
-            inbox.state(&id).unwrap(),
-            RequestStatus::Answered(Ok(outcome))
+            inbox.status(&id).unwrap(),
+            RequestStatus::Answered(Ok(counts))
         );
-        assert_eq!(
-            std::fs::read_dir(folder.path().join("dlq"))
-                .unwrap()
-                .count(),
-            0
-        );
+        assert_eq!(files(folder.path()), 0);
     }
 
     #[test]
     fn void_withdrawn_and_unreadable_requests_are_not_carried_out() {
         let folder = tempfile::tempdir().unwrap();
         let inbox = ControlInbox::at(folder.path());
-        inbox.leave(request(), 0).unwrap();
-        let id = inbox.leave(request(), i64::MAX).unwrap();
+        inbox.submit(request(), 0).unwrap();
+        let id = inbox.submit(request(), i64::MAX).unwrap();
         assert!(inbox.withdraw(&id));
         std::fs::write(folder.path().join("dlq/0-0.request"), "{").unwrap();
-        assert!(inbox.take().is_none());
-        assert_eq!(
-            std::fs::read_dir(folder.path().join("dlq"))
-                .unwrap()
-                .count(),
-            0
-        );
+        assert!(inbox.accept().is_none());
+        assert_eq!(files(folder.path()), 0);
+    }
+
+    #[test]
+    fn request_and_answer_of_an_earlier_release_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let inbox = ControlInbox::at(folder.path());
+        let at = |name: &str| folder.path().join("dlq").join(name);
+        std::fs::create_dir(folder.path().join("dlq")).unwrap();
+        let request = r#"{"deadline":9223372036854775807,"command":"drop","filter":{"corp":null,"reasons":["unknown_key_version"],"key_versions":[3],"from_seq":1,"to_seq":18446744073709551615,"since":null,"until":null,"msgid":null},"actor":"lisi","because":"test"}"#;
+        std::fs::write(at("1700000000000-0.request"), request).unwrap();
+        let accepted = inbox.accept().unwrap();
+        let DeadLetterRequest::Drop { filter, actor, .. } = accepted.body else {
+            panic!("another command");
+        };
+        assert_eq!((actor.as_str(), filter.to_seq), ("lisi", Some(u64::MAX)));
+        for (text, answer) in [
+            (
+                r#"{"Ok":{"replayed":1,"duplicates":0,"failed":0,"dropped":2,"waiting":0}}"#,
+                Ok(ReplayCounts {
+                    replayed: 1,
+                    dropped: 2,
+                    ..ReplayCounts::default()
+                }),
+            ),
+            (r#"{"Err":"state"}"#, Err("state".to_owned())),
+        ] {
+            std::fs::write(at("1-1.answer"), text).unwrap();
+            let status = inbox.status("1-1").unwrap();
+            assert_eq!(status, RequestStatus::Answered(answer));
+        }
     }
 }

@@ -1,54 +1,65 @@
-//! A lane's checkpoint in a file.
+//! A lane's checkpoint survives a crash at any moment: each save replaces the file as a whole and
+//! syncs it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 
-use super::{StateError, write_whole};
+use super::StateError;
+use super::state_file::{FormVersion, StateFile};
 use crate::fault::Fault;
 use crate::lane::LaneCheckpoint;
 use crate::ports::Journal;
 
-const VERSION: u32 = 1;
+const VERSION: FormVersion = FormVersion::Required(1);
 
-#[derive(Serialize, Deserialize)]
-struct Form {
-    version: u32,
-    #[serde(flatten)]
-    checkpoint: LaneCheckpoint,
-}
-
-/// `state_dir/<corp>/<sink>.json`, replaced as a whole and synced at every save.
+/// `state_dir/<corp>/<sink>.json`.
 #[derive(Debug)]
-pub struct JournalFile {
-    path: PathBuf,
+pub struct JournalFile(StateFile<LaneCheckpoint>);
+
+/// A sink's journal and the checkpoint in it.
+#[derive(Debug)]
+pub struct OpenedJournal {
+    /// The sink.
+    pub sink: &'static str,
+    /// Its journal.
+    pub journal: JournalFile,
+    /// What the journal holds.
+    pub checkpoint: LaneCheckpoint,
 }
 
 impl JournalFile {
-    /// Opens the journals of a corp's sinks. The first time all of them are created before any
-    /// record is pulled; one that is missing later means that a sink has been added or a file has
-    /// been lost, and only a person can tell where that sink stands.
+    fn new(folder: &Path, sink: &str) -> Self {
+        let path = folder.join(format!("{sink}.json"));
+        Self(StateFile::new(path, VERSION))
+    }
+
+    /// Opens the journals of a corp's sinks.
+    ///
+    /// The first start creates all of them before any record is pulled. One that is missing later
+    /// means that a sink was added or a file was lost. Only a person knows which, and where that
+    /// sink continues.
     ///
     /// # Errors
-    /// A file cannot be read, holds something else, or is missing beside others.
-    pub fn open_all<'a>(
+    /// A file cannot be read, is of another form, or is missing while another sink has a position.
+    pub fn open_all(
         folder: &Path,
-        sinks: &[&'a str],
-    ) -> Result<Vec<(&'a str, Self, LaneCheckpoint)>, StateError> {
+        sinks: &[&'static str],
+    ) -> Result<Vec<OpenedJournal>, StateError> {
         let mut found = Vec::new();
         for sink in sinks {
-            let (journal, checkpoint) = Self::open(folder, sink)?;
+            let journal = Self::new(folder, sink);
+            let checkpoint = journal.0.read()?;
             found.push((*sink, journal, checkpoint));
         }
-        let begun = found
-            .iter()
-            .find(|(_, _, at)| at.is_some_and(|at| at != LaneCheckpoint::default()));
-        let missing = found.iter().find(|(_, _, at)| at.is_none());
-        if let (Some((other, _, _)), Some((sink, journal, _))) = (begun, missing) {
-            return Err(StateError::Unplaced {
-                path: journal.path.clone(),
+        let started = found.iter().find(|(_, _, checkpoint)| {
+            checkpoint.is_some_and(|checkpoint| checkpoint != LaneCheckpoint::default())
+        });
+        let missing = found.iter().find(|(_, _, checkpoint)| checkpoint.is_none());
+        if let (Some((other, _, _)), Some((sink, journal, _))) = (started, missing) {
+            return Err(StateError::NoPosition {
+                path: journal.0.path().to_owned(),
                 sink: (*sink).to_owned(),
                 other: (*other).to_owned(),
             });
@@ -56,61 +67,32 @@ impl JournalFile {
         let mut opened = Vec::new();
         for (sink, journal, checkpoint) in found {
             if checkpoint.is_none() {
-                journal.write(LaneCheckpoint::default())?;
+                journal.0.write(&LaneCheckpoint::default())?;
             }
-            opened.push((sink, journal, checkpoint.unwrap_or_default()));
+            opened.push(OpenedJournal {
+                sink,
+                journal,
+                checkpoint: checkpoint.unwrap_or_default(),
+            });
         }
         Ok(opened)
     }
 
-    /// Reads where a sink stands, without holding anything; `None` if it has no position.
+    /// Reads a sink's checkpoint without changing anything; `None` if it has none.
     ///
     /// # Errors
-    /// The file cannot be read or holds something else.
+    /// The file cannot be read or is of another form.
     pub fn read(folder: &Path, sink: &str) -> Result<Option<LaneCheckpoint>, StateError> {
-        Ok(Self::open(folder, sink)?.1)
-    }
-
-    fn write(&self, checkpoint: LaneCheckpoint) -> Result<(), StateError> {
-        let text = serde_json::to_vec(&Form {
-            version: VERSION,
-            checkpoint,
-        })
-        .map_err(|error| StateError::damaged(&self.path, error.to_string()))?;
-        write_whole(&self.path, &text).map_err(StateError::io(&self.path))
-    }
-
-    /// One journal; `None` if it is not there.
-    fn open(folder: &Path, sink: &str) -> Result<(Self, Option<LaneCheckpoint>), StateError> {
-        let path = folder.join(format!("{sink}.json"));
-        let checkpoint = match std::fs::read(&path) {
-            Ok(text) => {
-                let form: Form = serde_json::from_slice(&text)
-                    .map_err(|error| StateError::damaged(&path, error.to_string()))?;
-                if form.version != VERSION {
-                    return Err(StateError::damaged(
-                        &path,
-                        format!("version {}", form.version),
-                    ));
-                }
-                Some(form.checkpoint)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(StateError::io(&path)(error)),
-        };
-        Ok((Self { path }, checkpoint))
+        Self::new(folder, sink).0.read()
     }
 }
 
 impl Journal for JournalFile {
     fn save(&mut self, checkpoint: LaneCheckpoint) -> BoxFuture<'_, Result<(), Fault>> {
-        let journal = Self {
-            path: self.path.clone(),
-        };
+        let file = self.0.clone();
         async move {
-            tokio::task::spawn_blocking(move || journal.write(checkpoint).map_err(Fault::local))
-                .await
-                .map_err(Fault::local)?
+            let written = tokio::task::spawn_blocking(move || file.write(&checkpoint)).await;
+            written.map_err(Fault::local)?.map_err(Fault::local)
         }
         .boxed()
     }
@@ -123,19 +105,23 @@ mod tests {
 
     fn open(folder: &Path) -> Result<Vec<LaneCheckpoint>, StateError> {
         let opened = JournalFile::open_all(folder, &["clickhouse", "parquet"])?;
-        Ok(opened.into_iter().map(|(_, _, at)| at).collect())
+        Ok(opened.into_iter().map(|opened| opened.checkpoint).collect())
+    }
+
+    async fn save(folder: &Path, sink: usize, checkpoint: LaneCheckpoint) {
+        let mut all = JournalFile::open_all(folder, &["clickhouse", "parquet"]).unwrap();
+        all[sink].journal.save(checkpoint).await.unwrap();
     }
 
     #[tokio::test]
-    async fn journal_gives_back_what_was_saved_last() {
+    async fn journal_returns_what_was_saved_last() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(open(folder.path()).unwrap(), [LaneCheckpoint::default(); 2]);
         let saved = LaneCheckpoint {
             position: u64::MAX,
             pending: Some(BatchRange::of(u64::MAX, "m")),
         };
-        let mut all = JournalFile::open_all(folder.path(), &["clickhouse", "parquet"]).unwrap();
-        all[1].1.save(saved).await.unwrap();
+        save(folder.path(), 1, saved).await;
         assert_eq!(
             open(folder.path()).unwrap(),
             [LaneCheckpoint::default(), saved]
@@ -143,27 +129,49 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sink_without_a_position_beside_one_with_is_refused() {
+    async fn journal_of_an_earlier_release_is_read_and_written_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let pending = r#"{"version":1,"position":9,"cut":{"first":10,"last":14,"records":5,"digest":18446744073709551615}}"#;
+        let plain = r#"{"version":1,"position":14,"cut":null}"#;
+        std::fs::write(folder.path().join("clickhouse.json"), pending).unwrap();
+        std::fs::write(folder.path().join("parquet.json"), plain).unwrap();
+        let range = BatchRange {
+            first: 10,
+            last: 14,
+            records: 5,
+            digest: u64::MAX,
+        };
+        let expected = [
+            LaneCheckpoint {
+                position: 9,
+                pending: Some(range),
+            },
+            LaneCheckpoint::at(14),
+        ];
+        assert_eq!(open(folder.path()).unwrap(), expected);
+        for (sink, checkpoint) in expected.into_iter().enumerate() {
+            save(folder.path(), sink, checkpoint).await;
+        }
+        for (sink, text) in [("clickhouse", pending), ("parquet", plain)] {
+            let path = folder.path().join(format!("{sink}.json"));
+            assert_eq!(std::fs::read_to_string(path).unwrap(), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn sink_without_a_position_is_refused_if_another_has_one() {
         let folder = tempfile::tempdir().unwrap();
         let parquet = folder.path().join("parquet.json");
         open(folder.path()).unwrap();
         std::fs::remove_file(&parquet).unwrap();
         assert!(
             open(folder.path()).is_ok(),
-            "nothing had been delivered anywhere"
+            "nothing was delivered anywhere yet"
         );
-        let mut all = JournalFile::open_all(folder.path(), &["clickhouse", "parquet"]).unwrap();
-        all[0]
-            .1
-            .save(LaneCheckpoint {
-                position: 7,
-                pending: None,
-            })
-            .await
-            .unwrap();
+        save(folder.path(), 0, LaneCheckpoint::at(7)).await;
         std::fs::remove_file(&parquet).unwrap();
         let error = open(folder.path()).unwrap_err();
-        assert!(matches!(error, StateError::Unplaced { .. }), "{error}");
+        assert!(matches!(error, StateError::NoPosition { .. }), "{error}");
     }
 
     #[test]

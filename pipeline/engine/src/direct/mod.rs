@@ -1,37 +1,74 @@
-//! The driver for one process: no broker, the archive itself is the log.
+//! Delivers every record of a corp exactly once from one process, without a broker: the archive itself
+//! is the log.
 //!
 //! ```text
 //! archive ──page──▶ puller ──[2 pages]──▶ processor ──[4 batches]──▶ clickhouse lane ──▶ ClickHouse
-//!                                             │  └─────[4 batches]──▶ parquet lane ─────▶ Parquet
-//!                                             ▼
-//!                                    ledger, dead letters (files, synced first)
+//!                                          │  ▲  └───────[4 batches]──▶ parquet lane ─────▶ Parquet
+//!                                          │  └─[1 request]─ replayer ──▶ ClickHouse, Parquet
+//!                                          ▼
+//!                                  dead letters, ledger (files, synced first)
 //! ```
 //!
-//! The archive can be read again by `seq` for five days, so nothing has to be kept on the way: each
-//! lane has its own position, and after a start the archive is read again from the lowest of them.
-//! Batches end at every lane's position and at the end of every cut that has to be repeated, so a
-//! lane takes a batch whole or not at all.
+//! The archive can be read again by `seq` for [`ARCHIVE_RETENTION`], so nothing is stored on the way:
+//! each lane has its own position, and a start reads the archive again from the lowest of them.
+//! Batches end at every lane's position and at the end of every pending batch, so a lane takes a batch
+//! whole or not at all.
 //!
-//! Files under `state_dir/<corp>/`: `ledger` ([`ledger`]), `dead_letters.jsonl` and
-//! `dead_letter_events.jsonl` ([`store`]), `replay.json` ([`replay`]), `dlq/` ([`inbox`]),
-//! `<sink>.json` ([`journal`]), `contact.json` ([`contact`]), `directory.json`.
+//! | module | what |
+//! |---|---|
+//! | [`driver`] | starts the tasks of one corp and joins them |
+//! | [`offline`] | replays while no pipeline runs |
+//! | `state` | opens everything below `state_dir/<corp>/` |
+//! | `processor` | a thread: records to batches, and dead letters for replays |
+//! | `pull_task` | pages of the archive into the queue of the processor |
+//! | `lane_task` | batches of one lane into its sink |
+//! | [`replayer`] | when to replay which dead letters |
+//! | `replay`, `replay_plan`, `replay_sink` | one replay, safe against a crash at any step |
+//!
+//! Files below `state_dir/<corp>/`: `ledger` ([`ledger`]), `dead_letters.jsonl` and
+//! `dead_letter_events.jsonl` ([`dead_letter_store`]), `replay.json` (`replay_plan`), `dlq/`
+//! ([`control_inbox`]), `<sink>.json` ([`journal`]), `contact.json` (`contact`), `directory.json`
+//! ([`crate::directory_sync`]).
+//!
+//! [`ARCHIVE_RETENTION`]: crate::pull::ARCHIVE_RETENTION
 
-pub mod contact;
+mod contact;
 pub mod control_inbox;
 pub mod dead_letter_store;
 pub mod driver;
 pub mod journal;
+mod lane_task;
 pub mod ledger;
 pub mod offline;
-pub mod replay;
+mod open_request;
+mod processor;
+mod pull_task;
+mod replay;
+mod replay_plan;
+mod replay_sink;
 pub mod replayer;
+mod setup;
+mod state;
+mod state_file;
+#[cfg(test)]
+mod testing;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::failpoint::Injected;
 
-/// What can be wrong with the state folder.
+pub use state_file::{FormVersion, StateFile, write_whole};
+
+/// Whether a task of the pipeline continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    /// The task it delivers to has failed, or the process does not wait any longer.
+    Stop,
+}
+
+/// Why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A file cannot be read or written.
@@ -39,25 +76,25 @@ pub enum StateError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// What the operating system reports.
         #[source]
         source: io::Error,
     },
-    /// A file holds something this program did not write.
-    #[error("{path}: {what}; it may come from a newer program or have been changed by hand")]
+    /// A file holds something that this program did not write.
+    #[error("{path}: {what}; a newer program may have written the file, or it was changed by hand")]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What was found.
         what: String,
     },
-    /// A sink has no position though another has one.
+    /// A sink has no recorded position, but another one has.
     #[error(
-        "{path}: sink {sink} has no position, though {other} has one. If the sink is new, let it \
-         begin where {other} stands: copy {other}.json to {sink}.json; what came before is then not \
-         in it. If the file was lost, bring it back"
+        "{path}: sink {sink} has no recorded position, but sink {other} has one. If {sink} is new, \
+         copy {other}.json to {sink}.json: it then starts at the position of {other} and does not \
+         receive earlier records. If the file was lost, restore it"
     )]
-    Unplaced {
+    NoPosition {
         /// The missing file.
         path: PathBuf,
         /// Its sink.
@@ -95,32 +132,15 @@ impl From<Injected> for StateError {
     }
 }
 
-/// Writes a file so that a reader sees the old or the new content, never a part, whatever dies.
-///
-/// # Errors
-/// The folder cannot be written.
-pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    let fresh = path.with_extension("new");
-    let mut file = std::fs::File::create(&fresh)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)?;
-    if let Some(folder) = path.parent() {
-        std::fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// The lock of a state folder, held as long as the process lives.
+/// The lock of a state folder, held until the process ends.
 #[derive(Debug)]
 pub struct StateLock(#[expect(dead_code, reason = "held for its lock")] std::fs::File);
 
 impl StateLock {
-    /// Creates the folder if needed and locks it.
+    /// Creates the folder if necessary and locks it.
     ///
     /// # Errors
-    /// Another process holds it, or it cannot be written.
+    /// Another process holds the lock, or the folder cannot be written.
     pub fn take(state_dir: &Path) -> Result<Self, StateError> {
         std::fs::create_dir_all(state_dir).map_err(StateError::io(state_dir))?;
         let path = state_dir.join("lock");

@@ -1,6 +1,5 @@
-//! Replays of one corp while no pipeline runs: whoever holds the state folder's lock may do them.
+//! Replays of one corp while no pipeline runs. The lock of the state folder must be held.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,17 +11,13 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::StateError;
-use super::dead_letter_store::DeadLetterStore;
-use super::driver::WINDOW;
-use super::journal::JournalFile;
-use super::ledger::Ledger;
-use super::replay::{ReplaySink, under_way};
-use super::replayer::{Replayer, answer, lock};
+use super::open_request::{CorpTools, DeadLetterOpener};
+use super::replay_sink::ReplaySink;
+use super::replayer::Replayer;
+use super::state::CorpState;
 use crate::metrics::Metrics;
 use crate::shared::Current;
 use crate::sink::Sink;
-use crate::stages::Tools;
-use crate::window::{MsgHash, Window};
 
 /// One corp, without its archive.
 pub struct Corp {
@@ -30,9 +25,9 @@ pub struct Corp {
     pub corp_id: CorpId,
     /// Its keys.
     pub keys: Arc<Current<KeyRing>>,
-    /// Who is who there, as far as it is remembered.
+    /// Its directory as it was last stored.
     pub directory: Arc<Current<Directory>>,
-    /// What is looked for.
+    /// The rules.
     pub rules: Arc<Current<RuleSet>>,
     /// Folder for its state.
     pub state_dir: PathBuf,
@@ -40,65 +35,48 @@ pub struct Corp {
     pub sinks: Vec<Sink>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Ends what is under way.
+    /// Ends a replay that is under way.
     pub stop: CancellationToken,
 }
 
-struct Knowledge {
-    window: Window,
-    behind: HashSet<MsgHash>,
-}
-
-/// Prepares replays as the pipeline would. The state folder's lock must be held.
+/// Opens a corp's state as the pipeline does and returns what replays its dead letters.
 ///
 /// # Errors
 /// The state folder cannot be used.
 pub fn replayer(corp: Corp) -> Result<Replayer, StateError> {
-    let folder = corp.state_dir;
-    std::fs::create_dir_all(&folder).map_err(StateError::io(&folder))?;
-    let sinks: Vec<&str> = corp.sinks.iter().map(|sink| sink.name).collect();
-    let journals = JournalFile::open_all(&folder, &sinks)?;
-    let positions = journals.iter().map(|(_, _, at)| at.position);
-    let start = positions.min().unwrap_or(0);
-    let (_, mut recovered) =
-        Ledger::open(&folder.join("ledger"), corp.corp_id.as_str(), start, WINDOW)?;
-    let store = DeadLetterStore::open(&folder, start)?;
-    for msg in store.index().replayed().chain(under_way(&folder)?) {
-        recovered.window.opened(msg);
-    }
-    let store = Arc::new(Mutex::new(store));
-    let knowledge = Arc::new(Mutex::new(Knowledge {
-        window: recovered.window,
-        behind: recovered.behind,
-    }));
-    let (opener, letters, place) = (Arc::clone(&corp.keys), Arc::clone(&store), folder.clone());
-    let (directory, rules, corp_id) = (corp.directory, corp.rules, corp.corp_id.clone());
-    let opening = Box::new(move |ask| {
-        let (opener, letters, place) = (Arc::clone(&opener), Arc::clone(&letters), place.clone());
-        let (directory, rules, corp_id) = (directory.get(), rules.get(), corp_id.clone());
-        let knowledge = Arc::clone(&knowledge);
+    let sinks: Vec<&'static str> = corp.sinks.iter().map(|sink| sink.name).collect();
+    let state = CorpState::open(&corp.state_dir, &corp.corp_id, &sinks)?;
+    let keys = Arc::clone(&corp.keys);
+    let tools = CorpTools {
+        corp_id: corp.corp_id.clone(),
+        opener: keys,
+        directory: corp.directory,
+        rules: corp.rules,
+    };
+    let opener = Arc::new(DeadLetterOpener {
+        tools: Arc::new(tools),
+        replay_file: state.replay_file.clone(),
+        dead_letters: state.dead_letters.clone(),
+    });
+    let known = Arc::new(Mutex::new(state.known));
+    let submit = Box::new(move |request| {
+        let (opener, known) = (Arc::clone(&opener), Arc::clone(&known));
         let work = move || {
-            let tools = Tools {
-                corp_id: &corp_id,
-                opener: &*opener,
-                directory: &directory,
-                rules: &rules,
-            };
-            let mut known = knowledge.lock().unwrap_or_else(PoisonError::into_inner);
-            let Knowledge { window, behind } = &mut *known;
-            answer(ask, &tools, &place, &lock(&letters), window, behind, |_| {});
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            opener.answer(request, &mut known, |_| {});
         };
         async move { tokio::task::spawn_blocking(work).await.is_ok() }.boxed()
     });
     Ok(Replayer {
         corp_id: corp.corp_id,
         keys: corp.keys,
-        store,
-        folder,
-        opening,
-        replay_sinks: corp.sinks.iter().map(ReplaySink::new).collect(),
+        dead_letters: state.dead_letters,
+        folder: state.folder,
+        replay_file: state.replay_file,
+        submit,
+        sinks: corp.sinks.iter().map(ReplaySink::new).collect(),
         metrics: corp.metrics,
-        looked_at: None,
+        nothing_to_do_at: None,
         stop: corp.stop.clone(),
         abandon: corp.stop,
     })

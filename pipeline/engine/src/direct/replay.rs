@@ -1,221 +1,195 @@
-//! Opens store records again and delivers them once, whatever dies.
+//! Opens dead letters again and delivers the outcome to every sink once, wherever the process dies.
 //!
-//! | step | what is durable | killed after it |
+//! | step | what is durable after it | a crash after it |
 //! |---|---|---|
-//! | [`prepare`] | `replay.json`: what is about to be delivered, under which name | delivered at the next start |
-//! | [`deliver`] | the rows, in every sink | delivered again under the same name: a no-op |
-//! | [`finish`] | the events | `replay.json` is removed at the next start |
+//! | [`prepare`], [`discard`] | `replay.json`: what is about to be delivered, under which name | the next start delivers it |
+//! | [`deliver`](super::replay_sink::deliver) | the rows, in every sink | they are written again under the same name, which changes nothing |
+//! | [`finish`] | the events | the next start removes `replay.json` |
 //!
-//! The name is made of the letters and their attempts ([`BatchRange::name`]), so that what is repeated has
-//! the same name, and the next attempt at the same letters another. From the moment at which
-//! `replay.json` is there, the messages in it count as opened: the archive's repeats of them are
-//! repeats. A letter whose message the archive has given again, where that is not delivered yet, is
-//! left alone until it is.
+//! From the moment `replay.json` exists, the messages in it count as opened: if the archive returns
+//! one of them again, that is a duplicate. A dead letter whose message the archive has returned again,
+//! and that not every sink holds yet, is left alone until they do.
 
-use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chatledger_schemas::dead_letter::Event;
-use chatledger_schemas::{DeadLetter, DeadLetterEvent, Reason};
-use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use chatledger_schemas::{DeadLetter, DeadLetterEvent, Message, Reason, Violation};
 
+use super::StateError;
 use super::dead_letter_store::DeadLetterStore;
-use super::{StateError, write_whole};
-use crate::batch::{Batch, BatchRange};
+use super::replay_plan::{ReplayFile, ReplayPlan};
+use super::state::KnownMessages;
+use crate::batch::Batch;
 use crate::dead_letter_index::DeadLetterKey;
 use crate::dead_letter_requests::Requester;
-use crate::fault::{Backoff, Fault};
-use crate::metrics::Metrics;
-use crate::ports::{BatchWriter, WriteAttempt};
-use crate::sink::Sink;
+use crate::ports::WriteAttempt;
 use crate::stages::{Processed, Tools, process};
-use crate::window::{MsgHash, Window, msg_hash};
+use crate::window::{Window, msg_hash};
 
-/// File that says what is about to be delivered, below the corp's folder.
-pub const REPLAY_FILE: &str = "replay.json";
-const VERSION: u32 = 1;
-
-/// What is about to be delivered.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct ReplayPlan {
-    version: u32,
-    #[serde(rename = "cut")]
-    range: BatchRange,
-    events: Vec<DeadLetterEvent>,
-}
-
-/// What is written down and has to be delivered.
+/// A replay whose plan is stored and that must be delivered.
 #[derive(Debug)]
-pub struct Prepared {
-    range: BatchRange,
-    batch: Arc<Batch>,
-    /// Whether a sink may hold it already.
-    attempt: WriteAttempt,
+pub(super) struct PreparedReplay {
+    /// The rows, under the range of the plan.
+    pub(super) batch: Arc<Batch>,
+    /// Whether a sink may hold them already.
+    pub(super) attempt: WriteAttempt,
 }
 
-impl Prepared {
-    /// What becomes of the letters.
-    pub fn events(&self) -> &[DeadLetterEvent] {
+/// Rows of a replay beside its events.
+#[derive(Default)]
+struct ReplayRows {
+    messages: Vec<Message>,
+    violations: Vec<Violation>,
+    /// Dead letters that failed again.
+    dead_letters: Vec<DeadLetter>,
+}
+
+impl PreparedReplay {
+    fn new(plan: ReplayPlan, rows: ReplayRows, attempt: WriteAttempt) -> Self {
+        let batch = Arc::new(Batch {
+            range: plan.range,
+            messages: rows.messages,
+            violations: rows.violations,
+            dead_letters: rows.dead_letters,
+            anchors: Vec::new(),
+            events: plan.events,
+        });
+        Self { batch, attempt }
+    }
+
+    /// What happens to each dead letter.
+    pub(super) fn events(&self) -> &[DeadLetterEvent] {
         &self.batch.events
     }
 }
 
-/// Why what is written down cannot be delivered.
+/// Why a replay that was interrupted cannot be delivered.
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeError {
     /// The state folder cannot be used.
     #[error("state")]
     State(#[from] StateError),
-    /// What opened before does not open now: a key is missing that was there.
+    /// A record that opened before does not open now: its key is gone.
     #[error(
-        "the replay that was interrupted cannot be taken up: the record of seq {seq} does not open \
-         any more ({reason}); bring back the private key of version {key_version}"
+        "cannot resume the interrupted replay: the record of seq {seq} no longer opens ({reason}); \
+         restore the private key of version {key_version}"
     )]
-    Closed {
+    DoesNotOpen {
         /// Its position.
         seq: u64,
         /// Why it does not open.
         reason: Reason,
-        /// Its key.
+        /// The version of its key.
         key_version: u32,
     },
 }
 
-/// DeadLetterIndex that were looked at.
+/// What [`prepare`] made of the dead letters that were selected.
 #[derive(Default)]
-pub struct Look {
-    /// What has to be delivered; `None` if nothing has.
-    pub prepared: Option<Prepared>,
-    /// DeadLetterIndex that were left alone because their message is under way.
-    pub waiting: usize,
-    /// What the stages made of the rest, for the counts.
-    pub processed: Option<Processed>,
+pub(super) struct OpenedDeadLetters {
+    /// What must be delivered; `None` if there is nothing.
+    pub(super) replay: Option<PreparedReplay>,
+    /// Number of dead letters left alone because not every sink holds their message yet.
+    pub(super) waiting: usize,
+    /// What the stages made of the others, for the counts.
+    pub(super) processed: Option<Processed>,
 }
 
-/// Opens letters and writes down what is to be delivered. `behind` are messages of the ledger that
-/// are neither in every sink nor in the window.
+/// Opens dead letters and stores what is to be delivered.
 ///
 /// # Errors
 /// The state folder cannot be used; nothing has been decided then.
 pub(super) fn prepare(
     tools: &Tools<'_>,
-    folder: &Path,
+    file: &ReplayFile,
     store: &DeadLetterStore,
-    window: &mut Window,
-    behind: &HashSet<MsgHash>,
-    chosen: &[DeadLetterKey],
+    known: &mut KnownMessages,
+    selected: &[DeadLetterKey],
     requester: &Requester,
-) -> Result<Look, StateError> {
-    let mut look = Look::default();
+) -> Result<OpenedDeadLetters, StateError> {
+    let mut opened = OpenedDeadLetters::default();
     let mut events = Vec::new();
-    let mut letters = HashMap::new();
-    let mut pulled = Vec::new();
-    for key in chosen {
-        let Some(letter) = store.letter(key)? else {
+    let mut retried = HashMap::new();
+    let mut records = Vec::new();
+    for key in selected {
+        let Some(dead_letter) = store.get(key)? else {
             continue;
         };
-        let named = !letter.msgid.is_empty();
-        if named && window.has_opened(key.msg) {
-            events.push(requester.event(&letter, Event::Duplicate, letter.attempts + 1));
-        } else if named && behind.contains(&key.msg) {
-            look.waiting += 1;
+        let has_msgid = !dead_letter.msgid.is_empty();
+        if has_msgid && known.window.has_opened(key.msg) {
+            let attempt = dead_letter.attempts + 1;
+            events.push(requester.event(&dead_letter, Event::Duplicate, attempt));
+        } else if has_msgid && known.undelivered.contains(&key.msg) {
+            opened.waiting += 1;
         } else {
-            pulled.push(requester.again(&letter));
-            letters.insert(key.clone(), letter);
+            records.push(requester.again(&dead_letter));
+            retried.insert(key.clone(), dead_letter);
         }
     }
-    // A window of its own: what it learns counts only once it is written down.
-    let mut own = Window::new(pulled.len().max(1));
-    let processed = process(tools, pulled, &mut own, |_| {});
-    let (mut messages, mut violations) = (Vec::new(), Vec::new());
-    if let Some(processed) = &processed {
+    // A separate window: what it learns counts only once the plan is stored.
+    let mut window = Window::new(records.len().max(1));
+    let mut rows = ReplayRows::default();
+    opened.processed = process(tools, records, &mut window, |_| {});
+    if let Some(processed) = &opened.processed {
         events.extend(processed.batch.events.iter().cloned());
-        messages.clone_from(&processed.batch.messages);
-        violations.clone_from(&processed.batch.violations);
+        rows.messages.clone_from(&processed.batch.messages);
+        rows.violations.clone_from(&processed.batch.violations);
     }
-    look.processed = processed;
-    let Some(range) = range(&events) else {
-        return Ok(look);
+    let Some(plan) = ReplayPlan::new(events) else {
+        return Ok(opened);
     };
-    let plan = ReplayPlan {
-        version: VERSION,
-        range,
-        events,
-    };
-    save(folder, &plan)?;
-    for msg in opened(&plan) {
-        window.opened(msg);
+    file.write(&plan)?;
+    for msg in plan.opened() {
+        known.window.opened(msg);
     }
-    let dead_letters = still_closed(&plan.events, letters.into_values());
-    look.prepared = Some(Prepared {
-        attempt: WriteAttempt::First,
-        range,
-        batch: Arc::new(Batch {
-            range,
-            messages,
-            violations,
-            dead_letters,
-            anchors: Vec::new(),
-            events: plan.events,
-        }),
-    });
-    Ok(look)
+    rows.dead_letters = failed_again(&plan.events, retried.into_values());
+    opened.replay = Some(PreparedReplay::new(plan, rows, WriteAttempt::First));
+    Ok(opened)
 }
 
-/// Writes down that letters are done without. `None` if there are none.
+/// Stores that dead letters are discarded; `None` if none is selected.
 ///
 /// # Errors
 /// The state folder cannot be used; nothing has been decided then.
-pub fn drop_letters(
-    folder: &Path,
+pub(super) fn discard(
+    file: &ReplayFile,
     store: &DeadLetterStore,
-    chosen: &[DeadLetterKey],
+    selected: &[DeadLetterKey],
     requester: &Requester,
     because: &str,
-) -> Result<Option<Prepared>, StateError> {
+) -> Result<Option<PreparedReplay>, StateError> {
     let mut events = Vec::new();
-    for key in chosen {
-        if let Some(letter) = store.letter(key)? {
-            let mut event = requester.event(&letter, Event::Dropped, letter.attempts + 1);
-            event.attempt = letter.attempts;
+    for key in selected {
+        if let Some(dead_letter) = store.get(key)? {
+            let attempts = dead_letter.attempts;
+            let mut event = requester.event(&dead_letter, Event::Dropped, attempts);
             because.clone_into(&mut event.because);
             events.push(event);
         }
     }
-    let Some(range) = range(&events) else {
+    let Some(plan) = ReplayPlan::new(events) else {
         return Ok(None);
     };
-    let plan = ReplayPlan {
-        version: VERSION,
-        range,
-        events,
-    };
-    save(folder, &plan)?;
-    Ok(Some(prepared(
-        plan,
-        Batch::empty(range),
-        WriteAttempt::First,
-    )))
+    file.write(&plan)?;
+    let rows = ReplayRows::default();
+    Ok(Some(PreparedReplay::new(plan, rows, WriteAttempt::First)))
 }
 
-/// Takes up what an earlier process has written down and not finished. Messages in it count as
-/// opened from now on; see [`under_way`].
+/// Resumes the replay that an earlier process has planned and not finished; `None` if there is none.
 ///
 /// # Errors
-/// The state folder cannot be used, or a record does not open any more.
-pub fn resume(
+/// The state folder cannot be used, or a record no longer opens.
+pub(super) fn resume(
     tools: &Tools<'_>,
-    folder: &Path,
+    file: &ReplayFile,
     store: &DeadLetterStore,
-) -> Result<Option<Prepared>, ResumeError> {
-    let Some(plan) = load(folder)? else {
+) -> Result<Option<PreparedReplay>, ResumeError> {
+    let Some(plan) = file.read()? else {
         return Ok(None);
     };
-    let mut letters = Vec::new();
-    let mut pulled = Vec::new();
+    let mut failed = Vec::new();
+    let mut records = Vec::new();
     let tried = |event: &&DeadLetterEvent| matches!(event.event, Event::Replayed | Event::Failed);
     for event in plan.events.iter().filter(tried) {
         let requester = Requester {
@@ -224,190 +198,78 @@ pub fn resume(
         };
         let msg = msg_hash(&event.msgid);
         for key in store.index().named(&event.corp_id, event.seq, msg) {
-            let Some(letter) = store.letter(&key)? else {
+            let Some(dead_letter) = store.get(&key)? else {
                 continue;
             };
             if event.event == Event::Replayed {
-                pulled.push(requester.again(&letter));
+                records.push(requester.again(&dead_letter));
             } else {
-                letters.push(letter);
+                failed.push(dead_letter);
             }
         }
     }
-    let mut batch = Batch::empty(plan.range);
-    let mut own = Window::new(pulled.len().max(1));
-    if let Some(processed) = process(tools, pulled, &mut own, |_| {}) {
-        if let Some(letter) = processed.batch.dead_letters.first() {
-            return Err(ResumeError::Closed {
-                seq: letter.seq,
-                reason: letter.reason,
-                key_version: letter.key_version,
+    let mut rows = ReplayRows::default();
+    let mut window = Window::new(records.len().max(1));
+    if let Some(processed) = process(tools, records, &mut window, |_| {}) {
+        if let Some(dead_letter) = processed.batch.dead_letters.first() {
+            return Err(ResumeError::DoesNotOpen {
+                seq: dead_letter.seq,
+                reason: dead_letter.reason,
+                key_version: dead_letter.key_version,
             });
         }
-        batch.messages = processed.batch.messages;
-        batch.violations = processed.batch.violations;
+        rows.messages = processed.batch.messages;
+        rows.violations = processed.batch.violations;
     }
-    batch.dead_letters = still_closed(&plan.events, letters);
-    Ok(Some(prepared(plan, batch, WriteAttempt::Repeat)))
+    rows.dead_letters = failed_again(&plan.events, failed);
+    Ok(Some(PreparedReplay::new(plan, rows, WriteAttempt::Repeat)))
 }
 
-/// Messages that an earlier process has written down for delivery.
+/// Stores the events of a replay that every sink holds, and forgets its plan.
 ///
 /// # Errors
-/// The state folder cannot be used.
-pub fn under_way(folder: &Path) -> Result<Vec<MsgHash>, StateError> {
-    Ok(load(folder)?.iter().flat_map(opened).collect())
-}
-
-/// Notes what was delivered; every sink must hold it.
-///
-/// # Errors
-/// The disk refuses; it may be done again.
-pub fn finish(
-    folder: &Path,
+/// The disk refuses. It may be called again.
+pub(super) fn finish(
+    file: &ReplayFile,
     store: &mut DeadLetterStore,
-    prepared: &Prepared,
+    replay: &PreparedReplay,
 ) -> Result<(), StateError> {
-    store.record(&prepared.batch.events)?;
-    let path = folder.join(REPLAY_FILE);
-    std::fs::remove_file(&path).map_err(StateError::io(&path))?;
-    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(StateError::io(folder))
+    store.append_events(replay.events())?;
+    file.remove()
 }
 
-/// A sink and how replays are written to it.
-pub struct ReplaySink {
-    /// Its name, also the metric label.
-    pub sink: &'static str,
-    /// Its writing end, beside that of the lane.
-    pub writer: Box<dyn BatchWriter>,
-}
-
-impl ReplaySink {
-    /// A writing end of a sink for replays.
-    pub fn new(sink: &Sink) -> Self {
-        Self {
-            sink: sink.name,
-            writer: sink.writer(),
-        }
-    }
-}
-
-/// Writes what is prepared to every sink, and again until each has it; false if the process is
-/// stopping before that. `log` names the corp's replays.
-///
-/// # Errors
-/// Rows cannot be gathered for a sink.
-pub async fn deliver(
-    prepared: &Prepared,
-    log: &str,
-    replay_sinks: &mut [ReplaySink],
-    metrics: &Metrics,
-    cancel: &CancellationToken,
-) -> Result<bool, Fault> {
-    for ReplaySink { sink, writer } in replay_sinks {
-        writer.append(Arc::clone(&prepared.batch)).await?;
-        let mut backoff = Backoff::default();
-        let mut attempt = prepared.attempt;
-        while let Err(fault) = writer.write(log, &prepared.range, attempt).await {
-            attempt = WriteAttempt::Repeat;
-            metrics.sink_failed(sink, fault.class);
-            let pause = backoff.pause(&fault, rand::random());
-            let class = fault.class.as_str();
-            warn!(sink, class, error = %fault, ?pause, "replay not written; it is kept");
-            tokio::select! {
-                () = cancel.cancelled() => return Ok(false),
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-        metrics.sink_wrote(sink, prepared.batch.rows());
-    }
-    Ok(true)
-}
-
-fn prepared(plan: ReplayPlan, mut batch: Batch, attempt: WriteAttempt) -> Prepared {
-    batch.events = plan.events;
-    Prepared {
-        attempt,
-        range: plan.range,
-        batch: Arc::new(batch),
-    }
-}
-
-/// DeadLetterIndex that could not be opened this time either, as they stand now.
-fn still_closed(
+/// The dead letters that failed again, with the outcome of this attempt.
+fn failed_again(
     events: &[DeadLetterEvent],
-    letters: impl IntoIterator<Item = DeadLetter>,
+    retried: impl IntoIterator<Item = DeadLetter>,
 ) -> Vec<DeadLetter> {
     let failed: HashMap<(u64, &str), &DeadLetterEvent> = events
         .iter()
         .filter(|event| event.event == Event::Failed)
         .map(|event| ((event.seq, event.msgid.as_str()), event))
         .collect();
-    let now = |letter: DeadLetter| {
-        let event = failed.get(&(letter.seq, letter.msgid.as_str()))?;
+    let updated = |dead_letter: DeadLetter| {
+        let event = failed.get(&(dead_letter.seq, dead_letter.msgid.as_str()))?;
         Some(DeadLetter {
             reason: event.reason,
             error: event.error.clone(),
             attempts: event.attempt,
-            ..letter
+            ..dead_letter
         })
     };
-    let mut letters: Vec<DeadLetter> = letters.into_iter().filter_map(now).collect();
-    letters.sort_by(|a, b| (a.seq, &a.msgid, &a.sealed).cmp(&(b.seq, &b.msgid, &b.sealed)));
-    letters
-}
-
-/// What is delivered: which letters, at which attempt, with which outcome.
-fn range(events: &[DeadLetterEvent]) -> Option<BatchRange> {
-    let one = |event: &DeadLetterEvent| {
-        let (id, attempt, what) = (&event.msgid, event.attempt, event.event.as_str());
-        BatchRange::of(event.seq, &format!("{id}#{attempt}#{what}"))
-    };
-    events.iter().map(one).reduce(|whole, one| BatchRange {
-        first: whole.first.min(one.first),
-        last: whole.last.max(one.last),
-        records: whole.records + one.records,
-        digest: whole.digest.wrapping_add(one.digest),
-    })
-}
-
-fn opened(plan: &ReplayPlan) -> impl Iterator<Item = MsgHash> {
-    let replayed = plan.events.iter();
-    replayed
-        .filter(|event| event.event == Event::Replayed && !event.msgid.is_empty())
-        .map(|event| msg_hash(&event.msgid))
-}
-
-fn save(folder: &Path, plan: &ReplayPlan) -> Result<(), StateError> {
-    let path = folder.join(REPLAY_FILE);
-    let text =
-        serde_json::to_vec(plan).map_err(|error| StateError::damaged(&path, error.to_string()))?;
-    write_whole(&path, &text).map_err(StateError::io(&path))
-}
-
-fn load(folder: &Path) -> Result<Option<ReplayPlan>, StateError> {
-    let path: PathBuf = folder.join(REPLAY_FILE);
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StateError::io(&path)(error)),
-    };
-    let plan: ReplayPlan = serde_json::from_slice(&text)
-        .map_err(|error| StateError::damaged(&path, format!("at column {}", error.column())))?;
-    if plan.version == VERSION {
-        Ok(Some(plan))
-    } else {
-        let what = format!("version {}", plan.version);
-        Err(StateError::damaged(&path, what))
-    }
+    let mut dead_letters: Vec<DeadLetter> = retried.into_iter().filter_map(updated).collect();
+    dead_letters.sort_by(|a, b| (a.seq, &a.msgid, &a.sealed).cmp(&(b.seq, &b.msgid, &b.sealed)));
+    dead_letters
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::path::Path;
+
     use super::*;
     use crate::dead_letter_index::DeadLetterFilter;
-    use crate::dead_letter_index::tests::letter;
+    use crate::dead_letter_index::tests::dead_letter;
     use chatledger_crypto::KeyRing;
     use chatledger_directory::Directory;
     use chatledger_rules::RuleSet;
@@ -432,8 +294,27 @@ mod tests {
         }
     }
 
-    fn outcomes(prepared: &Prepared) -> Vec<(u64, &'static str, u32)> {
-        let mut events: Vec<_> = prepared
+    fn prepare_all(folder: &Path, store: &DeadLetterStore, at: i64) -> OpenedDeadLetters {
+        let selected = store.index().select(None, &DeadLetterFilter::default(), 10);
+        let mut window = Window::new(10);
+        window.opened(msg_hash("m2"));
+        let mut known = KnownMessages {
+            window,
+            undelivered: HashSet::from([msg_hash("m3")]),
+        };
+        let file = ReplayFile::in_folder(folder);
+        with_tools(|tools| {
+            prepare(tools, &file, store, &mut known, &selected, &requester(at)).unwrap()
+        })
+    }
+
+    fn resume_in(folder: &Path, store: &DeadLetterStore) -> Option<PreparedReplay> {
+        let file = ReplayFile::in_folder(folder);
+        with_tools(|tools| resume(tools, &file, store).unwrap())
+    }
+
+    fn outcomes(replay: &PreparedReplay) -> Vec<(u64, &'static str, u32)> {
+        let mut events: Vec<_> = replay
             .events()
             .iter()
             .map(|event| (event.seq, event.event.as_str(), event.attempt))
@@ -443,79 +324,64 @@ mod tests {
     }
 
     #[test]
-    fn replay_is_written_down_before_it_is_delivered_and_taken_up_as_it_was() {
+    fn replay_is_stored_before_it_is_delivered_and_resumed_unchanged() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
-        let letters: Vec<_> = (1..=4).map(|seq| letter(seq, 0)).collect();
-        store.append(&letters).unwrap();
-        let chosen = store.index().select(None, &DeadLetterFilter::default(), 10);
-        let mut window = Window::new(10);
-        window.opened(msg_hash("m2"));
-        let behind = HashSet::from([msg_hash("m3")]);
+        let folder = folder.path();
+        let mut store = DeadLetterStore::open(folder, 0).unwrap();
+        let dead_letters: Vec<_> = (1..=4).map(|seq| dead_letter(seq, 0)).collect();
+        store.append(&dead_letters).unwrap();
 
-        let look = with_tools(|tools| {
-            let (folder, at) = (folder.path(), requester(7));
-            prepare(tools, folder, &store, &mut window, &behind, &chosen, &at).unwrap()
-        });
+        let opened = prepare_all(folder, &store, 7);
         assert_eq!(
-            look.waiting, 1,
-            "its message comes again and is not delivered yet"
+            opened.waiting, 1,
+            "its message was returned again and is not delivered yet"
         );
-        let prepared = look.prepared.unwrap();
+        let replay = opened.replay.unwrap();
         let expected = [(1, "failed", 1), (2, "duplicate", 1), (4, "failed", 1)];
-        assert_eq!(outcomes(&prepared), expected);
+        assert_eq!(outcomes(&replay), expected);
 
-        // Died here: the next process delivers the same under the same name.
-        let parked_again = DeadLetterStore::open(folder.path(), 0).unwrap();
-        let resume =
-            |store: &DeadLetterStore| with_tools(|t| resume(t, folder.path(), store).unwrap());
-        let resumed = resume(&parked_again).unwrap();
-        assert_eq!(resumed.range.name("x"), prepared.range.name("x"));
-        assert_eq!(resumed.batch, prepared.batch);
+        // A crash here: the next process delivers the same under the same name.
+        let reopened = DeadLetterStore::open(folder, 0).unwrap();
+        let resumed = resume_in(folder, &reopened).unwrap();
+        assert_eq!(resumed.batch, replay.batch);
+        assert_eq!(resumed.attempt, WriteAttempt::Repeat);
 
-        // Died after the events were noted: they may be noted again.
-        store.record(prepared.events()).unwrap();
-        let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
-        let resumed = resume(&store).unwrap();
+        // A crash after the events were stored: they may be stored again.
+        store.append_events(replay.events()).unwrap();
+        let mut store = DeadLetterStore::open(folder, 0).unwrap();
+        let resumed = resume_in(folder, &store).unwrap();
         assert_eq!(outcomes(&resumed), expected);
-        finish(folder.path(), &mut store, &resumed).unwrap();
-        assert!(resume(&store).is_none());
-        let store = DeadLetterStore::open(folder.path(), 0).unwrap();
+        finish(&ReplayFile::in_folder(folder), &mut store, &resumed).unwrap();
+        assert!(resume_in(folder, &store).is_none());
+        let store = DeadLetterStore::open(folder, 0).unwrap();
         let open = store.index().open().iter();
         let open: Vec<_> = open.map(|(key, s)| (key.seq, s.attempts)).collect();
         assert_eq!(open, [(1, 1), (3, 0), (4, 1)]);
 
-        // The next attempt at the same letters has another name.
-        let chosen = store.index().select(None, &DeadLetterFilter::default(), 10);
-        let again = with_tools(|tools| {
-            let (folder, at) = (folder.path(), requester(8));
-            prepare(tools, folder, &store, &mut window, &behind, &chosen, &at).unwrap()
-        });
+        // The next attempt at the same dead letters has another name.
+        let again = prepare_all(folder, &store, 8);
         assert_ne!(
-            again.prepared.unwrap().range.name("x"),
-            prepared.range.name("x")
+            again.replay.unwrap().batch.range.name("x"),
+            replay.batch.range.name("x")
         );
     }
 
     #[test]
-    fn dropping_leaves_who_and_why_and_a_damaged_journal_is_refused() {
+    fn discarding_records_who_did_it_and_why() {
         let folder = tempfile::tempdir().unwrap();
+        let file = ReplayFile::in_folder(folder.path());
         let mut store = DeadLetterStore::open(folder.path(), 0).unwrap();
-        store.append(&[letter(1, 0)]).unwrap();
-        let chosen = store.index().select(None, &DeadLetterFilter::default(), 10);
-        let prepared = drop_letters(folder.path(), &store, &chosen, &requester(7), "why");
-        let prepared = prepared.unwrap().unwrap();
-        let event = &prepared.events()[0];
+        store.append(&[dead_letter(1, 0)]).unwrap();
+        let selected = store.index().select(None, &DeadLetterFilter::default(), 10);
+        let replay = discard(&file, &store, &selected, &requester(7), "why");
+        let replay = replay.unwrap().unwrap();
+        let event = &replay.events()[0];
         assert_eq!(
             (event.actor.as_str(), event.because.as_str()),
             ("test", "why")
         );
-        assert_eq!(outcomes(&prepared), [(1, "dropped", 0)]);
-        finish(folder.path(), &mut store, &prepared).unwrap();
+        assert_eq!(outcomes(&replay), [(1, "dropped", 0)]);
+        finish(&file, &mut store, &replay).unwrap();
         assert!(store.index().open().is_empty());
-        for text in ["{", "{\"version\":2}"] {
-            std::fs::write(folder.path().join(REPLAY_FILE), text).unwrap();
-            assert!(under_way(folder.path()).is_err(), "{text}");
-        }
     }
 }

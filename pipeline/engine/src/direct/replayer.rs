@@ -1,176 +1,154 @@
-//! Replays of one corp beside its pipeline: by themselves when a key has come, and on request.
+//! Replays a corp's dead letters beside its pipeline: automatically when a missing key is added, and on
+//! request.
 //!
-//! One replay is under way at a time, and one left by an earlier process comes first. The window
-//! that knows repeats belongs to the processor, so letters are opened there ([`OpenRequest`]); delivery,
-//! which may have to wait for a sink, is not, and holds nothing up.
+//! One replay runs at a time, and one that an earlier process has planned comes first. Dead letters
+//! are opened by the part that knows which messages were opened (`open_request`); delivery, which may
+//! wait for a sink, happens here and delays nothing else.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chatledger_crypto::KeyRing;
 use chatledger_schemas::CorpId;
-use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::StateError;
 use super::control_inbox::ControlInbox;
-use super::dead_letter_store::DeadLetterStore;
-use super::replay::{
-    Look, Prepared, REPLAY_FILE, ReplaySink, ResumeError, deliver, drop_letters, finish, prepare,
-    resume,
-};
+use super::dead_letter_store::SharedDeadLetterStore;
+use super::open_request::{OpenRequest, SubmitOpenRequest};
+use super::replay::{PreparedReplay, ResumeError, discard, finish};
+use super::replay_plan::ReplayFile;
+use super::replay_sink::{ReplayDelivery, ReplaySink, deliver};
 use crate::dead_letter_index::{DeadLetterFilter, DeadLetterKey};
 use crate::dead_letter_requests::{DeadLetterRequest, ReplayCounts, Requester};
-use crate::fault::Fault;
+use crate::fault::{Fault, error_chain};
 use crate::metrics::Metrics;
 use crate::shared::{Current, now_ms};
-use crate::stages::{Processed, Tools};
-use crate::window::{MsgHash, Window};
 
-/// DeadLetterIndex opened and delivered together.
+/// Dead letters opened and delivered together.
 const CHUNK: usize = 1000;
-/// How often keys and requests are looked at.
-const TICK: Duration = Duration::from_millis(200);
-/// Who replays when a key has come.
-const ITSELF: &str = "chatledger";
+/// Pause between two checks for new keys and requests.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// The actor of automatic replays.
+const AUTOMATIC: &str = "chatledger";
 
-/// Why a replay did not come to its end; what was written down is taken up again.
+/// Why a replay was not completed. The next one resumes what was planned.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The state folder cannot be used.
     #[error("state")]
     State(#[from] StateError),
-    /// The one before it cannot be ended.
+    /// An interrupted replay cannot be completed.
     #[error(transparent)]
     Resume(#[from] ResumeError),
     /// Rows could not be gathered for a sink.
-    #[error("a sink takes no rows: {0}")]
+    #[error("a sink cannot gather rows: {0}")]
     Sink(Fault),
     /// The process is stopping.
-    #[error("the process is stopping; what is under way goes on at the next start")]
+    #[error("the process is stopping; the next start completes the replay")]
     Stopping,
 }
-
-/// Asks whoever has the window to open letters.
-pub enum OpenRequest {
-    /// Open these and write down what is to be delivered.
-    Prepare {
-        /// The letters.
-        chosen: Vec<DeadLetterKey>,
-        /// On whose behalf.
-        requester: Requester,
-        /// Where the answer goes.
-        answer: oneshot::Sender<Result<Look, StateError>>,
-    },
-    /// Open what an earlier process has written down.
-    Resume {
-        /// Where the answer goes.
-        answer: oneshot::Sender<Result<Option<Prepared>, ResumeError>>,
-    },
-}
-
-/// Hands an [`OpenRequest`] on; false if nobody is there any more.
-pub type Opening = Box<dyn Fn(OpenRequest) -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// The replays of one corp.
 pub struct Replayer {
     /// The corp.
     pub corp_id: CorpId,
     /// Its keys.
-    pub keys: Arc<Current<KeyRing>>,
-    /// Its letters.
-    pub store: Arc<Mutex<DeadLetterStore>>,
-    /// Folder for its state.
-    pub folder: PathBuf,
-    /// Who opens.
-    pub opening: Opening,
+    pub(super) keys: Arc<Current<KeyRing>>,
+    /// Its dead letters.
+    pub(super) dead_letters: SharedDeadLetterStore,
+    /// The folder with its control inbox.
+    pub(super) folder: PathBuf,
+    /// Where replays are planned.
+    pub(super) replay_file: ReplayFile,
+    /// Submits requests to open dead letters.
+    pub(super) submit: SubmitOpenRequest,
     /// The sinks.
-    pub replay_sinks: Vec<ReplaySink>,
+    pub(super) sinks: Vec<ReplaySink>,
     /// The metrics.
-    pub metrics: Arc<Metrics>,
-    /// Versions of keys, and how much had been told of the letters, when nothing was to be done.
-    pub looked_at: Option<(Vec<u32>, u64)>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Key versions and revision of the index when there was nothing to replay automatically.
+    pub(super) nothing_to_do_at: Option<(Vec<u32>, u64)>,
     /// Begin nothing new.
-    pub stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     /// Do not wait for sinks any longer.
-    pub abandon: CancellationToken,
+    pub(super) abandon: CancellationToken,
 }
 
 impl Replayer {
-    /// Replays until `end` is told; in a drain once more after that.
+    /// Replays until `end` is cancelled; in a drain once more after that.
     ///
     /// # Errors
     /// Rows cannot be gathered for a sink.
-    pub async fn run(mut self, end: CancellationToken, drain: bool) -> Result<(), Fault> {
+    pub(super) async fn run(mut self, end: CancellationToken, drain: bool) -> Result<(), Fault> {
         let inbox = ControlInbox::at(&self.folder);
-        let mut told = String::new();
+        let mut reported = String::new();
         loop {
             let ended = end.is_cancelled();
             if !ended || drain {
-                match self.of_itself().await {
-                    Ok(()) => told.clear(),
+                match self.replay_automatically().await {
+                    Ok(()) => reported.clear(),
                     Err(ReplayError::Sink(fault)) => return Err(fault),
                     Err(ReplayError::Stopping) => return Ok(()),
                     Err(failure) => {
-                        let text = chain(&failure);
-                        if text != told {
+                        let text = error_chain(&failure);
+                        if text != reported {
                             error!(corp = %self.corp_id, error = text, "dead letters not replayed");
                         }
-                        told = text;
+                        reported = text;
                     }
                 }
             }
             if ended {
                 return Ok(());
             }
-            while let Some(request) = inbox.take() {
+            while let Some(request) = inbox.accept() {
                 let answer = self.serve(&request.body).await;
                 if let Err(ReplayError::Sink(fault)) = answer {
                     return Err(fault);
                 }
-                inbox.answer(&request, &answer.map_err(|failure| chain(&failure)));
+                inbox.answer(&request, &answer.map_err(|failure| error_chain(&failure)));
             }
             tokio::select! {
                 () = end.cancelled() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
         }
     }
 
-    /// Ends what was left, and replays letters whose key has come.
-    async fn of_itself(&mut self) -> Result<(), ReplayError> {
+    /// Completes an interrupted replay, then replays dead letters whose key is no longer missing.
+    async fn replay_automatically(&mut self) -> Result<(), ReplayError> {
         self.resume().await?;
         let versions = self.keys.get().versions();
-        let known = (versions.clone(), lock(&self.store).index().revision());
-        if self.looked_at.as_ref() == Some(&known) {
+        let revision = self.dead_letters.lock().index().revision();
+        let filter = DeadLetterFilter::lacking(&versions);
+        let now = (versions, revision);
+        if self.nothing_to_do_at.as_ref() == Some(&now) {
             return Ok(());
         }
-        let done = self
-            .replay(&DeadLetterFilter::lacking(&versions), ITSELF)
-            .await?;
-        if done == ReplayCounts::default() {
-            self.looked_at = Some(known);
+        let counts = self.replay(&filter, AUTOMATIC).await?;
+        if counts == ReplayCounts::default() {
+            self.nothing_to_do_at = Some(now);
         }
-        if done.replayed + done.duplicates + done.failed > 0 {
+        if counts.replayed + counts.duplicates + counts.failed > 0 {
             info!(
                 corp = %self.corp_id,
-                replayed = done.replayed,
-                duplicates = done.duplicates,
-                failed = done.failed,
-                "dead letters replayed, whose key has come"
+                replayed = counts.replayed,
+                duplicates = counts.duplicates,
+                failed = counts.failed,
+                "dead letters replayed with a new key"
             );
         }
         Ok(())
     }
 
-    /// Does what a request asks for.
+    /// Carries out a request.
     ///
     /// # Errors
-    /// It did not come to its end.
+    /// It was not completed.
     pub async fn serve(
         &mut self,
         request: &DeadLetterRequest,
@@ -182,21 +160,21 @@ impl Replayer {
                 filter,
                 actor,
                 because,
-            } => self.drop_letters(filter, actor, because).await,
+            } => self.discard(filter, actor, because).await,
         }
     }
 
     async fn resume(&mut self) -> Result<(), ReplayError> {
-        if !self.folder.join(REPLAY_FILE).exists() {
+        if !self.replay_file.exists() {
             return Ok(());
         }
         let (answer, answered) = oneshot::channel();
-        self.ask(OpenRequest::Resume { answer }).await?;
-        let prepared = answered.await.map_err(|_| ReplayError::Stopping)??;
-        if let Some(prepared) = prepared {
-            info!(corp = %self.corp_id, letters = prepared.events().len(), "replay taken up again");
-            self.complete(prepared, &mut ReplayCounts::default())
-                .await?;
+        self.submit(OpenRequest::Resume { answer }).await?;
+        let replay = answered.await.map_err(|_| ReplayError::Stopping)??;
+        if let Some(replay) = replay {
+            let dead_letters = replay.events().len();
+            info!(corp = %self.corp_id, dead_letters, "interrupted replay resumed");
+            self.complete(replay, &mut ReplayCounts::default()).await?;
         }
         Ok(())
     }
@@ -206,58 +184,50 @@ impl Replayer {
         filter: &DeadLetterFilter,
         actor: &str,
     ) -> Result<ReplayCounts, ReplayError> {
-        let mut outcome = ReplayCounts::default();
+        let mut counts = ReplayCounts::default();
         let mut after = None;
         loop {
-            let chosen = self.select(after.as_ref(), filter);
-            let Some(last) = chosen.last() else {
-                return Ok(outcome);
+            let selected = self.select(after.as_ref(), filter);
+            let Some(last) = selected.last() else {
+                return Ok(counts);
             };
             if self.stop.is_cancelled() {
                 return Err(ReplayError::Stopping);
             }
             after = Some(last.clone());
-            let requester = Requester {
-                actor: actor.to_owned(),
-                at: now_ms(),
-            };
             let (answer, answered) = oneshot::channel();
-            let ask = OpenRequest::Prepare {
-                chosen,
-                requester,
+            let request = OpenRequest::Prepare {
+                selected,
+                requester: requester(actor),
                 answer,
             };
-            self.ask(ask).await?;
-            let look = answered.await.map_err(|_| ReplayError::Stopping)??;
-            outcome.waiting += look.waiting as u64;
-            if let Some(prepared) = look.prepared {
-                self.complete(prepared, &mut outcome).await?;
+            self.submit(request).await?;
+            let opened = answered.await.map_err(|_| ReplayError::Stopping)??;
+            counts.waiting += opened.waiting as u64;
+            if let Some(replay) = opened.replay {
+                self.complete(replay, &mut counts).await?;
             }
         }
     }
 
-    async fn drop_letters(
+    async fn discard(
         &mut self,
         filter: &DeadLetterFilter,
         actor: &str,
         because: &str,
     ) -> Result<ReplayCounts, ReplayError> {
-        let mut outcome = ReplayCounts::default();
+        let mut counts = ReplayCounts::default();
         loop {
-            let chosen = self.select(None, filter);
-            let requester = Requester {
-                actor: actor.to_owned(),
-                at: now_ms(),
-            };
-            let (store, folder) = (Arc::clone(&self.store), self.folder.clone());
+            let selected = self.select(None, filter);
+            let requester = requester(actor);
+            let (store, file) = (self.dead_letters.clone(), self.replay_file.clone());
             let because = because.to_owned();
-            let prepared = blocking(move || {
-                drop_letters(&folder, &lock(&store), &chosen, &requester, &because)
-            })
-            .await?;
-            match prepared {
-                Some(prepared) => self.complete(prepared, &mut outcome).await?,
-                None => return Ok(outcome),
+            let replay =
+                blocking(move || discard(&file, &store.lock(), &selected, &requester, &because))
+                    .await?;
+            match replay {
+                Some(replay) => self.complete(replay, &mut counts).await?,
+                None => return Ok(counts),
             }
         }
     }
@@ -267,38 +237,39 @@ impl Replayer {
         after: Option<&DeadLetterKey>,
         filter: &DeadLetterFilter,
     ) -> Vec<DeadLetterKey> {
-        lock(&self.store).index().select(after, filter, CHUNK)
+        self.dead_letters
+            .lock()
+            .index()
+            .select(after, filter, CHUNK)
     }
 
-    async fn ask(&mut self, ask: OpenRequest) -> Result<(), ReplayError> {
-        if (self.opening)(ask).await {
+    async fn submit(&mut self, request: OpenRequest) -> Result<(), ReplayError> {
+        if (self.submit)(request).await {
             Ok(())
         } else {
             Err(ReplayError::Stopping)
         }
     }
 
-    /// Delivers what is written down and notes it.
+    /// Delivers a replay that is planned, then stores its events.
     async fn complete(
         &mut self,
-        prepared: Prepared,
-        outcome: &mut ReplayCounts,
+        replay: PreparedReplay,
+        counts: &mut ReplayCounts,
     ) -> Result<(), ReplayError> {
         let log = format!("{}-replay", self.corp_id);
-        let (replay_sinks, metrics) = (&mut self.replay_sinks, &self.metrics);
-        if !deliver(&prepared, &log, replay_sinks, metrics, &self.abandon)
-            .await
-            .map_err(ReplayError::Sink)?
-        {
+        let (sinks, metrics) = (&mut self.sinks, &self.metrics);
+        let delivery = deliver(&replay, &log, sinks, metrics, &self.abandon).await;
+        if delivery.map_err(ReplayError::Sink)? == ReplayDelivery::Cancelled {
             return Err(ReplayError::Stopping);
         }
-        for event in prepared.events() {
-            outcome.count(event.event);
+        for event in replay.events() {
+            counts.count(event.event);
         }
-        let (store, folder) = (Arc::clone(&self.store), self.folder.clone());
+        let (store, file) = (self.dead_letters.clone(), self.replay_file.clone());
         let open = blocking(move || {
-            let mut store = lock(&store);
-            finish(&folder, &mut store, &prepared)?;
+            let mut store = store.lock();
+            finish(&file, &mut store, &replay)?;
             Ok(store.index().open().len())
         })
         .await?;
@@ -307,42 +278,11 @@ impl Replayer {
     }
 }
 
-/// Does what is requester for, for whoever has the window; `count` is told of newly opened records.
-pub(super) fn answer(
-    ask: OpenRequest,
-    tools: &Tools<'_>,
-    folder: &Path,
-    store: &DeadLetterStore,
-    window: &mut Window,
-    behind: &HashSet<MsgHash>,
-    count: impl FnOnce(&Processed),
-) {
-    // Whoever requester may have gone; what is written down is taken up by the next.
-    match ask {
-        OpenRequest::Prepare {
-            chosen,
-            requester,
-            answer,
-        } => {
-            let look = prepare(tools, folder, store, window, behind, &chosen, &requester);
-            if let Ok(Look {
-                processed: Some(processed),
-                ..
-            }) = &look
-            {
-                count(processed);
-            }
-            answer.send(look).ok();
-        }
-        OpenRequest::Resume { answer } => {
-            answer.send(resume(tools, folder, store)).ok();
-        }
+fn requester(actor: &str) -> Requester {
+    Requester {
+        actor: actor.to_owned(),
+        at: now_ms(),
     }
-}
-
-/// The letters, whatever became of who had them last.
-pub(super) fn lock(store: &Mutex<DeadLetterStore>) -> std::sync::MutexGuard<'_, DeadLetterStore> {
-    store.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn blocking<T: Send + 'static>(
@@ -350,20 +290,9 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ReplayError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => Ok(done?),
-        Err(died) => {
-            warn!(error = %died, "a replay's worker died; it is taken up again");
+        Err(panicked) => {
+            warn!(error = %panicked, "a replay panicked; the next start resumes it");
             Err(ReplayError::Stopping)
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -18,7 +18,7 @@ use super::{Ending, Group, GroupEvent, Join, OutRecord, Topic, still_ours, super
 use crate::chain::{Chain, ChainInput};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
-use crate::pull::{PullError, Puller, within_window};
+use crate::pull::{PullError, Puller, check_archive_gap};
 use crate::shared::{Totals, now_ms};
 
 /// Pages between the pullers and the producer.
@@ -235,7 +235,7 @@ impl SourceStage {
         corp: &CorpId,
         mut at: CorpPosition,
     ) -> Result<Result<CorpPosition, SourceError>, Fault> {
-        let Err(behind) = within_window(at.seq, at.answered, now_ms()) else {
+        let Err(behind) = check_archive_gap(at.seq, at.answered, now_ms()) else {
             return Ok(Ok(at));
         };
         if !self.accept_gap {

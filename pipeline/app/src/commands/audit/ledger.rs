@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chatledger_engine::direct::journal::JournalFile;
-use chatledger_engine::direct::ledger::Reader;
+use chatledger_engine::direct::ledger::{NextLine, Reader};
 use chatledger_engine::fault::Fault;
 use chatledger_engine::kafka::GroupEvent;
 use chatledger_schemas::CorpId;
@@ -103,9 +103,11 @@ fn file(path: &std::path::Path, mut each: impl FnMut(LedgerItem)) -> Result<(), 
         let error = chain(&error);
         Failure::refused(format!("no ledger to compare with: {error}"))
     })?;
-    while let Some(line) = reader.next_line().map_err(Failure::other)? {
-        match line {
-            Ok(line) => {
+    loop {
+        match reader.next_line().map_err(Failure::other)? {
+            NextLine::End => return Ok(()),
+            NextLine::Unreadable => each(LedgerItem::Unreadable),
+            NextLine::Line(line) => {
                 each(LedgerItem::Pulled(line.entry));
                 if let Some(outcome) = line.outcome {
                     each(LedgerItem::Settled(RecordOutcome {
@@ -116,10 +118,8 @@ fn file(path: &std::path::Path, mut each: impl FnMut(LedgerItem)) -> Result<(), 
                     }));
                 }
             }
-            Err(_) => each(LedgerItem::Unreadable),
         }
     }
-    Ok(())
 }
 
 async fn topic(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chatledger_engine::dead_letter_index::DeadLetterIndex;
 use chatledger_engine::dead_letter_requests::{DeadLetterRequest, ReplayCounts};
-use chatledger_engine::direct::control_inbox::{ControlInbox, RequestStatus as Stands};
+use chatledger_engine::direct::control_inbox::{ControlInbox, RequestStatus};
 use chatledger_engine::direct::dead_letter_store;
 use chatledger_engine::direct::replayer::ReplayError;
 use chatledger_engine::direct::{StateError, StateLock};
@@ -99,28 +99,30 @@ impl State {
         for corp in corps {
             let inbox = ControlInbox::at(&self.folder.join(corp.as_str()));
             let id = inbox
-                .leave(request.clone(), void)
+                .submit(request.clone(), void)
                 .map_err(|error| refused(&error))?;
             loop {
-                match inbox.state(&id).map_err(|error| refused(&error))? {
-                    Stands::Answered(Ok(done)) => {
+                match inbox.status(&id).map_err(|error| refused(&error))? {
+                    RequestStatus::Answered(Ok(done)) => {
                         outcome.add(done);
                         break;
                     }
-                    Stands::Answered(Err(why)) => {
+                    RequestStatus::Answered(Err(why)) => {
                         return Err(Failure::refused(format!("corp {corp}: {why}")));
                     }
-                    Stands::Waiting | Stands::Taken if Instant::now() < deadline => {
+                    RequestStatus::Pending | RequestStatus::Accepted
+                        if Instant::now() < deadline =>
+                    {
                         tokio::time::sleep(PAUSE).await;
                     }
-                    Stands::Waiting if inbox.withdraw(&id) => {
+                    RequestStatus::Pending if inbox.withdraw(&id) => {
                         return Err(Failure::unreachable(format!(
                             "the process that uses {} has not taken the request up within \
                              {wait:?}; it has been withdrawn, and nothing was changed for {corp}",
                             self.folder.display()
                         )));
                     }
-                    Stands::Waiting | Stands::Taken => {
+                    RequestStatus::Pending | RequestStatus::Accepted => {
                         return Err(Failure::unreachable(format!(
                             "the running process has begun and not ended within {wait:?}; it goes \
                              on, a sink may be away: see `chatledger dlq list`"
