@@ -35,28 +35,32 @@ Exit codes:
 
 const OVERVIEW: &str = "\
 Examples:
-  ./deploy/local/demo                              Try it on this machine with an invented company
-  chatledger check --config chatledger.toml        Find all errors in a configuration
-  chatledger run --config chatledger.toml          Run the pipeline until SIGTERM or Ctrl-C
-  chatledger run --config chatledger.toml --drain  Process everything that is available, then stop
+  Try it on this machine with an invented company:
+    ./deploy/local/demo
+  Find all errors in a configuration:
+    chatledger check --config chatledger.toml
+  Run the pipeline until SIGTERM or Ctrl-C:
+    chatledger run --config chatledger.toml
+  Process everything that is available, then stop:
+    chatledger run --config chatledger.toml --drain
 
 Logs:
-  Logs go to stderr, results to stdout. CHATLEDGER_LOG sets the log level: error, warn, info,
-  debug, or a tracing filter such as chatledger_engine=debug.
+  Logs go to stderr, results to stdout. CHATLEDGER_LOG sets the log level:
+  error, warn, info, debug, or a tracing filter, as chatledger_engine=debug.
 
 Exit codes:
   0  success
   1  any other error
   2  the configuration, a file it names, or the command line is wrong
   3  a system that is needed cannot be reached; trying again may succeed
-  4  refused for safety, for example because the tables are newer than this program, or because
-     the archive may have deleted records since the last run
+  4  refused for safety: for example, the tables are newer than this program,
+     or the archive may have deleted records since the last run
   deploy/runbooks describes what to do for each code.";
 
 /// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Text for people.
+    /// Plain text.
     Text,
     /// One JSON object per line.
     Json,
@@ -125,29 +129,30 @@ pub enum Command {
 const RUN_HELP: &str = "\
 Examples:
   chatledger run --config direct.toml
-  chatledger run --config direct.toml --drain | tail -1
-      Prints {\"pulled\":N,\"messages\":N,\"violations\":N,\"dead_letters\":N,\"duplicates\":N}
+  chatledger run --config direct.toml --drain | jq .messages
   chatledger run --config kafka.toml --stages source,directory
   chatledger run --config kafka.toml --stages process,sink
 
 Signals:
-  SIGTERM, SIGINT  Stop: pulls nothing more and waits up to 25 s for the sinks. A second signal stops
-                   at once; what is not delivered is processed again at the next start.
+  SIGTERM, SIGINT  Stop pulling and wait up to 25 s for the sinks. A second
+                   signal stops at once. What is not delivered is processed
+                   again at the next start.
   SIGHUP           Read the private keys again.
 
 Exit codes:
   0  stopped by a signal, or drained
   2  the configuration, a key or a rule file is wrong
   3  the archive, Kafka or a sink cannot be reached
-  4  refused: another process uses the state folder, the tables are newer than this program, a sink
-     has no recorded position, or the archive was not read for five days (see --accept-gap)
+  4  refused: another process uses the state folder, the tables are newer
+     than this program, a sink has no recorded position, or the archive was
+     not read for five days (see --accept-gap)
   1  any other error";
 
 const CHECK_HELP: &str = "\
 Examples:
   chatledger check --config chatledger.toml
   chatledger check --config chatledger.toml --connect
-  chatledger check --config chatledger.toml --json | jq '.rules[] | select(.active | not)'
+  chatledger check --config chatledger.toml --json | jq .rules
 
 Exit codes:
   0  no errors
@@ -169,8 +174,8 @@ Exit codes:
 const RECONCILE_HELP: &str = "\
 Examples:
   chatledger reconcile --config chatledger.toml
-  chatledger reconcile --config chatledger.toml --corp ww0123456789abcdef --blocks
-  chatledger reconcile --config chatledger.toml --from-seq 1000 --to-seq 2000 --json
+  chatledger reconcile --config chatledger.toml --corp ww0123 --blocks
+  chatledger reconcile --config chatledger.toml --from-seq 1000 --json
 
 Exit codes:
   0  every record is in exactly one place
@@ -194,15 +199,18 @@ Exit codes:
 const DLQ_HELP: &str = "\
 Examples:
   chatledger dlq list --config chatledger.toml
-  chatledger dlq list --config chatledger.toml --reason unknown_key_version --since 2h
+  chatledger dlq list --config chatledger.toml --since 2h \\
+      --reason unknown_key_version
   chatledger dlq show --config chatledger.toml --seq 4711
   chatledger dlq replay --config chatledger.toml --dry-run
-  chatledger dlq drop --config chatledger.toml --from-seq 10 --to-seq 20 --because \"test data\" --yes
+  chatledger dlq drop --config chatledger.toml --from-seq 10 --to-seq 20 \\
+      --because \"test data\" --yes
 
 Exit codes:
   0  success
   2  the configuration or the command line is wrong
-  3  a system that is needed cannot be reached, or the running process does not answer in time
+  3  a system that is needed cannot be reached, or the running process does
+     not answer in time
   4  refused: `drop` without --yes, or `show` and no dead letter matches
   1  any other error";
 
@@ -338,6 +346,7 @@ pub struct DlqArgs {
 #[derive(Debug, Subcommand)]
 pub enum DlqCommand {
     /// List the open dead letters: reasons, counts, age, attempts.
+    #[command(after_long_help = DLQ_HELP)]
     List {
         /// Which dead letters.
         #[command(flatten)]
@@ -350,6 +359,7 @@ pub enum DlqCommand {
         json: bool,
     },
     /// Show a dead letter with its sealed record.
+    #[command(after_long_help = DLQ_HELP)]
     Show {
         /// Its corp; required if the configuration has several.
         #[arg(long)]
@@ -368,6 +378,7 @@ pub enum DlqCommand {
     ///
     /// A record that can be opened now is delivered once, and its dead letter is settled. Otherwise
     /// the dead letter stays open and its number of attempts increases.
+    #[command(after_long_help = DLQ_HELP)]
     Replay {
         /// Which dead letters.
         #[command(flatten)]
@@ -386,6 +397,7 @@ pub enum DlqCommand {
     /// Discard dead letters permanently.
     ///
     /// Who discarded a dead letter, when and why stays recorded.
+    #[command(after_long_help = DLQ_HELP)]
     Drop {
         /// Which dead letters.
         #[command(flatten)]
