@@ -81,12 +81,12 @@ impl TableWriter {
 impl TableWriter {
     /// Inserts the rows of one table and, if they may have been sent before, checks that they are
     /// there.
-    async fn deliver<'r, T: BatchTable>(
+    async fn deliver<T: BatchTable>(
         &mut self,
         table: T,
         token: &str,
         attempt: Attempt,
-        records: Vec<T::Record<'r>>,
+        records: Vec<T::Record<'_>>,
     ) -> Result<(), Fault> {
         let clickhouse = Arc::clone(&self.clickhouse);
         let inserted = clickhouse.insert(table, token, records.iter().copied());
