@@ -29,7 +29,7 @@ impl Fault {
         }
     }
 
-    /// The same, with a pause the peer requester for.
+    /// Sets the pause that the peer asked for.
     #[must_use]
     pub fn after(mut self, pause: Option<Duration>) -> Self {
         self.retry_after = pause;

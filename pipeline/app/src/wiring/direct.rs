@@ -23,7 +23,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         abandon: options.abandon.clone(),
         accept_gap: options.accept_gap,
     };
-    // Directories stop after the corps, so that rooms named last are still requester for.
+    // Directories stop after the corps, so that rooms named last are still looked up.
     let directories_stop = CancellationToken::new();
     let mut directories = JoinSet::new();
     let mut firsts = Vec::new();

@@ -1,4 +1,4 @@
-//! DeadLetterIndex on the topic `deadletter`.
+//! Dead letters on the topic `deadletter`.
 
 use std::time::Duration;
 
@@ -19,18 +19,18 @@ use crate::wiring;
 /// Longest time the topic may take to be read or written.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(super) struct Log(DeadLetterLog);
+pub(super) struct Topic(DeadLetterLog);
 
-impl Log {
+impl Topic {
     pub(super) async fn new(settings: &Settings) -> Result<Self, Failure> {
         Ok(Self(wiring::dead_letter_log(settings).await?))
     }
 
     pub(super) async fn read(
         &self,
-        retained: impl Fn(&DeadLetter) -> Shown,
+        retain: impl Fn(&DeadLetter) -> Shown,
     ) -> Result<DeadLetterIndex<Shown>, Failure> {
-        Ok(within(self.0.read(retained)).await?.letters)
+        Ok(within(self.0.read(retain)).await?.letters)
     }
 
     pub(super) async fn serve(
@@ -63,13 +63,13 @@ async fn within<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fa
     match timeout(PATIENCE, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(fault)) if fault.class == FaultClass::Refresh => Err(Failure::unreachable(format!(
-            "{fault}; perhaps somebody else replays or drops dead letters just now: look with \
+            "{fault}; another command may be replaying or discarding dead letters: look with \
              `chatledger dlq list` and try again"
         ))),
         Ok(Err(fault)) => Err(Failure::unreachable(fault)),
         Err(_) => Err(Failure::unreachable(format!(
-            "the topic of dead letters was not read and written to its end within {PATIENCE:?}; what \
-             was requester for before is under way: `chatledger dlq list` shows what is left"
+            "the topic of dead letters could not be read and written within {PATIENCE:?}; requests \
+             made before that continue: `chatledger dlq list` shows what is left"
         ))),
     }
 }

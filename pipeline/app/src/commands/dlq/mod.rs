@@ -1,8 +1,8 @@
-//! `chatledger dlq`: dead letters, for people. Where they are kept is the driver's.
+//! `chatledger dlq`: lists, shows, replays and discards dead letters.
 //!
-//! `list` and `show` only read, also beside a running process. What changes something is done by
-//! whoever holds the letters: [`state`] hands it to the running process or takes its retained, [`log`]
-//! writes to the topic.
+//! `list` and `show` only read, also while a process runs. `replay` and `drop` depend on where the
+//! driver keeps dead letters: [`state`] hands the request to the running process or does it itself,
+//! [`log`] writes to the topic.
 
 mod log;
 mod show;
@@ -21,14 +21,14 @@ use chatledger_schemas::config::Mode;
 use chatledger_schemas::directory::Snapshot;
 use chatledger_schemas::{DeadLetter, DeadLetterEvent};
 
-use self::log::Log;
-use self::show::{list, show, tell};
-use self::state::State;
+use self::log::Topic;
+use self::show::{list, print_counts, show};
+use self::state::StateFolder;
 use crate::cli::{DlqArgs, DlqCommand, FilterArgs};
 use crate::config::{self, Settings};
 use crate::exit::Failure;
 
-/// What is remembered of a letter to be shown: all of it, or all but its record.
+/// A dead letter to be printed, with or without its sealed record.
 pub(crate) struct Shown(pub(crate) DeadLetter);
 
 impl Retained for Shown {
@@ -37,32 +37,32 @@ impl Retained for Shown {
     }
 }
 
-/// Where the letters are.
-enum Letterbox {
-    State(State),
-    Log(Log),
+/// Where the driver keeps dead letters.
+enum Backend {
+    StateFolder(StateFolder),
+    Topic(Topic),
 }
 
-impl Letterbox {
+impl Backend {
     async fn read(
         &self,
         sealed: bool,
         filter: &DeadLetterFilter,
     ) -> Result<DeadLetterIndex<Shown>, Failure> {
-        // Records are many and large; only those requester for are held.
-        let retained = |letter: &DeadLetter| {
+        // Sealed records are large; only those asked for are kept.
+        let retain = |dead_letter: &DeadLetter| {
             let wanted = sealed
-                && filter.from_seq.is_none_or(|from| letter.seq >= from)
-                && filter.to_seq.is_none_or(|to| letter.seq <= to);
-            let mut own = letter.clone();
+                && filter.from_seq.is_none_or(|from| dead_letter.seq >= from)
+                && filter.to_seq.is_none_or(|to| dead_letter.seq <= to);
+            let mut own = dead_letter.clone();
             if !wanted {
                 own.sealed = String::new();
             }
             Shown(own)
         };
         match self {
-            Self::State(state) => state.read(retained),
-            Self::Log(log) => log.read(retained).await,
+            Self::StateFolder(folder) => folder.read(retain),
+            Self::Topic(topic) => topic.read(retain).await,
         }
     }
 
@@ -72,13 +72,13 @@ impl Letterbox {
         wait: std::time::Duration,
     ) -> Result<ReplayCounts, Failure> {
         match self {
-            Self::State(state) => state.serve(request, wait).await,
-            Self::Log(log) => log.serve(request, wait).await,
+            Self::StateFolder(folder) => folder.serve(request, wait).await,
+            Self::Topic(topic) => topic.serve(request, wait).await,
         }
     }
 }
 
-/// Carries the command out.
+/// Runs the command.
 pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
     let Some(file) = args.config else {
         return Err(Failure::config("--config FILE is missing"));
@@ -103,18 +103,18 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
     {
         let own: Vec<&str> = settings.corps.iter().map(|corp| corp.id.as_str()).collect();
         let own = own.join(", ");
-        let what = format!("--corp {corp}: not in the configuration, which has {own}");
+        let what = format!("--corp {corp}: not in the configuration; it has {own}");
         return Err(Failure::config(what));
     }
-    let letters = match settings.driver.mode {
-        Mode::Direct => Letterbox::State(State::new(&settings, &file)),
-        Mode::Kafka => Letterbox::Log(Log::new(&settings).await?),
+    let backend = match settings.driver.mode {
+        Mode::Direct => Backend::StateFolder(StateFolder::new(&settings, &file)),
+        Mode::Kafka => Backend::Topic(Topic::new(&settings).await?),
     };
     match args.command {
         DlqCommand::List { limit, json, .. } => {
-            list(&letters.read(false, &which).await?, &which, limit, json)
+            list(&backend.read(false, &which).await?, &which, limit, json)
         }
-        DlqCommand::Show { json, .. } => show(&letters.read(true, &which).await?, &which, json),
+        DlqCommand::Show { json, .. } => show(&backend.read(true, &which).await?, &which, json),
         DlqCommand::Replay {
             dry_run,
             wait,
@@ -122,15 +122,14 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
             ..
         } => {
             let outcome = if dry_run {
-                would_open(&settings, &letters.read(true, &which).await?, &which)
+                would_open(&settings, &backend.read(true, &which).await?, &which)
             } else {
                 let actor = actor();
                 let filter = which;
-                letters
-                    .serve(DeadLetterRequest::Replay { filter, actor }, wait)
+                backend.serve(DeadLetterRequest::Replay { filter, actor }, wait)
                     .await?
             };
-            tell(outcome, dry_run, json)
+            print_counts(outcome, dry_run, json)
         }
         DlqCommand::Drop {
             because,
@@ -141,21 +140,21 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
             ..
         } => {
             if because.trim().is_empty() {
-                return Err(Failure::config("--because: it takes a reason"));
+                return Err(Failure::config("--because: missing; accepted: the reason, for the record"));
             }
             if dry_run || !yes {
-                let open = letters.read(false, &which).await?;
+                let open = backend.read(false, &which).await?;
                 let dropped = open.select(None, &which, usize::MAX).len() as u64;
                 let outcome = ReplayCounts {
                     dropped,
                     ..ReplayCounts::default()
                 };
-                tell(outcome, true, json)?;
+                print_counts(outcome, true, json)?;
                 if dry_run {
                     return Ok(());
                 }
                 return Err(Failure::refused(
-                    "没有删除任何死信：确认放弃请加 --yes（nothing dropped; add --yes to really do it）",
+                    "nothing was discarded; add --yes to discard these dead letters permanently",
                 ));
             }
             let request = DeadLetterRequest::Drop {
@@ -163,7 +162,7 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
                 actor: actor(),
                 because,
             };
-            tell(letters.serve(request, wait).await?, false, json)
+            print_counts(backend.serve(request, wait).await?, false, json)
         }
     }
 }
@@ -180,10 +179,10 @@ fn filter(which: &FilterArgs) -> DeadLetterFilter {
     }
 }
 
-/// What the keys of the configuration would open.
+/// Counts what the configured keys would open.
 fn would_open(
     settings: &Settings,
-    letters: &DeadLetterIndex<Shown>,
+    dead_letters: &DeadLetterIndex<Shown>,
     which: &DeadLetterFilter,
 ) -> ReplayCounts {
     let mut outcome = ReplayCounts::default();
@@ -191,10 +190,10 @@ fn would_open(
         actor: actor(),
         at: now_ms(),
     };
-    let chosen = letters.select(None, which, usize::MAX);
+    let selected = dead_letters.select(None, which, usize::MAX);
     for corp in &settings.corps {
-        let own = chosen.iter().filter(|key| key.corp_id == corp.id);
-        let pulled = own.map(|key| requester.again(&letters.open()[key].retained.0));
+        let own = selected.iter().filter(|key| key.corp_id == corp.id);
+        let pulled = own.map(|key| requester.again(&dead_letters.open()[key].retained.0));
         let tools = Tools {
             corp_id: &corp.id,
             opener: &*corp.keys,
@@ -211,7 +210,7 @@ fn would_open(
     outcome
 }
 
-/// Who gives the command, for the trace.
+/// The user who runs the command, for the record.
 fn actor() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()

@@ -1,4 +1,4 @@
-//! What people are shown of dead letters.
+//! Prints dead letters and the results of commands on them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,57 +15,55 @@ use super::Shown;
 use crate::commands::say as line;
 use crate::exit::Failure;
 
-/// The counts by reason, then the letters one by one.
+/// Prints the counts by reason, then the dead letters one by one.
 pub(super) fn list(
-    letters: &DeadLetterIndex<Shown>,
+    dead_letters: &DeadLetterIndex<Shown>,
     which: &DeadLetterFilter,
     limit: usize,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let chosen = letters.select(None, which, usize::MAX);
-    let open: Vec<(&DeadLetterKey, &DeadLetterStatus<Shown>)> = chosen
+    let selected = dead_letters.select(None, which, usize::MAX);
+    let open: Vec<(&DeadLetterKey, &DeadLetterStatus<Shown>)> = selected
         .iter()
-        .filter_map(|key| letters.open().get_key_value(key))
+        .filter_map(|key| dead_letters.open().get_key_value(key))
         .collect();
-    let mut groups: BTreeMap<(&str, Reason, u32), Group> = BTreeMap::new();
-    for (key, standing) in &open {
-        let name = (key.corp_id.as_str(), standing.reason, standing.key_version);
-        groups.entry(name).or_default().add(key, standing);
+    let mut groups: BTreeMap<(&str, Reason, u32), GroupCounts> = BTreeMap::new();
+    for (key, status) in &open {
+        let name = (key.corp_id.as_str(), status.reason, status.key_version);
+        groups.entry(name).or_default().add(key, status);
     }
     let shown = &open[..open.len().min(limit)];
     if as_json {
         let groups = groups.iter().map(|((corp, reason, version), group)| {
             json!({ "corp_id": corp, "reason": reason, "key_version": version,
-                    "letters": group.letters, "attempts": group.attempts,
+                    "letters": group.dead_letters, "attempts": group.attempts,
                     "first_seq": group.seqs.0, "last_seq": group.seqs.1,
                     "first_seen": moment(group.first_seen) })
         });
-        let letters = shown.iter().map(|(_, standing)| about(standing));
+        let dead_letters = shown.iter().map(|(_, status)| about(status));
         let all = json!({ "open": open.len(), "reasons": groups.collect::<Vec<_>>(),
-                          "letters": letters.collect::<Vec<_>>() });
+                          "letters": dead_letters.collect::<Vec<_>>() });
         return line(&all.to_string());
     }
     if open.is_empty() {
-        return line("没有未处理的死信 (no open dead letters)");
+        return line("no open dead letters");
     }
     let mut table = framed(&[
-        "企业",
-        "原因",
-        "代码",
-        "密钥版本",
-        "条数",
+        "corp",
+        "reason",
+        "key version",
+        "count",
         "seq",
-        "最多重试",
-        "最早",
+        "attempts at most",
+        "first seen",
     ]);
     for ((corp, reason, version), group) in &groups {
         let seqs = format!("{}–{}", group.seqs.0, group.seqs.1);
         table.add_row(vec![
             Cell::new(corp),
-            Cell::new(in_chinese(*reason)),
             Cell::new(reason),
             number(version),
-            number(group.letters),
+            number(group.dead_letters),
             Cell::new(seqs),
             number(group.attempts),
             Cell::new(moment(group.first_seen)),
@@ -74,18 +72,18 @@ pub(super) fn list(
     line(&table.to_string())?;
     if !shown.is_empty() {
         let mut table = framed(&[
-            "企业",
+            "corp",
             "seq",
             "msgid",
-            "原因",
-            "密钥版本",
-            "重试",
-            "首次",
-            "错误",
+            "reason",
+            "key version",
+            "attempts",
+            "first seen",
+            "error",
         ]);
-        for (key, standing) in shown {
-            let letter = &standing.retained.0;
-            let retrying = if standing.retrying.is_some() {
+        for (key, status) in shown {
+            let dead_letter = &status.retained.0;
+            let retrying = if status.retrying.is_some() {
                 " …"
             } else {
                 ""
@@ -93,137 +91,118 @@ pub(super) fn list(
             table.add_row(vec![
                 Cell::new(key.corp_id.as_str()),
                 number(key.seq),
-                Cell::new(printable(&letter.msgid)),
-                Cell::new(in_chinese(standing.reason)),
-                number(standing.key_version),
-                Cell::new(format!("{}{retrying}", standing.attempts)),
-                Cell::new(moment(standing.first_seen)),
-                Cell::new(printable(&letter.error)),
+                Cell::new(printable(&dead_letter.msgid)),
+                Cell::new(status.reason),
+                number(status.key_version),
+                Cell::new(format!("{}{retrying}", status.attempts)),
+                Cell::new(moment(status.first_seen)),
+                Cell::new(printable(&dead_letter.error)),
             ]);
         }
         line(&table.to_string())?;
     }
     let more = open.len() - shown.len();
     if more > 0 {
-        line(&format!("… 另有 {more} 条 (and {more} more: --limit)"))?;
+        line(&format!("… and {more} more; use --limit to see them"))?;
     }
-    line(&format!(
-        "共 {} 条未处理的死信 ({} open)",
-        open.len(),
-        open.len()
-    ))
+    line(&format!("{} open dead letters", open.len()))
 }
 
 #[derive(Default)]
-struct Group {
-    letters: u64,
+struct GroupCounts {
+    dead_letters: u64,
     attempts: u32,
     seqs: (u64, u64),
     first_seen: i64,
 }
 
-impl Group {
-    fn add(&mut self, key: &DeadLetterKey, standing: &DeadLetterStatus<Shown>) {
-        if self.letters == 0 {
-            (self.seqs, self.first_seen) = ((key.seq, key.seq), standing.first_seen);
+impl GroupCounts {
+    fn add(&mut self, key: &DeadLetterKey, status: &DeadLetterStatus<Shown>) {
+        if self.dead_letters == 0 {
+            (self.seqs, self.first_seen) = ((key.seq, key.seq), status.first_seen);
         }
-        self.letters += 1;
-        self.attempts = self.attempts.max(standing.attempts);
+        self.dead_letters += 1;
+        self.attempts = self.attempts.max(status.attempts);
         self.seqs = (self.seqs.0.min(key.seq), self.seqs.1.max(key.seq));
-        self.first_seen = self.first_seen.min(standing.first_seen);
+        self.first_seen = self.first_seen.min(status.first_seen);
     }
 }
 
-/// One letter, with its record as it came: sealed.
+/// Prints the dead letters selected, each with its sealed record.
 pub(super) fn show(
-    letters: &DeadLetterIndex<Shown>,
+    dead_letters: &DeadLetterIndex<Shown>,
     which: &DeadLetterFilter,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let chosen = letters.select(None, which, usize::MAX);
-    if chosen.is_empty() {
+    let selected = dead_letters.select(None, which, usize::MAX);
+    if selected.is_empty() {
         return Err(Failure::refused(
-            "没有这样的未处理死信 (no open dead letter is at this seq; it may have been settled)",
+            "no open dead letter at this seq; it may have been settled already",
         ));
     }
-    for standing in chosen.iter().filter_map(|key| letters.open().get(key)) {
-        let mut about = about(standing);
-        about["sealed"] = Value::String(standing.retained.0.sealed.clone());
+    for status in selected.iter().filter_map(|key| dead_letters.open().get(key)) {
+        let mut about = about(status);
+        about["sealed"] = Value::String(status.retained.0.sealed.clone());
         if as_json {
             line(&about.to_string())?;
             continue;
         }
         let names = [
-            ("企业", "corp_id"),
+            ("corp", "corp_id"),
             ("seq", "seq"),
             ("msgid", "msgid"),
-            ("原因", "reason"),
-            ("错误", "error"),
-            ("密钥版本", "key_version"),
-            ("首次存放", "first_seen"),
-            ("重试次数", "attempts"),
-            ("正在重试", "retrying"),
+            ("reason", "reason"),
+            ("error", "error"),
+            ("key version", "key_version"),
+            ("first seen", "first_seen"),
+            ("attempts", "attempts"),
+            ("retrying", "retrying"),
         ];
         let mut table = framed(&[]);
         for (title, name) in names {
             let value = match &about[name] {
-                Value::String(text) if name == "reason" => {
-                    format!("{} ({text})", in_chinese(standing.reason))
-                }
                 Value::String(text) => printable(text),
                 other => other.to_string(),
             };
             table.add_row(vec![Cell::new(title), Cell::new(value)]);
         }
         line(&table.to_string())?;
-        line("密封的原文（未解密）:")?;
-        line(&printable(&standing.retained.0.sealed))?;
+        line("sealed record:")?;
+        line(&printable(&status.retained.0.sealed))?;
     }
     Ok(())
 }
 
-fn about(standing: &DeadLetterStatus<Shown>) -> Value {
-    let letter = &standing.retained.0;
-    json!({ "corp_id": letter.corp_id, "seq": letter.seq, "msgid": letter.msgid,
-            "reason": standing.reason, "error": letter.error,
-            "key_version": standing.key_version, "first_seen": moment(standing.first_seen),
-            "attempts": standing.attempts, "retrying": standing.retrying.is_some() })
+fn about(status: &DeadLetterStatus<Shown>) -> Value {
+    let dead_letter = &status.retained.0;
+    json!({ "corp_id": dead_letter.corp_id, "seq": dead_letter.seq, "msgid": dead_letter.msgid,
+            "reason": status.reason, "error": dead_letter.error,
+            "key_version": status.key_version, "first_seen": moment(status.first_seen),
+            "attempts": status.attempts, "retrying": status.retrying.is_some() })
 }
 
-/// What became of letters, or would.
-pub(super) fn tell(outcome: ReplayCounts, dry_run: bool, as_json: bool) -> Result<(), Failure> {
+/// Prints what a command did to dead letters, or would do.
+pub(super) fn print_counts(outcome: ReplayCounts, dry_run: bool, as_json: bool) -> Result<(), Failure> {
     if as_json {
-        let mut told = serde_json::to_value(outcome).map_err(Failure::other)?;
-        told["dry_run"] = dry_run.into();
-        return line(&told.to_string());
+        let mut counts = serde_json::to_value(outcome).map_err(Failure::other)?;
+        counts["dry_run"] = dry_run.into();
+        return line(&counts.to_string());
     }
     if dry_run {
-        line("试运行，没有改动任何内容 (dry run: nothing is changed)")?;
+        line("dry run: nothing was changed")?;
     }
     let lines = [
-        (outcome.replayed, "条已解开并投递", "opened and delivered"),
-        (
-            outcome.duplicates,
-            "条的消息此前已投递，已结清",
-            "settled: delivered before",
-        ),
-        (
-            outcome.failed,
-            "条仍无法解开，继续保留",
-            "still closed, kept",
-        ),
-        (outcome.dropped, "条已放弃", "dropped"),
-        (
-            outcome.waiting,
-            "条正在处理中",
-            "under way: look again later",
-        ),
+        (outcome.replayed, "opened and delivered"),
+        (outcome.duplicates, "settled; the message was delivered before"),
+        (outcome.failed, "could not be opened; kept"),
+        (outcome.dropped, "discarded"),
+        (outcome.waiting, "in progress; run `chatledger dlq list` later"),
     ];
-    for (count, chinese, english) in lines.iter().filter(|(count, ..)| *count > 0) {
-        line(&format!("{count} {chinese} ({english})"))?;
+    for (count, what) in lines.iter().filter(|(count, _)| *count > 0) {
+        line(&format!("{count} {what}"))?;
     }
-    if lines.iter().all(|(count, ..)| *count == 0) {
-        line("没有符合条件的死信 (no dead letter is meant)")?;
+    if lines.iter().all(|(count, _)| *count == 0) {
+        line("no dead letter matches")?;
     }
     Ok(())
 }
@@ -241,7 +220,7 @@ fn number(value: impl ToString) -> Cell {
     Cell::new(value).set_alignment(CellAlignment::Right)
 }
 
-/// Text of others, without what would steer a terminal.
+/// Text from outside, without characters that control a terminal.
 fn printable(text: &str) -> String {
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(plain).collect()
@@ -251,19 +230,4 @@ fn moment(millis: i64) -> String {
     let since = Duration::from_millis(u64::try_from(millis).unwrap_or_default());
     let at = UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH);
     humantime::format_rfc3339_seconds(at).to_string()
-}
-
-fn in_chinese(reason: Reason) -> &'static str {
-    match reason {
-        Reason::BadEnvelope => "外层格式错误",
-        Reason::UnknownKeyVersion => "缺少该版本私钥",
-        Reason::WrongKey => "私钥不匹配",
-        Reason::BadBase64 => "不是合法 base64",
-        Reason::TruncatedCiphertext => "密文被截断",
-        Reason::BadPadding => "填充错误",
-        Reason::BadUtf8 => "不是 UTF-8",
-        Reason::BadJson => "不是 JSON",
-        Reason::BadMessage => "不是消息",
-        Reason::TooLarge => "过大",
-    }
 }

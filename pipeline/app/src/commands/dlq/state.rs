@@ -1,4 +1,4 @@
-//! DeadLetterIndex in the state folder of the direct driver.
+//! Dead letters in the state folder of the direct driver.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,16 +19,16 @@ use crate::config::{self, Settings};
 use crate::exit::{Failure, chain};
 use crate::{commands, wiring};
 
-/// Pause between two looks for an answer.
+/// Pause between two reads of the answer.
 const PAUSE: Duration = Duration::from_millis(50);
 
-pub(super) struct State {
+pub(super) struct StateFolder {
     file: PathBuf,
     folder: PathBuf,
     corps: Vec<CorpId>,
 }
 
-impl State {
+impl StateFolder {
     pub(super) fn new(settings: &Settings, file: &Path) -> Self {
         Self {
             file: file.to_owned(),
@@ -37,7 +37,7 @@ impl State {
         }
     }
 
-    /// Reads beside whoever writes.
+    /// Reads dead letters, also while a process writes.
     pub(super) fn read(
         &self,
         retained: impl Fn(&DeadLetter) -> Shown,
@@ -45,29 +45,29 @@ impl State {
         let mut all = DeadLetterIndex::default();
         for corp in &self.corps {
             let folder = self.folder.join(corp.as_str());
-            let letters =
+            let dead_letters =
                 dead_letter_store::read(&folder, &retained).map_err(|error| refused(&error))?;
-            all.append(letters);
+            all.append(dead_letters);
         }
         Ok(all)
     }
 
-    /// Has it done by the process that runs, or does it itself.
+    /// Hands the request to the running process, or carries it out if none runs.
     pub(super) async fn serve(
         &self,
         request: DeadLetterRequest,
         wait: Duration,
     ) -> Result<ReplayCounts, Failure> {
-        let corps = self.corps.iter().filter(|corp| wanted(&request, corp));
+        let corps = self.corps.iter().filter(|corp| concerns(&request, corp));
         let corps: Vec<&CorpId> = corps.collect();
         match StateLock::take(&self.folder) {
-            Ok(lock) => self.alone(&request, &corps, lock).await,
-            Err(StateError::Locked { .. }) => self.asking(&request, &corps, wait).await,
+            Ok(lock) => self.serve_here(&request, &corps, lock).await,
+            Err(StateError::Locked { .. }) => self.submit(&request, &corps, wait).await,
             Err(error) => Err(Failure::other(error)),
         }
     }
 
-    async fn alone(
+    async fn serve_here(
         &self,
         request: &DeadLetterRequest,
         corps: &[&CorpId],
@@ -85,21 +85,21 @@ impl State {
         Ok(outcome)
     }
 
-    /// Leaves the request with the running process and waits for its answer. Should the process end
-    /// meanwhile, the request is taken back.
-    async fn asking(
+    /// Submits the request to the running process and waits for its answer. A request that is not
+    /// accepted in time is withdrawn.
+    async fn submit(
         &self,
         request: &DeadLetterRequest,
         corps: &[&CorpId],
         wait: Duration,
     ) -> Result<ReplayCounts, Failure> {
         let deadline = Instant::now() + wait;
-        let void = now_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+        let deadline_ms = now_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
         let mut outcome = ReplayCounts::default();
         for corp in corps {
             let inbox = ControlInbox::at(&self.folder.join(corp.as_str()));
             let id = inbox
-                .submit(request.clone(), void)
+                .submit(request.clone(), deadline_ms)
                 .map_err(|error| refused(&error))?;
             loop {
                 match inbox.status(&id).map_err(|error| refused(&error))? {
@@ -117,15 +117,15 @@ impl State {
                     }
                     RequestStatus::Pending if inbox.withdraw(&id) => {
                         return Err(Failure::unreachable(format!(
-                            "the process that uses {} has not taken the request up within \
-                             {wait:?}; it has been withdrawn, and nothing was changed for {corp}",
+                            "the process that uses {} did not accept the request within \
+                             {wait:?}; the request was withdrawn and nothing was changed for {corp}",
                             self.folder.display()
                         )));
                     }
                     RequestStatus::Pending | RequestStatus::Accepted => {
                         return Err(Failure::unreachable(format!(
-                            "the running process has begun and not ended within {wait:?}; it goes \
-                             on, a sink may be away: see `chatledger dlq list`"
+                            "the running process started the request and did not finish within \
+                             {wait:?}; it continues, a sink may be down: see `chatledger dlq list`"
                         )));
                     }
                 }
@@ -135,7 +135,7 @@ impl State {
     }
 }
 
-fn wanted(request: &DeadLetterRequest, corp: &CorpId) -> bool {
+fn concerns(request: &DeadLetterRequest, corp: &CorpId) -> bool {
     let (DeadLetterRequest::Replay { filter, .. } | DeadLetterRequest::Drop { filter, .. }) =
         request;
     filter.corp.as_ref().is_none_or(|own| own == corp.as_str())
