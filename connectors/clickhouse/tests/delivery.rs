@@ -122,7 +122,7 @@ async fn insert_larger_than_the_servers_blocks_is_one_block() {
 async fn interrupted_insert_stores_nothing_until_it_is_repeated() {
     let (clickhouse, proxy) = database_behind_proxy().await;
     let rows = large_messages();
-    proxy.cut_request_after(3 << 20);
+    proxy.close_request_after(3 << 20);
     let error = clickhouse
         .insert(Messages, "token", &rows)
         .await
@@ -140,7 +140,7 @@ async fn interrupted_insert_stores_nothing_until_it_is_repeated() {
 async fn insert_whose_answer_is_lost_is_not_stored_twice_when_repeated() {
     let (clickhouse, proxy) = database_behind_proxy().await;
     let rows = large_messages();
-    proxy.cut_answers();
+    proxy.close_before_answers();
     let error = clickhouse
         .insert(Messages, "token", &rows)
         .await

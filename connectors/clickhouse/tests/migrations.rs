@@ -60,11 +60,11 @@ async fn concurrent_migrations_end_in_the_same_schema() {
 
 #[tokio::test]
 async fn interrupted_migration_is_completed() {
-    let clickhouse = shared().clickhouse("cut_off");
+    let clickhouse = shared().clickhouse("interrupted");
     let server = shared().clickhouse("default");
     server
         .client()
-        .query("CREATE DATABASE cut_off")
+        .query("CREATE DATABASE interrupted")
         .execute()
         .await
         .unwrap();

@@ -32,7 +32,7 @@ impl Library {
     /// Loads the library and disables its signal handlers: the program handles SIGTERM and SIGINT.
     pub(crate) fn load(path: &Path) -> Result<Self, libloading::Error> {
         // SAFETY: loading runs the library's initialisers; the operator chose the file, and the library
-        // is meant to be loaded this way.
+        // supports being loaded this way.
         let library = unsafe { libloading::Library::new(path)? };
         let functions = Functions::load(&library)?;
         std::mem::forget(library);
@@ -400,7 +400,7 @@ impl Insert<'_> {
         }
     }
 
-    /// Marks the data as complete and waits until it is stored.
+    /// Declares the data complete and waits until it is stored.
     pub(crate) fn finish(self) -> Result<Progress, String> {
         let functions = self.connection.functions;
         // SAFETY: the handle is valid; it is destroyed by `drop` right after.

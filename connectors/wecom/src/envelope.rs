@@ -418,10 +418,10 @@ mod tests {
         }
 
         #[test]
-        fn any_truncated_page_is_malformed(cut in 0usize..60) {
+        fn any_truncated_page_is_malformed(length in 0usize..60) {
             let whole = r#"{"errcode":0,"errmsg":"ok","chatdata":[{"seq":1,"msgid":"a"}]}"#;
-            prop_assert!(cut < whole.len());
-            let read = page(whole[..cut].to_owned(), 0);
+            prop_assert!(length < whole.len());
+            let read = page(whole[..length].to_owned(), 0);
             let malformed = matches!(read, Err(ResponseError::Malformed { .. }));
             prop_assert!(malformed);
         }

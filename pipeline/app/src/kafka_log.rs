@@ -45,7 +45,7 @@ pub enum Role {
     Ledger,
     /// A reader of `[deadletter]` from its beginning, outside any group.
     DeadLetters,
-    /// The one that has dead letters tried again or done without.
+    /// The writer that replays and discards dead letters.
     Replays,
 }
 

@@ -1,5 +1,5 @@
-//! `pipeline/ARCHITECTURE.md` names files and constants that are there, and the capacities of queues
-//! that it tells are the program's.
+//! Checks that the files and constants named in `pipeline/ARCHITECTURE.md` exist, and that the
+//! capacities in it are those of the program.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -17,7 +17,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What stands between backticks, outside code blocks.
+/// The texts between backticks, outside code blocks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     let prose = text
         .split("```")
@@ -26,13 +26,15 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     prose.flat_map(|(_, prose)| prose.split('`').skip(1).step_by(2))
 }
 
-/// Where a file named in the architecture may lie: names there are relative to the part spoken of.
+/// The folders that names in the document may be relative to.
 const FOLDERS: &[&str] = &[
     "",
     "pipeline",
     "pipeline/engine/src",
     "pipeline/engine/src/direct",
     "pipeline/app/src",
+    "pipeline/app",
+    "pipeline/engine",
     "pipeline/rules/src",
     "connectors",
     "schemas",
@@ -46,7 +48,7 @@ fn find(name: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn files_named_in_the_architecture_are_there() {
+fn files_named_in_the_architecture_exist() {
     let text = read(ARCHITECTURE);
     let is_file = |name: &&str| {
         let source = [".rs", ".sql", ".toml"]
@@ -57,7 +59,10 @@ fn files_named_in_the_architecture_are_there() {
     let named: Vec<&str> = quoted(&text).filter(is_file).collect();
     assert!(named.len() > 30, "only {} files were found", named.len());
     for name in named {
-        assert!(find(name).is_some(), "{ARCHITECTURE}: {name} is not there");
+        assert!(
+            find(name).is_some(),
+            "{ARCHITECTURE}: {name} does not exist"
+        );
     }
 }
 
@@ -81,15 +86,15 @@ fn numbers(text: &str) -> Vec<u64> {
 }
 
 #[test]
-fn capacities_told_in_the_architecture_are_the_programs() {
+fn capacities_in_the_architecture_are_those_of_the_program() {
     let text = read(ARCHITECTURE);
     let mut compared = 0;
     for row in text.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
-        let [_, told, place] = cells[..] else {
+        let [_, stated, source_of] = cells[..] else {
             continue;
         };
-        let names: Vec<&str> = quoted(place).collect();
+        let names: Vec<&str> = quoted(source_of).collect();
         let is_rust = |file: &&str| Path::new(file).extension().is_some_and(|end| end == "rs");
         let Some((file, names)) = names.split_last().filter(|(file, _)| is_rust(file)) else {
             continue;
@@ -107,8 +112,8 @@ fn capacities_told_in_the_architecture_are_the_programs() {
                 continue;
             };
             if let Ok(value) = value.replace('_', "").parse::<u64>() {
-                let told_here = numbers(told).get(position).copied();
-                assert_eq!(told_here, Some(value), "{name} of {file}: {row}");
+                let stated = numbers(stated).get(position).copied();
+                assert_eq!(stated, Some(value), "{name} of {file}: {row}");
                 compared += 1;
             }
         }

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn extent(range: std::ops::RangeInclusive<u64>) -> BatchRange {
+    fn records(range: std::ops::RangeInclusive<u64>) -> BatchRange {
         BatchRange::over(range.map(|n| (n, "m"))).unwrap()
     }
 
@@ -165,32 +165,35 @@ mod tests {
     #[test]
     fn lane_without_a_pending_batch_skips_what_is_in_the_sink_and_takes_the_rest() {
         let mut lane = resumed(10, None);
-        assert_eq!(lane.offer(extent(1..=10)), Offer::Skip);
-        assert_eq!(lane.offer(extent(11..=20)), Offer::Take);
-        assert_eq!(lane.offer(extent(21..=25)), Offer::Take);
+        assert_eq!(lane.offer(records(1..=10)), Offer::Skip);
+        assert_eq!(lane.offer(records(11..=20)), Offer::Take);
+        assert_eq!(lane.offer(records(21..=25)), Offer::Take);
         let closed = lane.close().unwrap();
-        assert_eq!((closed.range, closed.record_first), (extent(11..=25), true));
+        assert_eq!(
+            (closed.range, closed.record_first),
+            (records(11..=25), true)
+        );
         assert_eq!(lane.delivered(closed.range), LaneCheckpoint::at(25));
     }
 
     #[test]
     fn pending_batch_is_repeated_exactly() {
-        let pending = extent(11..=20);
+        let pending = records(11..=20);
         let mut lane = resumed(10, Some(pending));
         assert_eq!(lane.boundaries().collect::<Vec<_>>(), [10, 20]);
-        assert_eq!(lane.offer(extent(11..=15)), Offer::Take);
-        assert_eq!(lane.offer(extent(16..=20)), Offer::TakeAndClose);
+        assert_eq!(lane.offer(records(11..=15)), Offer::Take);
+        assert_eq!(lane.offer(records(16..=20)), Offer::TakeAndClose);
         let closed = lane.close().unwrap();
         assert_eq!((closed.range, closed.record_first), (pending, false));
         lane.delivered(pending);
-        assert_eq!(lane.offer(extent(21..=30)), Offer::Take);
+        assert_eq!(lane.offer(records(21..=30)), Offer::Take);
     }
 
     #[test]
     fn range_whose_records_changed_gets_another_name_and_is_recorded_again() {
-        let pending = extent(11..=20);
+        let pending = records(11..=20);
         let mut lane = resumed(10, Some(pending));
-        assert_eq!(lane.offer(extent(12..=20)), Offer::TakeAndClose);
+        assert_eq!(lane.offer(records(12..=20)), Offer::TakeAndClose);
         let closed = lane.close().unwrap();
         assert!(closed.record_first);
         assert_ne!(closed.range.name("x"), pending.name("x"));
@@ -198,13 +201,13 @@ mod tests {
 
     #[test]
     fn open_batch_is_closed_if_the_end_of_the_pending_batch_is_gone_from_the_log() {
-        let mut lane = resumed(10, Some(extent(11..=20)));
-        assert_eq!(lane.offer(extent(11..=15)), Offer::Take);
-        assert_eq!(lane.offer(extent(25..=30)), Offer::CloseFirst);
+        let mut lane = resumed(10, Some(records(11..=20)));
+        assert_eq!(lane.offer(records(11..=15)), Offer::Take);
+        assert_eq!(lane.offer(records(25..=30)), Offer::CloseFirst);
         let closed = lane.close().unwrap();
         assert!(closed.record_first);
         lane.delivered(closed.range);
-        assert_eq!(lane.offer(extent(25..=30)), Offer::Take);
+        assert_eq!(lane.offer(records(25..=30)), Offer::Take);
     }
 
     /// A sink that knows names it has seen, as ClickHouse and an object store do.
@@ -235,7 +238,7 @@ mod tests {
                     while at < END {
                         let bound = bounds.iter().copied().filter(|b| *b > at).min().unwrap();
                         let end = (at + size).min(bound);
-                        let offer = lane.offer(extent(at + 1..=end));
+                        let offer = lane.offer(records(at + 1..=end));
                         prop_assert!(!matches!(offer, Offer::CloseFirst | Offer::Skip));
                         at = end;
                         batches += 1;

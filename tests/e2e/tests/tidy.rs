@@ -238,18 +238,24 @@ fn links_in_documents_are_valid() {
 const RETIRED: &[(&str, &str)] = &[
     ("letter", "dead letter"),
     ("parked", "dead-lettered"),
-    ("cut", "batch, batch range, pending batch or open batch"),
+    (
+        r"\b(a|an|the|open|pending|last|each) cuts?\b|[Cc]utWriter|\bCuts?\b|\b\w*_cut\b|\bcut_\w+",
+        "batch, batch range, pending batch or open batch",
+    ),
     ("extent", "batch range"),
     ("witness", "fingerprint"),
     ("claim", "sink checkpoint"),
     (
-        r"\bMarks?\b|[a-z]Marks\b|Mark(Reader|Writer|Store)",
+        r"\bMarks?\b[^ ]|[a-z]Marks\b|Mark(Reader|Writer|Store)|\b(the|a|its) marks?\b",
         "sink checkpoint",
     ),
     (r"\bheld\(", "sink checkpoint"),
     ("outlet", "replay sink"),
     ("desk", "control inbox"),
-    ("told", "reported, or revision"),
+    (
+        r"(?i)\btold\b( [^tn]|[^ ]|$)|told_|_told",
+        "reported, or revision",
+    ),
     ("fate", "outcome"),
     (r"wecom-api", "connectors/wecom/WECOM.md"),
     (r"(?i)\bfor good\b", "permanently"),
@@ -267,7 +273,7 @@ const RETIRED: &[(&str, &str)] = &[
 
 /// Texts in which a retired word is allowed: other meanings, and names that outlive a process.
 const ALLOWED: &[&str] = &[
-    r"(?i)dead[\s/#*_-]*letter(s|ed|ing)?",
+    r"(?i)dead[\s\\/#*_-]*letter(s|ed|ing)?",
     // The alphabet.
     r"(?i)\b(capital|lowercase|uppercase|latin) letters?\b|\bletters?(,| and| or) digits?\b",
     // Output of `chatledger dlq list --json`.

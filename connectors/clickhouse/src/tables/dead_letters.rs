@@ -9,9 +9,9 @@ use super::{BatchTable, Bound, Table};
 /// Added to the version of a row that settles a dead letter: more than any number of attempts.
 const SETTLED_VERSION: u64 = 1 << 32;
 
-const LETTER_KEY: &str = "concat(toString(seq), '/', msgid)";
+const DEAD_LETTER_KEY: &str = "concat(toString(seq), '/', msgid)";
 
-fn letter_key(seq: u64, msgid: &str) -> String {
+fn dead_letter_key(seq: u64, msgid: &str) -> String {
     format!("{seq}/{msgid}")
 }
 
@@ -58,7 +58,7 @@ impl Table for DeadLetters {
 }
 
 impl BatchTable for DeadLetters {
-    const KEY: &'static str = LETTER_KEY;
+    const KEY: &'static str = DEAD_LETTER_KEY;
     const BOUND: Bound = Bound::Seq;
 
     fn corp(record: Self::Record<'_>) -> &CorpId {
@@ -66,7 +66,7 @@ impl BatchTable for DeadLetters {
     }
 
     fn key(record: Self::Record<'_>) -> String {
-        letter_key(record.seq, &record.msgid)
+        dead_letter_key(record.seq, &record.msgid)
     }
 
     fn bound(record: Self::Record<'_>) -> Option<i64> {
@@ -104,7 +104,7 @@ impl Table for SettledDeadLetters {
 impl BatchTable for SettledDeadLetters {
     const TOKEN_SUFFIX: &'static str = "-settled";
     const CONDITION: Option<&'static str> = Some("is_deleted = 1");
-    const KEY: &'static str = LETTER_KEY;
+    const KEY: &'static str = DEAD_LETTER_KEY;
     const BOUND: Bound = Bound::Seq;
 
     fn corp(event: Self::Record<'_>) -> &CorpId {
@@ -112,7 +112,7 @@ impl BatchTable for SettledDeadLetters {
     }
 
     fn key(event: Self::Record<'_>) -> String {
-        letter_key(event.seq, &event.msgid)
+        dead_letter_key(event.seq, &event.msgid)
     }
 
     fn bound(event: Self::Record<'_>) -> Option<i64> {
@@ -174,8 +174,8 @@ impl BatchTable for DeadLetterEvents {
     }
 
     fn key(event: Self::Record<'_>) -> String {
-        let (letter, attempt) = (letter_key(event.seq, &event.msgid), event.attempt);
-        format!("{letter}/{attempt}/{}", event.event.as_str())
+        let (key, attempt) = (dead_letter_key(event.seq, &event.msgid), event.attempt);
+        format!("{key}/{attempt}/{}", event.event.as_str())
     }
 
     fn bound(event: Self::Record<'_>) -> Option<i64> {

@@ -189,7 +189,7 @@ pub fn violation(message: &Message) -> Violation {
     }
 }
 
-/// A proxy between client and engine that can cut connections. It lives as long as the test's runtime.
+/// A proxy between client and engine that can close connections early. It lives as long as the test's runtime.
 pub struct Proxy {
     pub url: String,
     faults: Arc<ProxyFaults>,
@@ -223,12 +223,12 @@ impl Proxy {
     }
 
     /// Closes connections after this many more bytes have been forwarded to the engine.
-    pub fn cut_request_after(&self, bytes: u64) {
+    pub fn close_request_after(&self, bytes: u64) {
         self.faults.request_bytes.store(bytes, Ordering::SeqCst);
     }
 
     /// Closes connections instead of forwarding an answer.
-    pub fn cut_answers(&self) {
+    pub fn close_before_answers(&self) {
         self.faults.answers.store(false, Ordering::SeqCst);
     }
 
@@ -239,7 +239,7 @@ impl Proxy {
     }
 }
 
-/// Forwards bytes until one side closes or the proxy cuts the connection; then closes both.
+/// Forwards bytes until one side closes or the proxy closes the connection; then closes both.
 async fn forward(faults: Arc<ProxyFaults>, mut client: TcpStream, mut server: TcpStream) {
     let (mut from_client, mut from_server) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     loop {

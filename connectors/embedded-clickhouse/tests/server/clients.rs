@@ -302,7 +302,7 @@ async fn long_results_are_the_same_bytes_in_chunks_and_complete() {
 }
 
 #[tokio::test]
-async fn errors_in_the_middle_of_a_response_are_reported_and_the_response_is_cut() {
+async fn errors_in_the_middle_of_a_response_are_reported_and_the_response_is_truncated() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let sql = "SELECT number, throwIf(number = 4000000, 'too far') FROM numbers(10000000)";

@@ -213,7 +213,7 @@ class Broker(unittest.TestCase):
         self.assertEqual(refused.returncode, 1)
         self.assertEqual([file.name for file in self.data.iterdir()], ["mine"])
 
-    def test_wrong_usage_is_told_from_failure(self):
+    def test_wrong_usage_differs_from_failure(self):
         for arguments in (["start", "--port", "65536"], ["start", "--port"], ["start", "--prot", "1"], ["begin"], []):
             with self.subTest(arguments):
                 self.assertEqual(kafka(*arguments).returncode, 2)

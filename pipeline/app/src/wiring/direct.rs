@@ -72,7 +72,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
             .map_err(Failure::other)
             .and_then(|ended| ended.map_err(driver_failure));
         if ended.is_err() && result.is_ok() {
-            // One corp's failure ends the process in order: whoever restarts it sees why.
+            // One corp's failure ends the process in order: the exit code says why.
             options.stop.cancel();
             result = ended;
         }

@@ -202,7 +202,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         }
     }
     if runs(StageName::Directory) && !runs(StageName::Source) && !options.drain {
-        // Only the directory runs here: it ends when it is told to.
+        // Only the directory runs here: it ends when the process is stopped.
         options.stop.cancelled().await;
     }
     background_stop.cancel();

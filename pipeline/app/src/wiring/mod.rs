@@ -57,7 +57,7 @@ pub struct RunOptions {
     pub abandon: CancellationToken,
 }
 
-/// What is running, for whoever watches.
+/// What is running, for the caller.
 pub struct Running {
     /// Counts.
     pub totals: Arc<Totals>,
@@ -75,7 +75,7 @@ struct Parts {
     keys: Rings,
 }
 
-/// Runs the pipeline until it is stopped or drained. `started` is told when it is up.
+/// Runs the pipeline until it is stopped or drained. `started` is called when it is up.
 ///
 /// # Errors
 /// What is needed cannot be reached, is refused, or the pipeline has failed.

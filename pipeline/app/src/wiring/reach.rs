@@ -1,4 +1,4 @@
-//! What must answer before anything runs: requester a bounded number of times, then told plainly.
+//! What must answer before anything runs: asked a limited number of times, then reported.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -90,7 +90,7 @@ impl Verifier {
             }
             self.go_on(entry);
         } else if entry.number > due {
-            // Told at the end: it may come later.
+            // Reported at the end: it may come later.
             let seq = self.last.map_or(0, |last| last.seq);
             for number in due..entry.number {
                 self.absent.insert(number, seq);
@@ -229,8 +229,8 @@ mod tests {
             verifier.entry(entry);
         }
         let findings = verifier.finish().findings;
-        let told = |finding: &Alteration| (finding.what, finding.number, finding.seq);
-        findings.iter().map(told).collect()
+        let facts = |finding: &Alteration| (finding.what, finding.number, finding.seq);
+        findings.iter().map(facts).collect()
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn ledger_that_was_written_anew_or_cut_short_does_not_fit_its_anchors() {
+    fn rewritten_or_truncated_ledger_does_not_match_its_anchors() {
         let good = entries();
         let anchor = |entry: &LedgerEntry| ChainAnchor {
             corp_id: "ww1".into(),
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(
             follow(&good[..8], &anchors),
             [(Tampered::Unanchored, 0, 90)],
-            "the end was cut off"
+            "the end was removed"
         );
         let mut chain = Chain::genesis("ww1");
         let anew: Vec<LedgerEntry> = good

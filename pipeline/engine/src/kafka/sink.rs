@@ -1,7 +1,7 @@
 //! One topic into one sink: a lane for each partition, with its checkpoint in the group's commits.
 //!
 //! The committed offset is the lane's position, and the commit's metadata holds the pending batch.
-//! Whoever gets the partition next repeats exactly that batch. A commit is refused to a process that
+//! The next owner of the partition repeats exactly that batch. A commit is refused to a process that
 //! no longer owns the partition, so that process writes nothing more.
 //!
 //! The sink also stores a checkpoint for each lane beside the rows. If it is ahead of the group

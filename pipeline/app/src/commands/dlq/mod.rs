@@ -126,7 +126,8 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
             } else {
                 let actor = actor();
                 let filter = which;
-                backend.serve(DeadLetterRequest::Replay { filter, actor }, wait)
+                backend
+                    .serve(DeadLetterRequest::Replay { filter, actor }, wait)
                     .await?
             };
             print_counts(outcome, dry_run, json)
@@ -140,7 +141,9 @@ pub async fn dlq(args: DlqArgs) -> Result<(), Failure> {
             ..
         } => {
             if because.trim().is_empty() {
-                return Err(Failure::config("--because: missing; accepted: the reason, for the record"));
+                return Err(Failure::config(
+                    "--because: missing; accepted: the reason, for the record",
+                ));
             }
             if dry_run || !yes {
                 let open = backend.read(false, &which).await?;

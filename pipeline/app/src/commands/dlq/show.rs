@@ -140,7 +140,10 @@ pub(super) fn show(
             "no open dead letter at this seq; it may have been settled already",
         ));
     }
-    for status in selected.iter().filter_map(|key| dead_letters.open().get(key)) {
+    for status in selected
+        .iter()
+        .filter_map(|key| dead_letters.open().get(key))
+    {
         let mut about = about(status);
         about["sealed"] = Value::String(status.retained.0.sealed.clone());
         if as_json {
@@ -182,7 +185,11 @@ fn about(status: &DeadLetterStatus<Shown>) -> Value {
 }
 
 /// Prints what a command did to dead letters, or would do.
-pub(super) fn print_counts(outcome: ReplayCounts, dry_run: bool, as_json: bool) -> Result<(), Failure> {
+pub(super) fn print_counts(
+    outcome: ReplayCounts,
+    dry_run: bool,
+    as_json: bool,
+) -> Result<(), Failure> {
     if as_json {
         let mut counts = serde_json::to_value(outcome).map_err(Failure::other)?;
         counts["dry_run"] = dry_run.into();
@@ -193,10 +200,16 @@ pub(super) fn print_counts(outcome: ReplayCounts, dry_run: bool, as_json: bool) 
     }
     let lines = [
         (outcome.replayed, "opened and delivered"),
-        (outcome.duplicates, "settled; the message was delivered before"),
+        (
+            outcome.duplicates,
+            "settled; the message was delivered before",
+        ),
         (outcome.failed, "could not be opened; kept"),
         (outcome.dropped, "discarded"),
-        (outcome.waiting, "in progress; run `chatledger dlq list` later"),
+        (
+            outcome.waiting,
+            "in progress; run `chatledger dlq list` later",
+        ),
     ];
     for (count, what) in lines.iter().filter(|(count, _)| *count > 0) {
         line(&format!("{count} {what}"))?;

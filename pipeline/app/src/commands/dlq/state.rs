@@ -94,7 +94,8 @@ impl StateFolder {
         wait: Duration,
     ) -> Result<ReplayCounts, Failure> {
         let deadline = Instant::now() + wait;
-        let deadline_ms = now_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+        let deadline_ms =
+            now_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
         let mut outcome = ReplayCounts::default();
         for corp in corps {
             let inbox = ControlInbox::at(&self.folder.join(corp.as_str()));

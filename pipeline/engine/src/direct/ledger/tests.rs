@@ -79,7 +79,7 @@ fn ledger_recovers_the_window_up_to_the_position_and_the_times_after_it() {
 }
 
 #[test]
-fn torn_tail_is_cut_off() {
+fn torn_tail_is_truncated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
     let (mut ledger, _) = open(&path, 0);
