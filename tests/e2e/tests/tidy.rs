@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 
 use chatledger_e2e::paths;
 use chatledger_e2e::tidy::{TrackedFile, tracked};
+use regex::{Captures, Regex};
 
 /// Maximum lines of a source file.
-const MAX_LINES: usize = 600;
+const MAX_LINES: usize = 500;
 
 /// Files and folders allowed at the top level of the repository.
 const TOP: &[&str] = &[
@@ -226,5 +227,199 @@ fn links_in_documents_are_valid() {
             .filter(|target| !folder.join(target).exists())
             .collect();
         (!broken.is_empty()).then(|| format!("broken links: {broken:?}"))
+    });
+}
+
+/// Retired words and phrases, each with its replacement. An entry of lowercase letters matches the word,
+/// its plural, and both as a part of an identifier (`open_cut`, `CutWriter`); any other entry is a
+/// regular expression.
+const RETIRED: &[(&str, &str)] = &[
+    ("letter", "dead letter"),
+    ("parked", "dead-lettered"),
+    ("cut", "batch, batch range, pending batch or open batch"),
+    ("extent", "batch range"),
+    ("witness", "fingerprint"),
+    ("claim", "sink checkpoint"),
+    (
+        r"\bMarks?\b|[a-z]Marks\b|Mark(Reader|Writer|Store)",
+        "sink checkpoint",
+    ),
+    (r"\bheld\(", "sink checkpoint"),
+    ("outlet", "replay sink"),
+    ("desk", "control inbox"),
+    ("told", "reported, or revision"),
+    ("fate", "outcome"),
+    (r"wecom-api", "connectors/wecom/WECOM.md"),
+    (r"(?i)\bfor good\b", "permanently"),
+    (r"(?i)\b(do|does|done) without\b", "discard"),
+    (r"(?i)\bwithout a word\b", "automatically"),
+    (r"(?i)\b(is|are) meant\b", "matches"),
+    (r"(?i)\bwhoever\b", "name the person or the component"),
+    (
+        r"(?i)\b(lies|lie|lay) (in|at|below|behind|across)\b",
+        "is in",
+    ),
+    (r"(?i)\brather than taken\b", "say what happens instead"),
+    (r"(?i)\bfor want of\b", "because … is missing"),
+];
+
+/// Texts in which a retired word is allowed: other meanings, and names that outlive a process.
+const ALLOWED: &[&str] = &[
+    r"(?i)dead[\s/#*_-]*letter(s|ed|ing)?",
+    // The alphabet.
+    r"(?i)\b(capital|lowercase|uppercase|latin) letters?\b|\bletters?(,| and| or) digits?\b",
+    // Output of `chatledger dlq list --json`.
+    r#""letters""#,
+    // A column of the table `lanes`, and fields of files and commit metadata.
+    r#""witness"|`witness`|SELECT [^"]*\bwitness\b|"cut"|`cut`"#,
+    // A fault of the simulator, and the shell command.
+    r"[@+]cut\b|e502, cut,|\bcut -[a-z]|\|cut\)",
+];
+
+/// Files that list the retired words.
+const LISTS_OF_WORDS: &[&str] = &["tests/e2e/tests/tidy.rs", "pipeline/GLOSSARY.md"];
+
+/// Extensions of files that contain English text. Scripts without an extension are checked too.
+const WITH_TEXT: &[&str] = &["rs", "sh", "py", "md", "toml", "yml", "yaml", "json"];
+
+fn has_text(file: &TrackedFile) -> bool {
+    let script = file.lines().next().is_some_and(|l| l.starts_with("#!"));
+    (script || WITH_TEXT.iter().any(|e| file.has_extension(e)))
+        && !file.path.starts_with("tests/fuzz/corpus/")
+}
+
+/// Returns the regular expression of an entry of [`RETIRED`].
+fn retired(entry: &str) -> Regex {
+    if !entry.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        return Regex::new(entry).unwrap();
+    }
+    let (first, rest) = entry.split_at(1);
+    let capitalised = first.to_ascii_uppercase() + rest;
+    let word = format!(r"(?:\b|_)(?i:{entry}s?)(?:\b|_)|{capitalised}s?(?:\b|[A-Z_])");
+    Regex::new(&word).unwrap()
+}
+
+/// Replaces the allowed texts with characters that match nothing, and keeps the lines.
+fn without_allowed(text: &str, allowed: &[Regex]) -> String {
+    allowed.iter().fold(text.to_owned(), |text, pattern| {
+        let blank = |found: &Captures<'_>| -> String {
+            let keep = |c: char| if c == '\n' { '\n' } else { '~' };
+            found[0].chars().map(keep).collect()
+        };
+        pattern.replace_all(&text, blank).into_owned()
+    })
+}
+
+#[test]
+fn retired_words_are_not_used() {
+    let words: Vec<(Regex, &str)> = RETIRED.iter().map(|(e, r)| (retired(e), *r)).collect();
+    let allowed: Vec<Regex> = ALLOWED.iter().map(|p| Regex::new(p).unwrap()).collect();
+    let mut found = Vec::new();
+    for file in tracked().unwrap() {
+        if !has_text(&file) || LISTS_OF_WORDS.contains(&file.path.as_str()) {
+            continue;
+        }
+        // The first line checks the name of the file.
+        let text = format!(
+            "{}\n{}",
+            file.path,
+            file.text.as_deref().unwrap_or_default()
+        );
+        let text = without_allowed(&text, &allowed);
+        for (number, line) in text.lines().enumerate() {
+            for (word, replacement) in &words {
+                if let Some(word) = word.find(line) {
+                    let word = word.as_str();
+                    let place = format!("{}:{number}", file.path);
+                    found.push(format!("{place}: {word:?}; use: {replacement}"));
+                }
+            }
+        }
+    }
+    let shown = found.len().min(200);
+    assert!(
+        found.is_empty(),
+        "{} retired words:\n{}",
+        found.len(),
+        found[..shown].join("\n")
+    );
+}
+
+#[test]
+fn retired_words_are_found_in_text_and_identifiers_and_allowed_ones_are_not() {
+    let allowed: Vec<Regex> = ALLOWED.iter().map(|p| Regex::new(p).unwrap()).collect();
+    let is_found = |text: &str| {
+        let text = without_allowed(text, &allowed);
+        RETIRED.iter().any(|(e, _)| retired(e).is_match(&text))
+    };
+    for text in [
+        "the letters of a corp",
+        "OpenLetters",
+        "let letter = 1;",
+        "parked",
+        "open_cut",
+        "CutWriter",
+        "a cut",
+        "MarkReader",
+        "Marks",
+        "partition.held(1)",
+        "struct Claim",
+        "Whoever",
+        "lies below",
+    ] {
+        assert!(is_found(text), "{text:?} is not found");
+    }
+    for text in [
+        "dead letters",
+        "a dead\n/// letter",
+        "DeadLetter",
+        "DEAD_LETTERS",
+        "dead_letter_events",
+        "dead-lettered",
+        "letters and digits",
+        "tr a b | cut -c1-16",
+        "api=0.1@busy+cut",
+        "shortcut",
+        "markdown",
+        "Markdown",
+        "fn withheld(&self)",
+        "#[serde(rename = \"witness\")]",
+    ] {
+        assert!(!is_found(text), "{text:?} is found");
+    }
+}
+
+/// Returns the comment of a line.
+fn comment<'a>(file: &TrackedFile, line: &'a str) -> Option<&'a str> {
+    let start = if file.is_rust() { "//" } else { "#" };
+    if file.has_extension("md") || file.has_extension("json") {
+        return None;
+    }
+    line.find(start).map(|at| &line[at..])
+}
+
+#[test]
+fn comments_name_only_files_that_exist() {
+    let files: Vec<TrackedFile> = tracked().unwrap();
+    // A path with a folder, or a document; other names without a folder can be files of a user.
+    let path = r"`((?:[\w.-]+/)+[\w.-]+\.(?:md|rs|sql|toml|py|yml)|[\w.-]+\.md)`";
+    let path = Regex::new(path).unwrap();
+    let exists = |name: &str| {
+        let end = format!("/{name}");
+        files
+            .iter()
+            .any(|file| file.path == name || file.path.ends_with(&end))
+    };
+    check_files(|file| {
+        if !has_text(file) {
+            return None;
+        }
+        let comments = file.lines().filter_map(|line| comment(file, line));
+        let missing: Vec<&str> = comments
+            .flat_map(|comment| path.captures_iter(comment))
+            .map(|found| found.get(1).unwrap().as_str())
+            .filter(|name| !exists(name))
+            .collect();
+        (!missing.is_empty()).then(|| format!("names missing files: {missing:?}"))
     });
 }
