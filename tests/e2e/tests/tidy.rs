@@ -281,7 +281,7 @@ const ALLOWED: &[&str] = &[
     // A column of the table `lanes`, and fields of files and commit metadata.
     r#""witness"|`witness`|SELECT [^"]*\bwitness\b|"cut"|`cut`"#,
     // A fault of the simulator, and the shell command.
-    r"[@+]cut\b|\bcut -[a-z]|\|cut\)",
+    r"[@+]cut\b|e502, cut,|\bcut -[a-z]|\|cut\)",
 ];
 
 /// Files that list the retired words.
