@@ -40,7 +40,7 @@ pub enum Role {
     /// A follower of `[directory]`, outside any group.
     Follower,
     /// A reader of `[marks]`, outside any group.
-    Marks,
+    ProcessCheckpoints,
     /// A reader of `[ledger]`, outside any group.
     Ledger,
     /// A reader of `[deadletter]` from its beginning, outside any group.
@@ -107,7 +107,7 @@ impl Names {
                 (*topic, Some(group), StartOffset::BeforeCommitted(0), None)
             }
             Role::Follower => (Topic::Directory, None, StartOffset::Beginning, None),
-            Role::Marks => (Topic::Marks, None, StartOffset::Beginning, None),
+            Role::ProcessCheckpoints => (Topic::Marks, None, StartOffset::Beginning, None),
             Role::Ledger => (Topic::Ledger, None, StartOffset::Beginning, None),
             Role::DeadLetters => (Topic::DeadLetter, None, StartOffset::Beginning, None),
             Role::Replays => {

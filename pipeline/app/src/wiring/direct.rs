@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Parts, RunOptions, await_directories, nobody};
+use super::{Parts, RunOptions, await_directories, empty_directory};
 use crate::exit::{Failure, chain};
 
 /// Runs every corp with the direct driver.
@@ -31,7 +31,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
     for corp in &parts.settings.corps {
         let state_dir = parts.settings.driver.state_dir.join(corp.id.as_str());
         std::fs::create_dir_all(&state_dir).map_err(Failure::other)?;
-        let (directory, wanted) = (nobody(corp), Arc::new(WantedRooms::default()));
+        let (directory, wanted) = (empty_directory(corp), Arc::new(WantedRooms::default()));
         if let Some((client, interval)) = parts.directory_client(corp)? {
             let file = state_dir.join("directory.json");
             let sync = DirectorySync {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Parts, RunOptions, await_directories, nobody};
+use super::{Parts, RunOptions, await_directories, empty_directory};
 use crate::cli::StageName;
 use crate::exit::{Failure, chain};
 use crate::kafka_log::{Names, Role};
@@ -40,172 +40,226 @@ fn write_instance(file: &Path) -> std::io::Result<String> {
     Ok(name)
 }
 
-/// Runs the stages chosen with the kafka driver.
+/// Runs the selected stages with the kafka driver.
 pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failure> {
-    let runs = |stage| options.stages.is_empty() || options.stages.contains(&stage);
     let name = instance(&parts.settings.driver.state_dir).map_err(Failure::other)?;
     parts.settings.kafka.warn_of_plain_text();
     let names = Names::new(&parts.settings.kafka, name);
-    let settings = &parts.settings;
-    // A stage ends when the one before it in this process has; one that runs elsewhere is taken to
-    // have ended already.
-    let (_always, ended) = watch::channel(true);
-    let ending = |upstream: &watch::Receiver<bool>| Ending {
-        stop: options.stop.clone(),
-        abandon: options.abandon.clone(),
-        upstream: options.drain.then(|| upstream.clone()),
+    let mut stages = Stages {
+        parts: &parts,
+        options,
+        names,
+        tasks: JoinSet::new(),
+        background: JoinSet::new(),
+        background_stop: CancellationToken::new(),
     };
-    let (source_done, source_ended) = watch::channel(!runs(StageName::Source));
-    let (process_done, process_ended) = watch::channel(!runs(StageName::Process));
-    let mut tasks: JoinSet<Result<(), Failure>> = JoinSet::new();
-    let mut background = JoinSet::new();
-    let background_stop = CancellationToken::new();
-    let background_ending = || Ending {
-        stop: background_stop.clone(),
-        abandon: options.abandon.clone(),
-        upstream: None,
-    };
+    // A stage ends when the one before it in this process has ended; one that runs elsewhere counts
+    // as ended.
+    let (source_done, source_ended) = watch::channel(!stages.runs(StageName::Source));
+    let (process_done, process_ended) = watch::channel(!stages.runs(StageName::Process));
+    if stages.runs(StageName::Directory) {
+        stages.start_directory()?;
+    }
+    if stages.runs(StageName::Source) {
+        stages.start_source(source_done)?;
+    }
+    if stages.runs(StageName::Process) {
+        stages.start_process(&source_ended, process_done);
+    }
+    if stages.runs(StageName::Sink) {
+        stages.start_sinks(&process_ended);
+    }
+    stages.join().await
+}
 
-    if runs(StageName::Directory) {
+/// The stages of one process while they run.
+struct Stages<'a> {
+    parts: &'a Parts,
+    options: &'a RunOptions,
+    names: Names,
+    /// Stages whose end ends the process.
+    tasks: JoinSet<Result<(), Failure>>,
+    /// What serves the stages and ends after them.
+    background: JoinSet<()>,
+    background_stop: CancellationToken,
+}
+
+impl Stages<'_> {
+    fn runs(&self, stage: StageName) -> bool {
+        let stages = &self.options.stages;
+        stages.is_empty() || stages.contains(&stage)
+    }
+
+    /// When a stage ends: in a drain, after `upstream`.
+    fn ending(&self, upstream: &watch::Receiver<bool>) -> Ending {
+        Ending {
+            stop: self.options.stop.clone(),
+            abandon: self.options.abandon.clone(),
+            upstream: self.options.drain.then(|| upstream.clone()),
+        }
+    }
+
+    fn background_ending(&self) -> Ending {
+        Ending {
+            stop: self.background_stop.clone(),
+            abandon: self.options.abandon.clone(),
+            upstream: None,
+        }
+    }
+
+    fn start_directory(&mut self) -> Result<(), Failure> {
         let mut corps = Vec::new();
-        for corp in &settings.corps {
-            if let Some((client, interval)) = parts.directory_client(corp)? {
+        for corp in &self.parts.settings.corps {
+            if let Some((client, interval)) = self.parts.directory_client(corp)? {
                 corps.push(CorpDirectory {
                     corp_id: corp.id.clone(),
                     source: Arc::new(client),
-                    sinks: parts.directory_sinks(),
+                    sinks: self.parts.directory_sinks(),
                     interval,
-                    progress: parts.progress(corp),
+                    progress: self.parts.progress(corp),
                 });
             }
         }
-        let join = names.join(&Role::Directory);
-        background.spawn(
-            DirectoryStage {
-                join,
-                corps,
-                ending: background_ending(),
-            }
-            .run(),
-        );
-    }
-    if runs(StageName::Source) {
-        let pullers = settings
-            .corps
-            .iter()
-            .map(|corp| parts.puller(corp).map(Arc::new));
-        let stage = SourceStage {
-            join: names.join(&Role::Source),
-            corps: pullers.collect::<Result<_, _>>()?,
-            metrics: Arc::clone(&parts.metrics),
-            totals: Arc::clone(&parts.totals),
-            accept_gap: options.accept_gap,
-            ending: ending(&ended),
+        let stage = DirectoryStage {
+            join: self.names.join(&Role::Directory),
+            corps,
+            ending: self.background_ending(),
         };
-        tasks.spawn(async move {
-            let done = stage.run().await;
-            source_done.send_replace(true);
-            done.map_err(|error| match error.source {
+        self.background.spawn(stage.run());
+        Ok(())
+    }
+
+    fn start_source(&mut self, done: watch::Sender<bool>) -> Result<(), Failure> {
+        let corps = self.parts.settings.corps.iter();
+        let pullers = corps.map(|corp| self.parts.puller(corp).map(Arc::new));
+        // Nothing is before the archives: in a drain they end by themselves.
+        let (_nothing, ended) = watch::channel(true);
+        let stage = SourceStage {
+            join: self.names.join(&Role::Source),
+            corps: pullers.collect::<Result<_, _>>()?,
+            metrics: Arc::clone(&self.parts.metrics),
+            totals: Arc::clone(&self.parts.totals),
+            accept_gap: self.options.accept_gap,
+            ending: self.ending(&ended),
+        };
+        self.tasks.spawn(async move {
+            let ended = stage.run().await;
+            done.send_replace(true);
+            ended.map_err(|error| match error.source {
                 PullError::ArchiveGap(_) => Failure::refused(chain(&error)),
                 PullError::GaveUp(_) => Failure::unreachable(chain(&error)),
             })
         });
+        Ok(())
     }
-    if runs(StageName::Process) {
-        let (look, looked) = watch::channel(false);
-        let keys = KeyWatch {
-            log: names.dead_letters(),
-            keys: parts.keys.clone(),
-            metrics: Arc::clone(&parts.metrics),
-            stop: background_stop.clone(),
-        };
-        background.spawn(keys.run(look));
-        // A drain also ends what a key that has come since lets be opened.
-        let (begin_end, begun) = watch::channel(false);
-        let mut waits = [source_ended.clone(), looked];
-        let stopped = options.stop.clone();
-        background.spawn(async move {
-            for wait in &mut waits {
-                tokio::select! {
-                    _ = wait.wait_for(|done| *done) => {}
-                    () = stopped.cancelled() => {}
-                }
-            }
-            begin_end.send_replace(true);
-        });
+
+    fn start_process(&mut self, source_ended: &watch::Receiver<bool>, done: watch::Sender<bool>) {
+        let upstream = self.start_key_watch(source_ended);
         let mut tools = HashMap::new();
         let mut followed = HashMap::new();
         let mut firsts = Vec::new();
-        for corp in &settings.corps {
-            let directory = nobody(corp);
+        for corp in &self.parts.settings.corps {
+            let directory = empty_directory(corp);
             if corp.directory.is_some() {
                 let (first, arrived) = watch::channel(false);
                 firsts.push((corp.id.clone(), arrived));
                 followed.insert(corp.id.to_string(), (Arc::clone(&directory), first));
             }
             let tool = CorpTools {
-                opener: parts.keys(corp),
+                opener: self.parts.keys(corp),
                 directory,
             };
             tools.insert(corp.id.to_string(), tool);
         }
-        let names_task = DirectoryFollower {
-            join: names.join(&Role::Follower),
+        let follower = DirectoryFollower {
+            join: self.names.join(&Role::Follower),
             corps: followed,
-            ending: background_ending(),
+            ending: self.background_ending(),
         };
-        background.spawn(names_task.run());
+        self.background.spawn(follower.run());
         let stage = ProcessStage {
-            join: names.join(&Role::Process),
-            checkpoints: ProcessCheckpointReader(names.join(&Role::Marks)),
+            join: self.names.join(&Role::Process),
+            checkpoints: ProcessCheckpointReader(self.names.join(&Role::ProcessCheckpoints)),
             corps: Arc::new(tools),
-            seal: Arc::clone(&parts.settings.kafka.seal),
-            rules: Arc::clone(&parts.rules),
-            metrics: Arc::clone(&parts.metrics),
-            totals: Arc::clone(&parts.totals),
-            ending: ending(&begun),
+            seal: Arc::clone(&self.parts.settings.kafka.seal),
+            rules: Arc::clone(&self.parts.rules),
+            metrics: Arc::clone(&self.parts.metrics),
+            totals: Arc::clone(&self.parts.totals),
+            ending: self.ending(&upstream),
         };
-        let stop = options.stop.clone();
-        tasks.spawn(async move {
+        let stop = self.options.stop.clone();
+        self.tasks.spawn(async move {
             await_directories(firsts, &stop).await;
             stage.run().await;
-            process_done.send_replace(true);
+            done.send_replace(true);
             Ok(())
         });
     }
-    if runs(StageName::Sink) {
+
+    /// Watches for keys of dead letters. In a drain, what a new key opens is part of the drain: the
+    /// returned receiver turns true when the source has ended and the first look is done.
+    fn start_key_watch(&mut self, source_ended: &watch::Receiver<bool>) -> watch::Receiver<bool> {
+        let (look, looked) = watch::channel(false);
+        let keys = KeyWatch {
+            log: self.names.dead_letters(),
+            keys: self.parts.keys.clone(),
+            metrics: Arc::clone(&self.parts.metrics),
+            stop: self.background_stop.clone(),
+        };
+        self.background.spawn(keys.run(look));
+        let (both, both_done) = watch::channel(false);
+        let mut waits = [source_ended.clone(), looked];
+        let stop = self.options.stop.clone();
+        self.background.spawn(async move {
+            for wait in &mut waits {
+                tokio::select! {
+                    _ = wait.wait_for(|done| *done) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            both.send_replace(true);
+        });
+        both_done
+    }
+
+    fn start_sinks(&mut self, process_ended: &watch::Receiver<bool>) {
+        let settings = &self.parts.settings;
         for stream in Stream::ALL {
             for sink in settings.sinks.iter().filter(|sink| sink.takes(stream)) {
                 let topic = Topic::of(stream);
                 let stage = SinkStage {
                     sink: sink.clone(),
                     topic,
-                    join: names.join(&Role::Sink(sink.name, topic)),
+                    join: self.names.join(&Role::Sink(sink.name, topic)),
                     seal: Arc::clone(&settings.kafka.seal),
-                    progress: Arc::clone(&parts.progress),
-                    metrics: Arc::clone(&parts.metrics),
-                    ending: ending(&process_ended),
+                    progress: Arc::clone(&self.parts.progress),
+                    metrics: Arc::clone(&self.parts.metrics),
+                    ending: self.ending(process_ended),
                 };
-                tasks.spawn(async move {
+                self.tasks.spawn(async move {
                     stage.run().await;
                     Ok(())
                 });
             }
         }
     }
-    let mut result = Ok(());
-    while let Some(ended) = tasks.join_next().await {
-        let ended = ended.map_err(Failure::other).and_then(|ended| ended);
-        if ended.is_err() && result.is_ok() {
-            options.stop.cancel();
-            result = ended;
+
+    /// Waits until the stages have ended; the first failure stops the others.
+    async fn join(mut self) -> Result<(), Failure> {
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let ended = ended.map_err(Failure::other).and_then(|ended| ended);
+            if ended.is_err() && result.is_ok() {
+                self.options.stop.cancel();
+                result = ended;
+            }
         }
+        let only_directory = self.runs(StageName::Directory) && !self.runs(StageName::Source);
+        if only_directory && !self.options.drain {
+            self.options.stop.cancelled().await;
+        }
+        self.background_stop.cancel();
+        while self.background.join_next().await.is_some() {}
+        result
     }
-    if runs(StageName::Directory) && !runs(StageName::Source) && !options.drain {
-        // Only the directory runs here: it ends when the process is stopped.
-        options.stop.cancelled().await;
-    }
-    background_stop.cancel();
-    while background.join_next().await.is_some() {}
-    result
 }

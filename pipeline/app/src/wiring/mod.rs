@@ -219,7 +219,7 @@ impl Parts {
     }
 }
 
-fn nobody(corp: &Corp) -> Arc<Current<Directory>> {
+fn empty_directory(corp: &Corp) -> Arc<Current<Directory>> {
     Arc::new(Current::new(Directory::new(Snapshot::empty(
         corp.id.clone(),
     ))))
