@@ -76,7 +76,7 @@ pub enum Error {
     /// An object could not be written, listed or read.
     #[error("the object store failed on {path}")]
     Object {
-        /// PartitionKey within the bucket.
+        /// Key within the bucket.
         path: String,
         /// The store's error.
         source: object_store::Error,

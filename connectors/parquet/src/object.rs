@@ -246,7 +246,7 @@ mod tests {
                 let list = String::from_utf8(body.to_vec()).unwrap();
                 objects.retain(|key, _| {
                     let key = key.strip_prefix("/archive/").unwrap();
-                    !list.contains(&format!("<PartitionKey>{key}</PartitionKey>"))
+                    !list.contains(&format!("<Key>{key}</Key>"))
                 });
                 "<DeleteResult></DeleteResult>".into_response()
             }
