@@ -21,33 +21,36 @@
 //! moment before readers see its records; a stage that ends therefore makes one more transaction,
 //! which cannot begin before the last one is seen.
 
+mod cpu;
 pub mod dead_letters;
 pub mod directory;
 pub mod key_watch;
 pub mod process;
 pub mod process_checkpoints;
+mod record;
 mod rows;
 pub mod sink;
 pub mod source;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use record::{LogRecord, OutRecord, RawRecord};
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
-use chatledger_schemas::Retry;
-use chatledger_schemas::ledger::Link;
 use chatledger_schemas::{Classified, FaultClass};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::fault::{Backoff, Fault};
-use crate::sink_checkpoint::fingerprint;
 
 /// The topics, without the deployment's prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Topic {
     /// Sealed records as the archive gave them.
     Raw,
@@ -88,6 +91,22 @@ impl Topic {
         matches!(self, Self::Messages | Self::Violations)
     }
 
+    /// Whether its records say which corp and which position in its archive they belong to.
+    fn needs_headers(self) -> bool {
+        matches!(
+            self,
+            Self::Raw | Self::Messages | Self::Violations | Self::DeadLetter
+        )
+    }
+
+    /// Whether it has one partition, however many the other topics have.
+    pub fn has_one_partition(self) -> bool {
+        matches!(
+            self,
+            Self::Cursor | Self::Directory | Self::Ledger | Self::Marks
+        )
+    }
+
     /// Its name behind the prefix.
     pub fn name(self) -> &'static str {
         match self {
@@ -101,55 +120,6 @@ impl Topic {
             Self::Marks => "marks",
         }
     }
-}
-
-/// A record read from a topic.
-#[derive(Debug, Clone)]
-pub struct LogRecord {
-    /// Partition it stood in.
-    pub partition: i32,
-    /// Its offset there.
-    pub offset: u64,
-    /// Its key.
-    pub key: Bytes,
-    /// Its value.
-    pub value: Bytes,
-    /// Header `corp_id`; empty if there is none.
-    pub corp_id: String,
-    /// Header `seq`; 0 if there is none.
-    pub seq: u64,
-    /// Header `link`, the corp's chain up to the sealed record this comes from.
-    pub link: Option<Link>,
-    /// Header `retry`: it is a dead letter's record, which is tried again.
-    pub retry: Option<Retry>,
-    /// When it was written, milliseconds since the epoch, UTC.
-    pub timestamp: i64,
-}
-
-impl LogRecord {
-    /// What a mark that ends with this record says of it.
-    pub fn fingerprint(&self) -> u64 {
-        fingerprint(self.offset + 1, &self.value, self.timestamp)
-    }
-}
-
-/// A record to be written to a topic.
-#[derive(Debug, Clone)]
-pub struct OutRecord {
-    /// The topic.
-    pub topic: Topic,
-    /// Its key.
-    pub key: Vec<u8>,
-    /// Its value.
-    pub value: Bytes,
-    /// Header `corp_id`.
-    pub corp_id: String,
-    /// Header `seq`.
-    pub seq: u64,
-    /// Header `link`.
-    pub link: Option<Link>,
-    /// Header `retry`.
-    pub retry: Option<Retry>,
 }
 
 /// A partition that this process has been given.

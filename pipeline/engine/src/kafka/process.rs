@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chatledger_crypto::{Opener, SealRing};
@@ -18,10 +18,11 @@ use chatledger_schemas::directory::{DirectoryRow, Room, RoomKind};
 use chatledger_schemas::ledger::{LedgerRecord, Link, Settled};
 use chatledger_schemas::{CorpId, SealedRecord};
 use serde::Serialize;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::process_checkpoints::{ProcessCheckpointReader, process_checkpoint_record};
-use super::{Ending, Ends, Group, GroupEvent, Join, LogRecord, OutRecord, Topic, supervised};
+use super::{Ending, Ends, Group, GroupEvent, Join, LogRecord, OutRecord, Topic, cpu, supervised};
 use crate::failpoint;
 use crate::fault::Fault;
 use crate::metrics::Metrics;
@@ -222,7 +223,7 @@ impl ProcessStage {
         let (corps, rules) = (Arc::clone(&self.corps), self.rules.get());
         let seal = Arc::clone(&self.seal);
         let metrics = Arc::clone(&self.metrics);
-        let (back, done) = tokio::task::spawn_blocking(move || {
+        let (back, done) = cpu::run(move || {
             let mut done = Vec::with_capacity(runs.len());
             for (partition, corp, records) in runs {
                 if let Some(partition) = partitions.get_mut(&partition) {
@@ -232,8 +233,7 @@ impl ProcessStage {
             }
             (partitions, done)
         })
-        .await
-        .map_err(Fault::local)?;
+        .await?;
 
         failpoint::pass("process", "batch_opened")?;
         let mut out = Vec::new();

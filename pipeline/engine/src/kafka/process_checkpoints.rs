@@ -5,9 +5,10 @@
 //! group's own position is then further, and holds.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{Ending, GroupEvent, Join, OutRecord, Topic};
 use crate::fault::Fault;

@@ -20,7 +20,7 @@ use futures::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::rows::decode;
-use super::{Assigned, Ending, Ends, Group, GroupEvent, Join, LogRecord, Topic, supervised};
+use super::{Assigned, Ending, Ends, Group, GroupEvent, Join, LogRecord, Topic, cpu, supervised};
 use crate::batch::BatchRange;
 use crate::delivery::{Delivery, Flushed};
 use crate::fault::{Fault, retry};
@@ -377,9 +377,7 @@ impl SinkStage {
         }
         let (topic, seal) = (self.topic, Arc::clone(&self.seal));
         let fingerprint = records.last().map_or(0, LogRecord::fingerprint);
-        let batch = tokio::task::spawn_blocking(move || decode(topic, &records, &seal))
-            .await
-            .map_err(Fault::local)??;
+        let batch = cpu::run(move || decode(topic, &records, &seal)).await??;
         let Some(batch) = batch else { return Ok(()) };
         for message in &batch.messages {
             let newest = lane

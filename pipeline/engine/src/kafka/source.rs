@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::{Ending, Group, GroupEvent, Join, OutRecord, Topic, still_ours, supervised};
+use super::{Ending, Group, GroupEvent, Join, OutRecord, Topic, cpu, still_ours, supervised};
 use crate::chain::{Chain, ChainInput};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
@@ -291,15 +291,14 @@ impl SourceStage {
         };
         let (count, now, mut chain) = (records.len(), now_ms(), at.chain);
         let corp_id = &corp.corp_id;
-        let (records, entries, chain) = tokio::task::spawn_blocking(move || {
+        let (records, entries, chain) = cpu::run(move || {
             let entries: Vec<Entry> = records
                 .iter()
                 .map(|record| chain.record(&ChainInput::of(record, now)))
                 .collect();
             (records, entries, chain)
         })
-        .await
-        .map_err(Fault::local)?;
+        .await?;
         let mut out: Vec<OutRecord> = records
             .into_iter()
             .zip(&entries)
