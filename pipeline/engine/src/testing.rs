@@ -100,34 +100,35 @@ pub(crate) fn now_ms() -> Option<i64> {
 }
 
 /// Runs a property for `cases` seeds from `PROPTEST_SEED` (0) on, `PROPTEST_CASES` of them if that is
-/// set; with `SIMULATION_SEED`, for that seed alone. The seeds are divided among the processor's
-/// cores.
+/// set; with `SIMULATION_SEED`, for that seed alone.
 ///
 /// # Panics
 /// A seed fails. The message names it and how to run it again.
 #[allow(clippy::panic, reason = "test support")]
 pub fn for_each_seed(cases: u64, property: impl Fn(u64) -> Result<(), String> + Sync) {
-    let failures = failing_seeds(cases, &property);
-    if let Some((seed, failure)) = failures.first() {
-        panic!(
-            "{} seeds fail. Run the first alone with SIMULATION_SEED={seed}.\nseed {seed}: {failure}",
-            failures.len()
-        );
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let first = number("PROPTEST_SEED").unwrap_or_default();
+    let count = number("PROPTEST_CASES").unwrap_or(cases);
+    let seeds = match number("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => first..first + count,
+    };
+    let failures = failing_seeds(seeds, property);
+    if let Some((first, _)) = failures.first() {
+        let all = failures.iter();
+        let all: String = all
+            .map(|(seed, failure)| format!("\nseed {seed}: {failure}"))
+            .collect();
+        panic!("run a seed alone with SIMULATION_SEED={first}:{all}");
     }
 }
 
-/// The seeds that fail, each with its failure; see [`for_each_seed`].
+/// The seeds that fail, each with its failure. They are divided among the processor's cores.
 pub fn failing_seeds(
-    cases: u64,
-    property: &(impl Fn(u64) -> Result<(), String> + Sync),
+    seeds: std::ops::Range<u64>,
+    property: impl Fn(u64) -> Result<(), String> + Sync,
 ) -> Vec<(u64, String)> {
-    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-    let seeds: Vec<u64> = if let Some(seed) = number("SIMULATION_SEED") {
-        vec![seed]
-    } else {
-        let first = number("PROPTEST_SEED").unwrap_or_default();
-        (first..first + number("PROPTEST_CASES").unwrap_or(cases)).collect()
-    };
+    let seeds: Vec<u64> = seeds.collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failures = Mutex::new(Vec::new());
     let next = std::sync::atomic::AtomicUsize::new(0);

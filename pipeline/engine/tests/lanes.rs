@@ -196,7 +196,7 @@ fn run_depends_on_its_seed_alone() {
 
 /// A planted fault is found by some of a hundred seeds.
 fn found(planted: Planted) -> usize {
-    failing_seeds(100, &|seed| run(seed, Some(planted))).len()
+    failing_seeds(0..100, |seed| run(seed, Some(planted))).len()
 }
 
 #[test]

@@ -47,7 +47,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::fault::{Backoff, Fault};
+use crate::fault::{Fault, Retry};
 
 /// The topics, without the deployment's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -200,10 +200,10 @@ impl Ending {
     }
 }
 
-/// A stage that has run for so long has got over what went wrong before.
+/// A stage that ran for this long has recovered from earlier faults.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// Runs a stage's loop, and again after each fault, until it ends by itself or is stopped.
+/// Runs a stage's loop until it ends by itself or is stopped; after a fault it joins and runs again.
 async fn supervised<F>(
     stage: &'static str,
     join: &Join,
@@ -212,7 +212,7 @@ async fn supervised<F>(
 ) where
     F: Future<Output = Result<(), Fault>>,
 {
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new(&ending.stop);
     while !ending.stop.is_cancelled() {
         let began = Instant::now();
         let fault = match join().await {
@@ -223,14 +223,11 @@ async fn supervised<F>(
             Err(fault) => fault,
         };
         if began.elapsed() >= STEADY {
-            backoff.reset();
+            retry.succeeded();
         }
-        let pause = backoff.pause(&fault, rand::random());
-        warn!(stage, class = fault.class.as_str(), error = %fault, ?pause, "stage begins again");
-        tokio::select! {
-            () = ending.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
+        let class = fault.class.as_str();
+        let log = |pause| warn!(stage, class, error = %fault, ?pause, "stage failed; restarting");
+        retry.wait(&fault, log).await;
     }
 }
 

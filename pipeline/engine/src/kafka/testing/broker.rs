@@ -275,6 +275,8 @@ pub(super) struct Broker {
     pub(super) groups: BTreeMap<String, GroupState>,
     producers: BTreeMap<String, Producer>,
     due: Vec<DueMarker>,
+    /// When [`Broker::advance`] ran last.
+    advanced: Option<Instant>,
     /// How often a broker restarted.
     pub(super) restarts: u64,
     /// Plants a fault: commits are accepted from members that lost the partition.
@@ -288,14 +290,28 @@ impl Broker {
             groups: BTreeMap::new(),
             producers: BTreeMap::new(),
             due: Vec::new(),
+            advanced: None,
             restarts: 0,
             accepts_stale_commits: false,
         }
     }
 
-    /// Does everything that is due: markers, transactions that timed out, members that died.
+    /// Does what is due in a group: removes members that died, completes a rebalance.
+    pub(super) fn advance_group(&mut self, group: &str, dice: &mut Dice) {
+        self.advance(dice);
+        if let Some(group) = self.groups.get_mut(group) {
+            let partitions = self.topics.get(&group.topic()).map_or(0, Vec::len);
+            group.advance(partitions as i32, Instant::now(), dice);
+        }
+    }
+
+    /// Does what is due elsewhere: markers, transactions that timed out.
     pub(super) fn advance(&mut self, dice: &mut Dice) {
         let now = Instant::now();
+        if self.advanced == Some(now) {
+            return;
+        }
+        self.advanced = Some(now);
         let expired: Vec<String> = self
             .producers
             .iter()
@@ -320,10 +336,6 @@ impl Broker {
             if matches!(producer.phase, Phase::Ending(at) if at <= now) {
                 producer.phase = Phase::Idle;
             }
-        }
-        for group in self.groups.values_mut() {
-            let partitions = self.topics.get(&group.topic()).map_or(0, Vec::len);
-            group.advance(partitions as i32, now, dice);
         }
     }
 
@@ -507,9 +519,9 @@ impl Broker {
             .map(|(topic, partition)| MarkerTarget::Partition(*topic, *partition))
             .chain(open.groups.iter().cloned().map(MarkerTarget::Group));
         let now = Instant::now();
-        let mut done = now;
+        let mut done = now + Duration::from_millis(1);
         for target in targets {
-            let at = now + dice.millis(0..40);
+            let at = now + dice.millis(1..40);
             done = done.max(at);
             self.due.push(DueMarker {
                 at,

@@ -16,8 +16,10 @@ use crate::fault::Fault;
 use crate::kafka::{Assigned, Group, GroupEvent, LogRecord, OutRecord};
 use crate::testing::{Dice, SimulatedProcess, lock};
 
-/// How often a member looks for something new while it waits.
-const POLL: Duration = Duration::from_millis(25);
+/// How often a member looks for something new while it waits; shorter waits are kept.
+const POLL: Duration = Duration::from_millis(100);
+/// How often a step is tried again that waits for a transaction to end.
+const STEP: Duration = Duration::from_millis(10);
 /// Longest wait for committed positions in a rebalance.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for a transaction to be ended.
@@ -124,7 +126,7 @@ impl MemoryMember {
         };
         let (mut id, generation) = self.client(|client| (client.id, client.generation));
         let answer = self.broker(|broker, dice| {
-            broker.advance(dice);
+            broker.advance_group(group, dice);
             let Some(state) = broker.groups.get_mut(group) else {
                 return Ok(GroupAnswer::Nothing);
             };
@@ -203,7 +205,7 @@ impl MemoryMember {
             if stable.is_some() || Instant::now() >= deadline {
                 break stable;
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(STEP).await;
             self.process.run().await;
         };
         let topic = self.membership.topic;
@@ -322,7 +324,7 @@ impl MemoryMember {
         let group = self.membership.group.as_deref().unwrap_or_default();
         let (id, generation) = self.client(|client| (client.id, client.generation));
         self.broker(|broker, dice| {
-            broker.advance(dice);
+            broker.advance_group(group, dice);
             let lenient = broker.accepts_stale_commits;
             let (Some(state), Some(id)) = (broker.groups.get_mut(group), id) else {
                 return Err(Refusal::UnknownMember);
@@ -357,7 +359,7 @@ impl MemoryMember {
             if Instant::now() >= deadline {
                 return Err(Fault::new(Refusal::UnstableOffsets));
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(STEP).await;
             self.process.run().await;
         }
     }
@@ -426,7 +428,7 @@ impl MemoryMember {
         let group = self.membership.group.as_deref().unwrap_or_default();
         let (member, generation) = self.client(|client| (client.id, client.generation));
         self.broker(|broker, dice| {
-            broker.advance(dice);
+            broker.advance_group(group, dice);
             let lenient = broker.accepts_stale_commits;
             let member = member.ok_or(Refusal::NotJoined)?;
             if let Some(state) = broker.groups.get(group)

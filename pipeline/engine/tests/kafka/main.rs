@@ -1,0 +1,10 @@
+//! The kafka driver on a log in memory: source, process and sinks in several processes that die,
+//! freeze, return and lose their partitions, with faults at every call.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod check;
+mod cluster;
+mod planted;
+mod property;
+mod recovery;
