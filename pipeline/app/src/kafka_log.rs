@@ -6,11 +6,9 @@ use std::time::Duration;
 use chatledger_engine::fault::Fault;
 use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::kafka::{
-    Assigned, GroupEvent, Group, Join, LogRecord, OutRecord, Topic, process,
+    Assigned, Group, GroupEvent, Join, LogRecord, OutRecord, RawRecord, Topic, process,
 };
 use chatledger_kafka::{From, Member, Membership, Out, TopicSpec, Writes};
-use chatledger_schemas::TOPIC_SCHEMA;
-use chatledger_schemas::ledger::Link;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -124,7 +122,11 @@ impl Names {
             let (membership, names) = (Arc::clone(&membership), names.clone());
             async move {
                 let member = Member::join(&membership).map_err(Fault::new)?;
-                Ok(Arc::new(Log { member, names }) as Arc<dyn Group>)
+                Ok(Arc::new(Log {
+                    member,
+                    names,
+                    topic,
+                }) as Arc<dyn Group>)
             }
             .boxed()
         })
@@ -155,10 +157,6 @@ impl Names {
         Topic::ALL
             .into_iter()
             .map(|topic| {
-                let one = matches!(
-                    topic,
-                    Topic::Cursor | Topic::Directory | Topic::Ledger | Topic::Marks
-                );
                 let mut settings = vec![("max.message.bytes", "16777216".to_owned())];
                 match topic {
                     // Longer than the archive itself keeps its records.
@@ -184,7 +182,11 @@ impl Names {
                 }
                 TopicSpec {
                     name: self.topic(topic),
-                    partitions: if one { 1 } else { kafka.partitions },
+                    partitions: if topic.has_one_partition() {
+                        1
+                    } else {
+                        kafka.partitions
+                    },
                     replication: kafka.replication,
                     settings,
                 }
@@ -196,6 +198,8 @@ impl Names {
 struct Log {
     member: Member,
     names: Names,
+    /// The topic it reads.
+    topic: Topic,
 }
 
 impl Group for Log {
@@ -214,22 +218,17 @@ impl Group for Log {
                         .collect(),
                 ),
                 E::Revoked(partitions) => GroupEvent::Revoked(partitions),
-                E::Record(record) => GroupEvent::Record(LogRecord {
-                    corp_id: record.header("corp_id").unwrap_or_default().to_owned(),
-                    seq: record
-                        .header("seq")
-                        .and_then(|seq| seq.parse().ok())
-                        .unwrap_or_default(),
-                    link: record.header("link").and_then(Link::from_hex),
-                    retry: record
-                        .header("retry")
-                        .and_then(|retry| serde_json::from_str(retry).ok()),
-                    partition: record.partition,
-                    offset: record.offset,
-                    key: record.key,
-                    value: record.value,
-                    timestamp: record.timestamp,
-                }),
+                E::Record(record) => {
+                    let raw = RawRecord {
+                        partition: record.partition,
+                        offset: record.offset,
+                        key: record.key.clone(),
+                        value: record.value.clone(),
+                        timestamp: record.timestamp,
+                    };
+                    let read = LogRecord::read(self.topic, raw, |name| record.header(name));
+                    GroupEvent::Record(read?)
+                }
                 E::End(partition) => GroupEvent::End(partition),
                 E::Idle => GroupEvent::Idle,
             })
@@ -276,21 +275,11 @@ impl Group for Log {
             let out: Vec<Out> = records
                 .into_iter()
                 .map(|record| {
-                    let retry = record.retry.as_ref().map(serde_json::to_string);
-                    let mut headers = vec![
-                        ("corp_id", record.corp_id),
-                        ("seq", record.seq.to_string()),
-                        ("schema", TOPIC_SCHEMA.to_string()),
-                    ];
-                    headers.extend(record.link.map(|link| ("link", link.hex())));
-                    if let Some(retry) = retry.transpose().map_err(Fault::local)? {
-                        headers.push(("retry", retry));
-                    }
                     Ok(Out {
+                        headers: record.headers()?,
                         topic: self.names.topic(record.topic),
                         key: record.key,
                         value: record.value,
-                        headers,
                     })
                 })
                 .collect::<Result<_, Fault>>()?;

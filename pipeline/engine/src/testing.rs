@@ -115,11 +115,7 @@ pub fn for_each_seed(cases: u64, property: impl Fn(u64) -> Result<(), String> + 
     };
     let failures = failing_seeds(seeds, property);
     if let Some((first, _)) = failures.first() {
-        let all = failures.iter();
-        let all: String = all
-            .map(|(seed, failure)| format!("\nseed {seed}: {failure}"))
-            .collect();
-        panic!("run a seed alone with SIMULATION_SEED={first}:{all}");
+        panic!("run a seed alone with SIMULATION_SEED={first}: {failures:#?}");
     }
 }
 

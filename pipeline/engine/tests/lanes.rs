@@ -13,7 +13,7 @@ use chatledger_engine::sink::{Sink, Stream};
 use chatledger_engine::testing::journal::FakeJournal;
 use chatledger_engine::testing::sink::{FakeSink, NameMemory, PlantedSinkFault, small_limits};
 use chatledger_engine::testing::{
-    FaultOdds, SimulatedProcess, Simulation, failing_seeds, for_each_seed, simulate,
+    Dice, FaultOdds, SimulatedProcess, Simulation, failing_seeds, for_each_seed, simulate,
 };
 use chatledger_schemas::{ConversationKind, Message, PartyKind};
 use proptest::prelude::*;
@@ -186,7 +186,7 @@ fn run_depends_on_its_seed_alone() {
     let trace = |seed| {
         simulate(seed, |simulation| async move {
             scenario(simulation.clone(), None).await.unwrap();
-            simulation.draw(|dice| dice.number())
+            simulation.draw(Dice::number)
         })
     };
     for seed in 0..20 {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use chatledger_schemas::ledger::Link;
 use chatledger_schemas::{Classified, FaultClass, Retry, TOPIC_SCHEMA};
+use serde::de::DeserializeOwned;
 
 use super::Topic;
 use crate::fault::Fault;
@@ -95,6 +96,15 @@ impl LogRecord {
         })
     }
 
+    /// Parses its value as JSON.
+    ///
+    /// # Errors
+    /// The value is not of the topic's format (class stop).
+    pub(super) fn json<T: DeserializeOwned>(&self, topic: Topic) -> Result<T, Fault> {
+        serde_json::from_slice(&self.value)
+            .map_err(|error| Fault::new(UnknownFormat::of(topic, self, &error)))
+    }
+
     /// The fingerprint of a checkpoint that ends with this record.
     pub fn fingerprint(&self) -> u64 {
         fingerprint(self.offset + 1, &self.value, self.timestamp)
@@ -114,6 +124,36 @@ struct UnreadableHeader {
 }
 
 impl Classified for UnreadableHeader {
+    fn class(&self) -> FaultClass {
+        FaultClass::Stop
+    }
+}
+
+/// A record whose value this program did not write.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the record on [{topic}] at partition {partition}, offset {offset} has an unknown format (column {column})"
+)]
+pub(super) struct UnknownFormat {
+    topic: &'static str,
+    partition: i32,
+    offset: u64,
+    column: usize,
+}
+
+impl UnknownFormat {
+    /// Keeps only the column of the parser's error: its message may quote the record.
+    pub(super) fn of(topic: Topic, record: &LogRecord, error: &serde_json::Error) -> Self {
+        Self {
+            topic: topic.name(),
+            partition: record.partition,
+            offset: record.offset,
+            column: error.column(),
+        }
+    }
+}
+
+impl Classified for UnknownFormat {
     fn class(&self) -> FaultClass {
         FaultClass::Stop
     }

@@ -263,6 +263,13 @@ impl MemoryLog {
         self.ends(topic, PartitionLog::end)
     }
 
+    /// Number of records of a topic that readers do not see because a transaction is open.
+    pub fn hidden_records(&self, topic: Topic) -> u64 {
+        self.with(Broker::advance);
+        let hidden = self.ends(topic, |log| log.end() - log.stable_end());
+        hidden.into_iter().sum()
+    }
+
     /// The committed records of a topic that readers can see now, by partition and offset.
     ///
     /// # Errors

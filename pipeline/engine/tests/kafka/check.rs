@@ -107,7 +107,7 @@ fn sink(cluster: &Cluster, sink: &ClusterSink) -> Result<(), String> {
 }
 
 /// Checks everything.
-pub fn exactly_once(cluster: &Cluster) -> Result<(), String> {
+pub(crate) fn exactly_once(cluster: &Cluster) -> Result<(), String> {
     ledger(cluster)?;
     cluster.sinks.iter().try_for_each(|one| sink(cluster, one))
 }

@@ -26,47 +26,47 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub const CORP: &str = "ww1";
+pub(crate) const CORP: &str = "ww1";
 
 /// A sink and the streams it takes.
 #[derive(Clone)]
-pub struct ClusterSink {
-    pub sink: FakeSink,
-    pub name: &'static str,
-    pub streams: &'static [Stream],
+pub(crate) struct ClusterSink {
+    pub(crate) sink: FakeSink,
+    pub(crate) name: &'static str,
+    pub(crate) streams: &'static [Stream],
 }
 
 /// Everything that outlives a process.
-pub struct Cluster {
-    pub simulation: Simulation,
-    pub log: MemoryLog,
-    pub archive: FakeArchive,
-    pub opener: Arc<FakeOpener>,
-    pub sinks: Vec<ClusterSink>,
-    pub batch_rows: usize,
-    pub accept_gap: bool,
+pub(crate) struct Cluster {
+    pub(crate) simulation: Simulation,
+    pub(crate) log: MemoryLog,
+    pub(crate) archive: FakeArchive,
+    pub(crate) opener: Arc<FakeOpener>,
+    pub(crate) sinks: Vec<ClusterSink>,
+    pub(crate) batch_rows: usize,
+    pub(crate) accept_gap: bool,
     rules: Arc<Current<RuleSet>>,
 }
 
 /// A process that runs the stages.
-pub struct Running {
-    pub process: SimulatedProcess,
-    pub totals: Arc<Totals>,
+pub(crate) struct Running {
+    pub(crate) process: SimulatedProcess,
+    pub(crate) totals: Arc<Totals>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), String>>,
 }
 
 impl Running {
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.task.is_finished()
     }
 
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.process.kill();
     }
 
     /// Waits until it has ended by itself.
-    pub async fn ended(self) -> Result<Summary, String> {
+    pub(crate) async fn ended(self) -> Result<Summary, String> {
         let ended = tokio::time::timeout(Duration::from_secs(3600), self.task).await;
         let ended = ended.map_err(|_| "a process does not end".to_owned())?;
         ended.map_err(|error| error.to_string())??;
@@ -74,12 +74,12 @@ impl Running {
     }
 
     /// Stops it as SIGTERM does and waits until it has ended.
-    pub async fn stop(self) -> Result<Summary, String> {
+    pub(crate) async fn stop(self) -> Result<Summary, String> {
         self.stop.cancel();
         self.ended().await
     }
 
-    pub fn ask_to_stop(&self) {
+    pub(crate) fn ask_to_stop(&self) {
         self.stop.cancel();
     }
 }
@@ -97,7 +97,7 @@ fn rules() -> RuleSet {
 
 impl Cluster {
     /// A cluster whose archive has `records` records, none of them released.
-    pub fn new(
+    pub(crate) fn new(
         simulation: &Simulation,
         partitions: usize,
         records: usize,
@@ -117,7 +117,7 @@ impl Cluster {
     }
 
     /// Starts a process that runs every stage; in a drain it ends once everything is delivered.
-    pub fn start(&self, name: &str, drain: bool) -> Running {
+    pub(crate) fn start(&self, name: &str, drain: bool) -> Running {
         let process = self.simulation.process(name);
         let (stop, totals) = (CancellationToken::new(), Arc::new(Totals::default()));
         let stages = self.stages(&process, &totals, &stop, drain);
@@ -234,7 +234,7 @@ impl Cluster {
     }
 
     /// Lets one process read everything to its end. Nothing goes wrong meanwhile.
-    pub async fn drain(&self, name: &str) -> Result<Summary, String> {
+    pub(crate) async fn drain(&self, name: &str) -> Result<Summary, String> {
         self.start(name, true).ended().await
     }
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod cluster;
+mod log;
 mod planted;
 mod property;
 mod recovery;

@@ -24,5 +24,8 @@ fn doubled_rows_of_a_sink_that_ignores_names_are_found() {
 #[test]
 fn commit_after_revocation_is_found() {
     let found = found(Planted::CommitAfterRevocation);
-    assert!(found.iter().any(|(_, failure)| failure.contains(": 2×")), "{found:?}");
+    assert!(
+        found.iter().any(|(_, failure)| failure.contains(": 2×")),
+        "{found:?}"
+    );
 }

@@ -6,7 +6,7 @@ use chatledger_engine::kafka::Topic;
 use chatledger_engine::kafka::testing::sink_group;
 use chatledger_engine::sink::Stream;
 use chatledger_engine::testing::sink::{FakeSink, NameMemory, PlantedSinkFault};
-use chatledger_engine::testing::{FaultOdds, Simulation, for_each_seed, simulate};
+use chatledger_engine::testing::{Dice, FaultOdds, Simulation, for_each_seed, simulate};
 use proptest::prelude::*;
 
 use super::check::exactly_once;
@@ -14,13 +14,13 @@ use super::cluster::{Cluster, ClusterSink, Running};
 
 /// A fault of the test's own, which the property has to find.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Planted {
+pub(crate) enum Planted {
     Sink(PlantedSinkFault),
     CommitAfterRevocation,
 }
 
 /// Two sinks: one that knows insert tokens and takes everything, one that knows file names.
-pub fn two_sinks(fault: Option<PlantedSinkFault>) -> Vec<ClusterSink> {
+pub(crate) fn two_sinks(fault: Option<PlantedSinkFault>) -> Vec<ClusterSink> {
     vec![
         ClusterSink {
             sink: FakeSink::new("table", NameMemory::Tokens(1000)).with_fault(fault),
@@ -153,7 +153,10 @@ fn reset_groups(cluster: &Cluster) {
     }
 }
 
-pub async fn scenario(simulation: Simulation, planted: Option<Planted>) -> Result<(), String> {
+pub(crate) async fn scenario(
+    simulation: Simulation,
+    planted: Option<Planted>,
+) -> Result<(), String> {
     let fault = match planted {
         Some(Planted::Sink(fault)) => Some(fault),
         _ => None,
@@ -180,7 +183,7 @@ pub async fn scenario(simulation: Simulation, planted: Option<Planted>) -> Resul
     exactly_once(&cluster)
 }
 
-pub fn run(seed: u64, planted: Option<Planted>) -> Result<(), String> {
+pub(crate) fn run(seed: u64, planted: Option<Planted>) -> Result<(), String> {
     if std::env::var_os("SIMULATION_SEED").is_some() {
         // What the stages log is of use when one seed is run alone.
         tracing_subscriber::fmt()
@@ -211,7 +214,7 @@ fn run_depends_on_its_seed_alone() {
     let trace = |seed| {
         simulate(seed, |simulation| async move {
             let result = scenario(simulation.clone(), None).await;
-            (result, simulation.draw(|dice| dice.number()))
+            (result, simulation.draw(Dice::number))
         })
     };
     for seed in 0..10 {
