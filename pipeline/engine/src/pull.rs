@@ -97,8 +97,9 @@ impl Puller {
         let mut heard = Instant::now();
         loop {
             let answer = tokio::select! {
-                answer = self.source.page(after) => answer,
+                biased;
                 () = stop.cancelled() => return Ok(()),
+                answer = self.source.page(after) => answer,
             };
             let pause = match answer {
                 Ok(records) => {

@@ -104,9 +104,10 @@ impl DirectoryStage {
         let mut syncs = self.start(&group, &failed, &followed, &stop);
         while !self.ending.stop.is_cancelled() {
             let event = tokio::select! {
-                event = group.next(TICK) => event?,
+                biased;
                 // A producer whose transaction failed may not be able to begin another.
                 Some(fault) = failures.recv() => return Err(fault),
+                event = group.next(TICK) => event?,
             };
             match event {
                 GroupEvent::Record(record) => follow(&mut followed, &record)?,

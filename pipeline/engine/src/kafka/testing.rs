@@ -20,6 +20,9 @@
 mod broker;
 mod group;
 mod member;
+mod partition;
+mod refusal;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -29,9 +32,10 @@ use chatledger_schemas::{Classified, FaultClass};
 use futures::FutureExt;
 use tokio::time::Instant;
 
-use self::broker::{Broker, PartitionLog, ReadStep};
+use self::broker::Broker;
 use self::group::GroupState;
 use self::member::MemoryMember;
+use self::partition::{PartitionLog, ReadStep};
 use super::dead_letters::DeadLetterLog;
 use super::{Group, Join, LogRecord, Topic, process};
 use crate::fault::Fault;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::broker::{ProducerId, Refusal};
+use super::partition::ProducerId;
+use super::refusal::Refusal;
 use crate::kafka::Topic;
 use crate::testing::{Dice, SimulatedProcess};
 

@@ -9,8 +9,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::broker::{Broker, ReadStep, Refusal, StoredRecord};
+use super::broker::Broker;
 use super::group::{GroupAnswer, MemberId};
+use super::partition::{PartitionLog, ReadStep, StoredRecord};
+use super::refusal::Refusal;
 use super::{Membership, MemoryLog, ReadFrom};
 use crate::fault::Fault;
 use crate::kafka::{Assigned, Group, GroupEvent, LogRecord, OutRecord};
@@ -22,8 +24,6 @@ const POLL: Duration = Duration::from_millis(100);
 const STEP: Duration = Duration::from_millis(10);
 /// Longest wait for committed positions in a rebalance.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for a transaction to be ended.
-const TRANSACTION_WAIT: Duration = Duration::from_secs(30);
 /// How often a reader outside any group looks for more partitions.
 const MORE_PARTITIONS: Duration = Duration::from_secs(30);
 /// How often `keep_alive` polls.
@@ -44,27 +44,27 @@ struct ReadCursor {
 
 /// What the client library and the connector remember.
 #[derive(Default)]
-struct Client {
-    id: Option<MemberId>,
+pub(super) struct Client {
+    pub(super) id: Option<MemberId>,
     /// The generation whose partitions it has; `None` between two.
-    generation: Option<u64>,
+    pub(super) generation: Option<u64>,
     cursors: BTreeMap<i32, ReadCursor>,
     /// Partitions whose assignment was reported and that were not revoked since.
     held: BTreeSet<i32>,
     notices: VecDeque<Notice>,
     /// Epoch of the producer, once it was started.
-    epoch: Option<u32>,
+    pub(super) epoch: Option<u32>,
     /// Restarts of brokers when the producer was started.
-    restarts: u64,
+    pub(super) restarts: u64,
     /// Next look at the number of partitions, outside a group.
     look_at: Option<Instant>,
 }
 
 /// A live membership.
 pub(super) struct MemoryMember {
-    log: MemoryLog,
-    process: SimulatedProcess,
-    membership: Membership,
+    pub(super) log: MemoryLog,
+    pub(super) process: SimulatedProcess,
+    pub(super) membership: Membership,
     client: Mutex<Client>,
 }
 
@@ -108,11 +108,11 @@ impl MemoryMember {
         member
     }
 
-    fn client<T>(&self, with: impl FnOnce(&mut Client) -> T) -> T {
+    pub(super) fn client<T>(&self, with: impl FnOnce(&mut Client) -> T) -> T {
         with(&mut lock(&self.client))
     }
 
-    fn broker<T>(
+    pub(super) fn broker<T>(
         &self,
         with: impl FnOnce(&mut Broker, &mut Dice) -> Result<T, Refusal>,
     ) -> Result<T, Fault> {
@@ -222,7 +222,7 @@ impl MemoryMember {
         for (partition, committed) in positions {
             let first = self.log.with(|broker, _| {
                 let log = broker.partition(topic, partition);
-                log.map_or(0, super::broker::PartitionLog::first)
+                log.map_or(0, PartitionLog::first)
             });
             let next = match self.membership.from {
                 ReadFrom::Beginning => first,
@@ -312,7 +312,7 @@ impl MemoryMember {
         })
     }
 
-    fn check_held(&self, partition: i32) -> Result<(), Fault> {
+    pub(super) fn check_held(&self, partition: i32) -> Result<(), Fault> {
         let lenient = self.log.with(|broker, _| broker.accepts_stale_commits);
         if lenient || self.client(|client| client.held.contains(&partition)) {
             return Ok(());
@@ -334,109 +334,6 @@ impl MemoryMember {
             }
             state.commit(partition, position, metadata);
             Ok(())
-        })
-    }
-
-    fn writes(&self) -> Result<&super::Writes, Fault> {
-        let writes = self.membership.writes.as_ref();
-        writes.ok_or_else(|| Fault::new(Refusal::ReadOnly))
-    }
-
-    /// Waits until a step that depends on the end of the last transaction succeeds.
-    async fn until_ended<T>(
-        &self,
-        mut step: impl FnMut(&mut Broker, &mut Dice) -> Result<Option<T>, Refusal>,
-    ) -> Result<T, Fault> {
-        let deadline = Instant::now() + TRANSACTION_WAIT;
-        loop {
-            let done = self.broker(|broker, dice| {
-                broker.advance(dice);
-                step(broker, dice)
-            })?;
-            if let Some(done) = done {
-                return Ok(done);
-            }
-            if Instant::now() >= deadline {
-                return Err(Fault::new(Refusal::UnstableOffsets));
-            }
-            tokio::time::sleep(STEP).await;
-            self.process.run().await;
-        }
-    }
-
-    /// Refuses to go on after a broker restarted: see `connectors/kafka/src/writer.rs`.
-    fn check_undisturbed(&self) -> Result<(), Fault> {
-        let since = self.client(|client| client.restarts);
-        if self.log.with(|broker, _| broker.restarts) == since {
-            return Ok(());
-        }
-        Err(Fault::new(Refusal::Disturbed))
-    }
-
-    async fn start_producer(&self) -> Result<(), Fault> {
-        let writes = self.writes()?;
-        self.process.pass("log.begin").await?;
-        let id = writes.transactional_id.as_str();
-        let restarts = self.log.with(|broker, _| broker.restarts);
-        self.client(|client| client.restarts = restarts);
-        let epoch = self
-            .until_ended(|broker, dice| Ok(broker.start_producer(id, dice)))
-            .await?;
-        self.client(|client| client.epoch = Some(epoch));
-        self.process.pass("log.begin").await?;
-        let group = self.membership.group.as_deref();
-        self.until_ended(|broker, dice| {
-            let cleared = broker.clear((id, epoch), &writes.topics, group, dice)?;
-            Ok(cleared.then_some(()))
-        })
-        .await?;
-        self.process.pass("log.begin").await
-    }
-
-    /// The steps of a transaction. On an error it is rolled back by the caller.
-    async fn transaction(
-        &self,
-        (id, epoch): (&str, u32),
-        records: Vec<OutRecord>,
-        consumed: &[(i32, u64)],
-    ) -> Result<(), Fault> {
-        self.process.pass("log.transaction_begun").await?;
-        let count = records.len();
-        for (index, record) in records.into_iter().enumerate() {
-            if !self.writes()?.topics.contains(&record.topic) {
-                return Err(Fault::new(Refusal::ForeignTopic(record.topic.name())));
-            }
-            let headers = record.headers()?;
-            self.broker(|broker, dice| broker.produce((id, epoch), &record, headers, dice))?;
-            if index == count / 2 {
-                self.process.pass("log.transaction_half_produced").await?;
-            }
-        }
-        self.process.pass("log.transaction_produced").await?;
-        if !consumed.is_empty() {
-            self.send_offsets((id, epoch), consumed)?;
-            self.process.pass("log.transaction_offsets_sent").await?;
-        }
-        self.check_undisturbed()?;
-        self.broker(|broker, dice| {
-            broker.advance(dice);
-            broker.finish((id, epoch), true, dice)
-        })
-    }
-
-    fn send_offsets(&self, producer: (&str, u32), consumed: &[(i32, u64)]) -> Result<(), Fault> {
-        let group = self.membership.group.as_deref().unwrap_or_default();
-        let (member, generation) = self.client(|client| (client.id, client.generation));
-        self.broker(|broker, dice| {
-            broker.advance_group(group, dice);
-            let lenient = broker.accepts_stale_commits;
-            let member = member.ok_or(Refusal::NotJoined)?;
-            if let Some(state) = broker.groups.get(group)
-                && !lenient
-            {
-                state.check(member, generation)?;
-            }
-            broker.send_offsets(producer, group, consumed)
         })
     }
 }
@@ -538,32 +435,6 @@ impl Group for MemoryMember {
         records: Vec<OutRecord>,
         consumed: &'a [(i32, u64)],
     ) -> BoxFuture<'a, Result<(), Fault>> {
-        async move {
-            let id = self.writes()?.transactional_id.clone();
-            for (partition, _) in consumed {
-                self.check_held(*partition)?;
-            }
-            self.check_undisturbed()?;
-            let epoch = self.client(|client| client.epoch);
-            let epoch = epoch.ok_or_else(|| Fault::new(Refusal::NotStarted))?;
-            self.until_ended(|broker, _| {
-                let begun = broker.begin(&id, epoch)?;
-                Ok(begun.then_some(()))
-            })
-            .await?;
-            let done = self.transaction((&id, epoch), records, consumed).await;
-            if done.is_err() {
-                // The rollback may fail as well: then the transaction stays open.
-                if self.process.pass("log.abort").await.is_ok() {
-                    let abort = |broker: &mut Broker, dice: &mut Dice| {
-                        broker.finish((&id, epoch), false, dice)
-                    };
-                    self.broker(abort).ok();
-                }
-                return done;
-            }
-            self.process.pass("log.transaction_committed").await
-        }
-        .boxed()
+        self.write(records, consumed).boxed()
     }
 }
