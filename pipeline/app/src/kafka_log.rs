@@ -6,13 +6,11 @@ use std::time::Duration;
 use chatledger_engine::fault::Fault;
 use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::kafka::{
-    Assigned, Group, GroupEvent, Join, LogRecord, OutRecord, Topic, process,
+    Assigned, Group, GroupEvent, Join, LogRecord, OutRecord, RawRecord, Topic, process,
 };
 use chatledger_kafka::{
     Member, MemberEvent, Membership, OutgoingRecord, StartOffset, TopicSpec, WriterConfig,
 };
-use chatledger_schemas::TOPIC_SCHEMA;
-use chatledger_schemas::ledger::ChainLink;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -98,7 +96,7 @@ impl Names {
                         Topic::DeadLetter,
                         Topic::Directory,
                         Topic::Ledger,
-                        Topic::Marks,
+                        Topic::ProcessCheckpoints,
                     ],
                 )),
             ),
@@ -107,7 +105,12 @@ impl Names {
                 (*topic, Some(group), StartOffset::BeforeCommitted(0), None)
             }
             Role::Follower => (Topic::Directory, None, StartOffset::Beginning, None),
-            Role::ProcessCheckpoints => (Topic::Marks, None, StartOffset::Beginning, None),
+            Role::ProcessCheckpoints => (
+                Topic::ProcessCheckpoints,
+                None,
+                StartOffset::Beginning,
+                None,
+            ),
             Role::Ledger => (Topic::Ledger, None, StartOffset::Beginning, None),
             Role::DeadLetters => (Topic::DeadLetter, None, StartOffset::Beginning, None),
             Role::Replays => {
@@ -136,7 +139,11 @@ impl Names {
             let (membership, names) = (Arc::clone(&membership), names.clone());
             async move {
                 let member = Member::join(&membership).map_err(Fault::new)?;
-                Ok(Arc::new(Log { member, names }) as Arc<dyn Group>)
+                Ok(Arc::new(Log {
+                    member,
+                    names,
+                    topic,
+                }) as Arc<dyn Group>)
             }
             .boxed()
         })
@@ -167,10 +174,6 @@ impl Names {
         Topic::ALL
             .into_iter()
             .map(|topic| {
-                let one = matches!(
-                    topic,
-                    Topic::Cursor | Topic::Directory | Topic::Ledger | Topic::Marks
-                );
                 let mut settings = vec![("max.message.bytes", "16777216".to_owned())];
                 match topic {
                     // Longer than the archive itself keeps its records.
@@ -184,7 +187,7 @@ impl Names {
                     Topic::Cursor | Topic::Directory => {
                         settings.push(("cleanup.policy", "compact".into()));
                     }
-                    Topic::Marks => {
+                    Topic::ProcessCheckpoints => {
                         settings.push(("cleanup.policy", "compact".into()));
                         // Written with every batch and read at every rebalance: kept short.
                         settings.push(("segment.ms", "600000".into()));
@@ -196,7 +199,11 @@ impl Names {
                 }
                 TopicSpec {
                     name: self.topic(topic),
-                    partitions: if one { 1 } else { kafka.partitions },
+                    partitions: if topic.has_one_partition() {
+                        1
+                    } else {
+                        kafka.partitions
+                    },
                     replication: kafka.replication,
                     settings,
                 }
@@ -208,6 +215,8 @@ impl Names {
 struct Log {
     member: Member,
     names: Names,
+    /// The topic it reads.
+    topic: Topic,
 }
 
 impl Group for Log {
@@ -226,22 +235,17 @@ impl Group for Log {
                         .collect(),
                 ),
                 E::Revoked(partitions) => GroupEvent::Revoked(partitions),
-                E::Record(record) => GroupEvent::Record(LogRecord {
-                    corp_id: record.header("corp_id").unwrap_or_default().to_owned(),
-                    seq: record
-                        .header("seq")
-                        .and_then(|seq| seq.parse().ok())
-                        .unwrap_or_default(),
-                    link: record.header("link").and_then(ChainLink::from_hex),
-                    retry: record
-                        .header("retry")
-                        .and_then(|retry| serde_json::from_str(retry).ok()),
-                    partition: record.partition,
-                    offset: record.offset,
-                    key: record.key,
-                    value: record.value,
-                    timestamp: record.timestamp,
-                }),
+                E::Record(record) => {
+                    let raw = RawRecord {
+                        partition: record.partition,
+                        offset: record.offset,
+                        key: record.key.clone(),
+                        value: record.value.clone(),
+                        timestamp: record.timestamp,
+                    };
+                    let read = LogRecord::read(self.topic, raw, |name| record.header(name));
+                    GroupEvent::Record(read?)
+                }
                 E::End(partition) => GroupEvent::End(partition),
                 E::Idle => GroupEvent::Idle,
             })
@@ -288,21 +292,11 @@ impl Group for Log {
             let out: Vec<OutgoingRecord> = records
                 .into_iter()
                 .map(|record| {
-                    let retry = record.retry.as_ref().map(serde_json::to_string);
-                    let mut headers = vec![
-                        ("corp_id", record.corp_id),
-                        ("seq", record.seq.to_string()),
-                        ("schema", TOPIC_SCHEMA.to_string()),
-                    ];
-                    headers.extend(record.link.map(|link| ("link", link.hex())));
-                    if let Some(retry) = retry.transpose().map_err(Fault::local)? {
-                        headers.push(("retry", retry));
-                    }
                     Ok(OutgoingRecord {
+                        headers: record.headers()?,
                         topic: self.names.topic(record.topic),
                         key: record.key,
                         value: record.value,
-                        headers,
                     })
                 })
                 .collect::<Result<_, Fault>>()?;

@@ -191,6 +191,10 @@ where
 
 /// A random number in 0..1, for pauses.
 fn jitter() -> f64 {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(jitter) = crate::testing::jitter() {
+        return jitter;
+    }
     rand::random()
 }
 

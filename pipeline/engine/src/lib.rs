@@ -47,4 +47,6 @@ pub mod shared;
 pub mod sink;
 pub mod sink_checkpoint;
 pub mod stages;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod window;

@@ -105,8 +105,9 @@ impl Puller {
         let mut last_answer = Instant::now();
         loop {
             let answer = tokio::select! {
-                answer = self.source.page(after) => answer,
+                biased;
                 () = stop.cancelled() => return Ok(()),
+                answer = self.source.page(after) => answer,
             };
             let records = match answer {
                 Ok(records) => records,

@@ -239,6 +239,10 @@ impl Progress {
 
 /// Returns the time of day, milliseconds since the epoch, UTC.
 pub fn now_ms() -> i64 {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(now) = crate::testing::now_ms() {
+        return now;
+    }
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as i64)
 }

@@ -141,7 +141,8 @@ async fn assert_listed_and_shown(tenant: &Tenant, all: u64) {
     );
     let table = dlq(tenant, &["list"]).await.stdout.join("\n");
     assert!(
-        table.contains("unknown_key_version") && table.contains(&format!("{all} open dead letters")),
+        table.contains("unknown_key_version")
+            && table.contains(&format!("{all} open dead letters")),
         "{table}"
     );
     let seq = some["letters"][0]["seq"].to_string();

@@ -47,7 +47,7 @@ async fn groups_reset_to_the_beginning_add_no_row() {
     stored::equals_truth(&tenant).await.unwrap();
     assert_eq!(rows("messages").await, before.0);
     let log = again.log().unwrap();
-    for message in [
+    for told in [
         "the group is behind the sink checkpoint",
         "the group is behind the process checkpoint",
     ] {
@@ -65,7 +65,7 @@ async fn groups_reset_to_the_beginning_add_no_row() {
         Tenant::drained(&mut third).await.unwrap(),
         DrainSummary::default()
     );
-    assert!(!third.log().unwrap().contains("the group is behind the sink checkpoint"));
+    assert!(!third.log().unwrap().contains("the group is behind"));
     stored::equals_truth(&tenant).await.unwrap();
 }
 

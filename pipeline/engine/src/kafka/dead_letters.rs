@@ -1,13 +1,13 @@
-//! Dead letters on `[deadletter]`: which are open, and having them tried again or done without.
+//! Dead letters on `[deadletter]`: which are open, how they are replayed and discarded.
 //!
-//! A letter is tried again by publishing its sealed record on `[raw]` once more, with a mark on
-//! `[deadletter]`, in one transaction; `process` opens it, and says in its own transaction what came
-//! of it. Until then the mark says that an attempt is under way, and nobody else begins one. Two at
-//! once share a transactional id, so that the later fences the earlier; whoever writes has read
-//! everything that was written before it began. Hence an attempt is published once.
+//! A dead letter is replayed by publishing its sealed record on `[raw]` again, together with an event
+//! on `[deadletter]` that says that an attempt is under way. `process` opens the record and writes the
+//! outcome in its own transaction. Until then nobody starts another attempt. All writers share a
+//! transactional id, so the later one fences the earlier one, and a writer first reads everything
+//! that was written before it started. Hence an attempt is published once.
 //!
-//! Of several letters with one msgid the first alone is tried; if its message is delivered, the
-//! others are settled as its duplicates.
+//! Of several dead letters with one msgid only the first is replayed. If its message is delivered,
+//! the others are settled as its duplicates.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -19,56 +19,56 @@ use chatledger_schemas::{DeadLetter, DeadLetterEvent, DeadLetterRecord};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Group, GroupEvent, Join, LogRecord, OutRecord, Topic};
+use super::{Group, GroupEvent, Join, OutRecord, Topic};
 use crate::dead_letter_index::{DeadLetterFilter, DeadLetterIndex, DeadLetterKey, Retained};
 use crate::dead_letter_requests::{ReplayCounts, Requester};
 use crate::fault::Fault;
 use crate::window::msg_hash;
 
-/// DeadLetterIndex of one transaction at most.
+/// Maximum number of dead letters in a transaction.
 const CHUNK: usize = 5000;
-/// How long to wait for the log in one go.
+/// Longest wait for the next event of the topic.
 const TICK: Duration = Duration::from_millis(50);
 
 /// `[deadletter]` as a whole.
 pub struct DeadLetterLog {
-    /// Reads it from its beginning.
+    /// Joins the topic, read from its beginning.
     pub reader: Join,
-    /// Writes under the transactional id that all share who do so.
+    /// Joins as a writer, under the transactional id that all writers share.
     pub writer: Join,
     /// Waits until everything that was written before the call can be read.
     pub settled: Box<dyn Fn() -> BoxFuture<'static, Result<(), Fault>> + Send + Sync>,
 }
 
-/// A reader and what it has read.
+/// A reader of `[deadletter]` and the index of what it has read.
 pub struct DeadLetterReader<P> {
     group: Arc<dyn Group>,
     ended: BTreeSet<i32>,
-    /// The letters so far.
-    pub letters: DeadLetterIndex<P>,
+    /// The dead letters read so far.
+    pub dead_letters: DeadLetterIndex<P>,
 }
 
 impl Retained for () {}
 impl Retained for Option<Box<DeadLetter>> {}
 
 impl<P: Retained> DeadLetterReader<P> {
-    /// Takes in what there is, waiting at most `wait`; `retained` says what to remember of a letter.
-    /// False if nothing has changed.
+    /// Reads the next event, waiting at most `wait`. `retained` decides what to remember of a dead
+    /// letter. Returns false if nothing changed.
     ///
     /// # Errors
-    /// The log cannot be read, or holds something else.
+    /// The topic cannot be read, or a record has an unknown format.
     pub async fn step(
         &mut self,
         wait: Duration,
         retained: impl Fn(&DeadLetter) -> P,
     ) -> Result<bool, Fault> {
         match self.group.next(wait).await? {
-            GroupEvent::Record(record) => match read(&record)? {
-                DeadLetterRecord::DeadLetter(letter) => {
-                    let retained = retained(&letter);
-                    self.letters.add(&letter, retained);
+            GroupEvent::Record(record) => match record.json(Topic::DeadLetter)? {
+                DeadLetterRecord::DeadLetter(dead_letter) => {
+                    let retained = retained(&dead_letter);
+                    self.dead_letters.add(&dead_letter, retained);
                 }
-                DeadLetterRecord::Event(event) => self.letters.apply(&event),
+                DeadLetterRecord::Event(event) => self.dead_letters.apply(&event),
             },
             GroupEvent::End(partition) => return Ok(self.ended.insert(partition)),
             GroupEvent::Assigned(_) | GroupEvent::Revoked(_) | GroupEvent::Idle => {
@@ -79,34 +79,23 @@ impl<P: Retained> DeadLetterReader<P> {
     }
 
     /// Whether every partition has been read to its end at least once.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         let partitions = self.group.partitions();
         partitions > 0 && self.ended.len() >= partitions
     }
 }
 
-fn read(record: &LogRecord) -> Result<DeadLetterRecord, Fault> {
-    serde_json::from_slice(&record.value).map_err(|_| {
-        Fault::new(super::rows::UnknownFormat {
-            topic: Topic::DeadLetter.name(),
-            partition: record.partition,
-            offset: record.offset,
-            column: 0,
-        })
-    })
-}
-
-/// What was written for the letters that were chosen.
+/// What was written for the selected dead letters.
 #[derive(Debug, Default)]
 pub struct Published {
-    /// DeadLetterIndex whose records are on their way.
+    /// Dead letters whose records were published again.
     pub retried: HashSet<DeadLetterKey>,
-    /// What else became of letters.
-    pub outcome: ReplayCounts,
+    /// The dead letters that were settled or left alone.
+    pub counts: ReplayCounts,
 }
 
 impl DeadLetterLog {
-    /// Begins to read.
+    /// Starts reading.
     ///
     /// # Errors
     /// The log cannot be reached.
@@ -114,30 +103,30 @@ impl DeadLetterLog {
         Ok(DeadLetterReader {
             group: (self.reader)().await?,
             ended: BTreeSet::new(),
-            letters: DeadLetterIndex::default(),
+            dead_letters: DeadLetterIndex::default(),
         })
     }
 
-    /// Reads everything there is.
+    /// Reads the topic to its end.
     ///
     /// # Errors
-    /// The log cannot be read, or holds something else.
+    /// The topic cannot be read, or a record has an unknown format.
     pub async fn read<P: Retained>(
         &self,
         retained: impl Fn(&DeadLetter) -> P,
     ) -> Result<DeadLetterReader<P>, Fault> {
-        let mut reading = self.follow().await?;
-        while !reading.is_whole() {
-            reading.step(TICK, &retained).await?;
+        let mut reader = self.follow().await?;
+        while !reader.is_complete() {
+            reader.step(TICK, &retained).await?;
         }
-        Ok(reading)
+        Ok(reader)
     }
 
-    /// Has letters tried again.
+    /// Replays dead letters.
     ///
     /// # Errors
-    /// The log cannot be used, or somebody else has begun to write meanwhile; what has been
-    /// written until then stands.
+    /// The log cannot be used, or another writer took over. What was published until then stays
+    /// published.
     pub async fn replay(
         &self,
         filter: &DeadLetterFilter,
@@ -147,33 +136,34 @@ impl DeadLetterLog {
         let mut published = Published::default();
         let mut after = None;
         loop {
-            let index = self.read(|_| ()).await?.letters;
-            let chosen = index.select(after.as_ref(), filter, CHUNK);
-            let Some(last) = chosen.last() else {
+            let index = self.read(|_| ()).await?.dead_letters;
+            let selected = index.select(after.as_ref(), filter, CHUNK);
+            let Some(last) = selected.last() else {
                 return Ok(published);
             };
             after = Some(last.clone());
-            let plan = plan(&index, chosen, &mut published);
-            let wanted: HashSet<&DeadLetterKey> = plan.keys().collect();
-            // The records are read in a second pass, so that only those chosen are in memory.
-            let keep = |letter: &DeadLetter| {
-                let keep = wanted.contains(&DeadLetterKey::of(letter));
-                keep.then(|| Box::new(letter.clone()))
+            let plan = plan(&index, selected, &mut published);
+            // The records are read in a second pass, so that only the selected ones are in memory.
+            let keep = |dead_letter: &DeadLetter| {
+                let keep = plan.contains_key(&DeadLetterKey::of(dead_letter));
+                keep.then(|| Box::new(dead_letter.clone()))
             };
-            let letters = self.read(keep).await?.letters;
+            let dead_letters = self.read(keep).await?.dead_letters;
             let mut out = Vec::new();
-            for (key, standing) in letters.open() {
-                if let (Some(next), Some(letter)) = (plan.get(key), &standing.retained) {
-                    match next {
-                        Next::Retry => {
-                            out.extend(retried(letter, standing.attempts, requester)?);
-                            published.retried.insert(key.clone());
-                        }
-                        Next::Duplicate => {
-                            let attempt = standing.attempts + 1;
-                            out.push(note(&requester.event(letter, Event::Duplicate, attempt))?);
-                            published.outcome.duplicates += 1;
-                        }
+            for (key, status) in dead_letters.open() {
+                let (Some(action), Some(dead_letter)) = (plan.get(key), &status.retained) else {
+                    continue;
+                };
+                match action {
+                    ReplayAction::Retry => {
+                        out.extend(retried_records(dead_letter, status.attempts, requester)?);
+                        published.retried.insert(key.clone());
+                    }
+                    ReplayAction::SettleAsDuplicate => {
+                        let attempt = status.attempts + 1;
+                        let event = requester.event(dead_letter, Event::Duplicate, attempt);
+                        out.push(event_record(&event)?);
+                        published.counts.duplicates += 1;
                     }
                 }
             }
@@ -183,45 +173,46 @@ impl DeadLetterLog {
         }
     }
 
-    /// Does without letters.
+    /// Discards dead letters permanently.
     ///
     /// # Errors
     /// As [`DeadLetterLog::replay`].
-    pub async fn drop_letters(
+    pub async fn discard(
         &self,
         filter: &DeadLetterFilter,
         requester: &Requester,
         because: &str,
     ) -> Result<ReplayCounts, Fault> {
         let writer = self.begin().await?;
-        let mut outcome = ReplayCounts::default();
+        let mut counts = ReplayCounts::default();
         let mut after = None;
         loop {
-            let bare = |letter: &DeadLetter| {
+            let without_record = |dead_letter: &DeadLetter| {
                 Some(Box::new(DeadLetter {
                     sealed: String::new(),
-                    ..letter.clone()
+                    ..dead_letter.clone()
                 }))
             };
-            let letters = self.read(bare).await?.letters;
-            let chosen = letters.select(after.as_ref(), filter, CHUNK);
-            let Some(last) = chosen.last() else {
-                return Ok(outcome);
+            let dead_letters = self.read(without_record).await?.dead_letters;
+            let selected = dead_letters.select(after.as_ref(), filter, CHUNK);
+            let Some(last) = selected.last() else {
+                return Ok(counts);
             };
             after = Some(last.clone());
             let mut out = Vec::new();
-            for standing in chosen.iter().filter_map(|key| letters.open().get(key)) {
-                let Some(letter) = standing.retained.as_deref() else {
+            let open = dead_letters.open();
+            for status in selected.iter().filter_map(|key| open.get(key)) {
+                let Some(dead_letter) = status.retained.as_deref() else {
                     continue;
                 };
-                if standing.retrying.is_some() {
-                    outcome.waiting += 1;
+                if status.retrying.is_some() {
+                    counts.waiting += 1;
                     continue;
                 }
-                let mut event = requester.event(letter, Event::Dropped, standing.attempts);
+                let mut event = requester.event(dead_letter, Event::Dropped, status.attempts);
                 because.clone_into(&mut event.because);
-                out.push(note(&event)?);
-                outcome.dropped += 1;
+                out.push(event_record(&event)?);
+                counts.dropped += 1;
             }
             if !out.is_empty() {
                 writer.transact(out, &[]).await?;
@@ -229,45 +220,43 @@ impl DeadLetterLog {
         }
     }
 
-    /// Waits until attempts have come to an end, for as long as it takes or until `deadline`, and
-    /// counts what came of them.
+    /// Waits until every attempt has an outcome, or until `deadline`, and counts the outcomes.
     ///
     /// # Errors
-    /// The log cannot be read.
-    pub async fn outcome(
+    /// The topic cannot be read.
+    pub async fn await_outcomes(
         &self,
         published: Published,
         deadline: Instant,
     ) -> Result<ReplayCounts, Fault> {
         let Published {
             mut retried,
-            mut outcome,
+            mut counts,
         } = published;
-        let mut reading: DeadLetterReader<()> = self.read(|_| ()).await?;
+        let mut reader: DeadLetterReader<()> = self.read(|_| ()).await?;
         loop {
+            let index = &reader.dead_letters;
             retried.retain(|key| {
-                let open = reading.letters.open().get(key);
-                let under_way = open.is_some_and(|standing| standing.retrying.is_some());
+                let open = index.open().get(key);
+                let under_way = open.is_some_and(|status| status.retrying.is_some());
                 if !under_way {
-                    outcome.count(match open {
+                    counts.count(match open {
                         Some(_) => Event::Failed,
-                        None if reading.letters.was_replayed(&key.corp_id, key.msg) => {
-                            Event::Replayed
-                        }
+                        None if index.was_replayed(&key.corp_id, key.msg) => Event::Replayed,
                         None => Event::Duplicate,
                     });
                 }
                 under_way
             });
             if retried.is_empty() || Instant::now() >= deadline {
-                outcome.waiting += retried.len() as u64;
-                return Ok(outcome);
+                counts.waiting += retried.len() as u64;
+                return Ok(counts);
             }
-            reading.step(TICK, |_| ()).await?;
+            reader.step(TICK, |_| ()).await?;
         }
     }
 
-    /// Becomes the one that writes, and waits until what others wrote before can be read.
+    /// Fences other writers, then waits until everything they wrote can be read.
     async fn begin(&self) -> Result<Arc<dyn Group>, Fault> {
         let writer = (self.writer)().await?;
         writer.begin().await?;
@@ -276,21 +265,22 @@ impl DeadLetterLog {
     }
 }
 
-enum Next {
+/// What a replay does about a dead letter.
+enum ReplayAction {
     Retry,
-    Duplicate,
+    SettleAsDuplicate,
 }
 
-/// What to do about each letter that was chosen; those under way are left alone and counted.
+/// Decides what to do about each selected dead letter. Those under way are left alone and counted.
 fn plan(
     index: &DeadLetterIndex<()>,
-    chosen: Vec<DeadLetterKey>,
+    selected: Vec<DeadLetterKey>,
     published: &mut Published,
-) -> BTreeMap<DeadLetterKey, Next> {
+) -> BTreeMap<DeadLetterKey, ReplayAction> {
     let nameless = msg_hash("");
     let under_way = index.open().iter();
-    let mut begun: HashSet<_> = under_way
-        .filter(|(_, standing)| standing.retrying.is_some())
+    let mut started: HashSet<_> = under_way
+        .filter(|(_, status)| status.retrying.is_some())
         .map(|(key, _)| (key.corp_id.clone(), key.msg))
         .chain(
             published
@@ -300,44 +290,42 @@ fn plan(
         )
         .collect();
     let mut plan = BTreeMap::new();
-    for key in chosen {
+    for key in selected {
         let named = key.msg != nameless;
         let under_way = index.open()[&key].retrying.is_some();
         if named && index.was_replayed(&key.corp_id, key.msg) {
-            plan.insert(key, Next::Duplicate);
-        } else if under_way || (named && !begun.insert((key.corp_id.clone(), key.msg))) {
-            published.outcome.waiting += 1;
+            plan.insert(key, ReplayAction::SettleAsDuplicate);
+        } else if under_way || (named && !started.insert((key.corp_id.clone(), key.msg))) {
+            published.counts.waiting += 1;
         } else {
-            plan.insert(key, Next::Retry);
+            plan.insert(key, ReplayAction::Retry);
         }
     }
     plan
 }
 
-/// The sealed record, and the mark that it is tried again.
-fn retried(
-    letter: &DeadLetter,
+/// The sealed record, and the event that an attempt is under way.
+fn retried_records(
+    dead_letter: &DeadLetter,
     attempts: u32,
     requester: &Requester,
 ) -> Result<[OutRecord; 2], Fault> {
     let attempt = attempts + 1;
     let record = OutRecord {
         topic: Topic::Raw,
-        key: letter.msgid.as_bytes().to_vec(),
-        value: Bytes::from(letter.sealed.clone()),
-        corp_id: letter.corp_id.to_string(),
-        seq: letter.seq,
+        key: dead_letter.msgid.as_bytes().to_vec(),
+        value: Bytes::from(dead_letter.sealed.clone()),
+        corp_id: dead_letter.corp_id.to_string(),
+        seq: dead_letter.seq,
         link: None,
-        retry: Some(requester.retry(letter, attempt)),
+        retry: Some(requester.retry(dead_letter, attempt)),
     };
-    Ok([
-        record,
-        note(&requester.event(letter, Event::Retried, attempt))?,
-    ])
+    let event = requester.event(dead_letter, Event::Retried, attempt);
+    Ok([record, event_record(&event)?])
 }
 
-/// An event on its way to `[deadletter]`, into the partition of its letter.
-fn note(event: &DeadLetterEvent) -> Result<OutRecord, Fault> {
+/// The record of an event; it goes to the partition of its dead letter.
+fn event_record(event: &DeadLetterEvent) -> Result<OutRecord, Fault> {
     Ok(OutRecord {
         topic: Topic::DeadLetter,
         key: event.msgid.as_bytes().to_vec(),

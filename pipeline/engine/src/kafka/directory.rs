@@ -1,5 +1,5 @@
-//! The directory over the log: one process reads it and publishes its rows on `[directory]`; every
-//! process that joins names follows that topic.
+//! The directory on the log: one process reads it from its source and publishes its rows on
+//! `[directory]`; every process that joins names follows that topic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,18 +16,22 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Ending, Group, GroupEvent, Join, LogRecord, OutRecord, Topic, still_ours, supervised};
+use super::{
+    Ending, Group, GroupEvent, Join, Leadership, LogRecord, OutRecord, Topic, check_leadership,
+    supervised, wait_for_leadership,
+};
 use crate::directory_sync::DirectorySync;
 use crate::fault::Fault;
 use crate::ports::{DirectorySink, DirectorySource};
 use crate::shared::{Current, Progress, WantedRooms};
 
+/// Longest wait for the next event of the group.
 const TICK: Duration = Duration::from_millis(200);
-/// Rows of one transaction at most.
+/// Maximum number of rows in a transaction.
 const ROWS: usize = 10_000;
 
-/// Key of a room that messages name and nobody has requester about. It differs from the key of the
-/// room's own row, so that a wish never replaces what is known.
+/// Key of a room that messages name and the directory does not know. It differs from the key of the
+/// room's own row, so that the request never replaces the row.
 pub(super) fn wanted_key(corp: &str, room_id: &str) -> String {
     format!("{corp}/wanted/{room_id}")
 }
@@ -36,19 +40,19 @@ pub(super) fn wanted_key(corp: &str, room_id: &str) -> String {
 pub struct CorpDirectory {
     /// The corp.
     pub corp_id: CorpId,
-    /// Where it is read.
+    /// Its source.
     pub source: Arc<dyn DirectorySource>,
-    /// Where its rows are kept besides the log.
+    /// Where its rows are stored besides the log.
     pub sinks: Vec<Arc<dyn DirectorySink>>,
     /// Time between two syncs.
     pub interval: Duration,
-    /// Told of each sync.
+    /// The corp's progress, updated after each sync.
     pub progress: Arc<Progress>,
 }
 
 /// The stage `directory`.
 pub struct DirectoryStage {
-    /// Membership in the group on `[directory]`.
+    /// Joins the group on `[directory]`.
     pub join: Join,
     /// The corps.
     pub corps: Vec<CorpDirectory>,
@@ -56,8 +60,8 @@ pub struct DirectoryStage {
     pub ending: Ending,
 }
 
-/// The rows of one corp on the log.
-struct Followed {
+/// What `[directory]` holds for one corp.
+struct FollowedCorp {
     assembler: Assembler,
     wanted: Arc<WantedRooms>,
 }
@@ -72,31 +76,24 @@ impl DirectoryStage {
     }
 
     async fn lead(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
-        loop {
-            if self.ending.stop.is_cancelled() {
-                return Ok(());
-            }
-            if let GroupEvent::Assigned(partitions) = group.next(TICK).await?
-                && !partitions.is_empty()
-            {
-                break;
-            }
+        if wait_for_leadership(&*group, TICK, &self.ending).await? == Leadership::Stopping {
+            return Ok(());
         }
         group.begin().await?;
-        let mut followed: HashMap<String, Followed> = self
+        let mut followed: HashMap<String, FollowedCorp> = self
             .corps
             .iter()
             .map(|corp| {
                 let assembler = Assembler::new(corp.corp_id.clone());
                 let wanted = Arc::new(WantedRooms::default());
-                (corp.corp_id.to_string(), Followed { assembler, wanted })
+                (corp.corp_id.to_string(), FollowedCorp { assembler, wanted })
             })
             .collect();
         loop {
             match group.next(TICK).await? {
                 GroupEvent::Record(record) => follow(&mut followed, &record)?,
                 GroupEvent::End(_) => break,
-                event @ GroupEvent::Revoked(_) => still_ours(&event)?,
+                event @ GroupEvent::Revoked(_) => check_leadership(&event)?,
                 GroupEvent::Assigned(_) | GroupEvent::Idle => {}
             }
         }
@@ -107,13 +104,14 @@ impl DirectoryStage {
         let mut syncs = self.start(&group, &failed, &followed, &stop);
         while !self.ending.stop.is_cancelled() {
             let event = tokio::select! {
-                event = group.next(TICK) => event?,
-                // A producer whose transaction has failed may not be able to begin another.
+                biased;
+                // A producer whose transaction failed may not be able to begin another.
                 Some(fault) = failures.recv() => return Err(fault),
+                event = group.next(TICK) => event?,
             };
             match event {
                 GroupEvent::Record(record) => follow(&mut followed, &record)?,
-                event @ GroupEvent::Revoked(_) => still_ours(&event)?,
+                event @ GroupEvent::Revoked(_) => check_leadership(&event)?,
                 GroupEvent::Assigned(_) | GroupEvent::End(_) | GroupEvent::Idle => {}
             }
         }
@@ -126,7 +124,7 @@ impl DirectoryStage {
         &self,
         group: &Arc<dyn Group>,
         failed: &mpsc::Sender<Fault>,
-        followed: &HashMap<String, Followed>,
+        followed: &HashMap<String, FollowedCorp>,
         stop: &CancellationToken,
     ) -> JoinSet<()> {
         let mut syncs = JoinSet::new();
@@ -160,23 +158,11 @@ impl DirectoryStage {
     }
 }
 
-fn read(record: &LogRecord) -> Result<DirectoryRow, Fault> {
-    // The client's own words would quote the value.
-    serde_json::from_slice(&record.value).map_err(|error| {
-        Fault::new(super::rows::UnknownFormat {
-            topic: Topic::Directory.name(),
-            partition: record.partition,
-            offset: record.offset,
-            column: error.column(),
-        })
-    })
-}
-
-fn follow(followed: &mut HashMap<String, Followed>, record: &LogRecord) -> Result<(), Fault> {
+fn follow(followed: &mut HashMap<String, FollowedCorp>, record: &LogRecord) -> Result<(), Fault> {
     let Some(followed) = followed.get_mut(&record.corp_id) else {
         return Ok(());
     };
-    match read(record)? {
+    match record.json(Topic::Directory)? {
         DirectoryRow::Rooms(room) if room.kind == RoomKind::Wanted => {
             followed.wanted.add([room.room_id]);
         }
@@ -185,18 +171,18 @@ fn follow(followed: &mut HashMap<String, Followed>, record: &LogRecord) -> Resul
     Ok(())
 }
 
-/// Publishes rows on `[directory]`, with a last row that says they are complete.
+/// Publishes rows on `[directory]`, then a row that marks the snapshot as complete.
 struct TopicSink {
     group: Arc<dyn Group>,
-    /// A producer has one transaction at a time; each corp has a sync of its own.
+    /// A producer has one transaction at a time, and each corp has its own sync.
     turn: Arc<Mutex<()>>,
-    /// Told of a transaction that failed; the stage then joins anew.
+    /// Receives the fault of a failed transaction; the stage then joins again.
     failed: mpsc::Sender<Fault>,
 }
 
-/// The rows were not published; the stage begins again.
+/// The rows were not published; the stage joins again.
 #[derive(Debug, thiserror::Error)]
-#[error("the transaction on the topic of directories failed")]
+#[error("the transaction on [directory] failed")]
 struct NotPublished;
 
 impl TopicSink {
@@ -241,18 +227,18 @@ impl DirectorySink for TopicSink {
     }
 }
 
-/// Follows `[directory]` and keeps the directories of this process fresh.
+/// Follows `[directory]` and keeps this process's directories up to date.
 pub struct DirectoryFollower {
-    /// Reads the topic from its beginning, outside any group.
+    /// Joins the topic, read from its beginning and outside any group.
     pub join: Join,
-    /// The directories by corp.
+    /// The current directory of each corp, and a sender that turns true with its first snapshot.
     pub corps: HashMap<String, (Arc<Current<Directory>>, watch::Sender<bool>)>,
     /// When it ends.
     pub ending: Ending,
 }
 
 impl DirectoryFollower {
-    /// Runs until stopped. A corp's sender turns true when its first complete snapshot is there.
+    /// Runs until stopped. A corp's sender turns true once its first complete snapshot has been read.
     pub async fn run(self) {
         supervised("directory", &self.join, &self.ending, |topic| {
             self.work(topic)
@@ -276,7 +262,7 @@ impl DirectoryFollower {
             let Some(assembler) = assemblers.get_mut(corp.as_str()) else {
                 continue;
             };
-            match read(&record)? {
+            match record.json(Topic::Directory)? {
                 DirectoryRow::Rooms(room) if room.kind == RoomKind::Wanted => {}
                 row @ DirectoryRow::Complete { .. } => {
                     assembler.apply(row);

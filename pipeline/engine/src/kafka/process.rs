@@ -1,83 +1,80 @@
-//! `[raw]` to `[messages]`, `[violations]` and `[deadletter]`: one transaction a batch.
+//! `[raw]` to `[messages]`, `[violations]` and `[deadletter]`: one transaction for each batch.
 //!
-//! The time at which the broker took a record is the time it was pulled, so a batch that is
+//! A record counts as pulled at the time at which the broker accepted it, so a batch that is
 //! processed again gives the same rows.
 //!
-//! Each transaction also says on `[checkpoints]` how far its partitions are, so a group that is set back
-//! processes nothing a second time: what lies before the checkpoint only fills the window of repeats.
+//! Each transaction also stores on `[marks]` the position that its partitions have reached. A group
+//! that is reset therefore processes nothing a second time: the records before the checkpoint only
+//! fill the window of duplicates.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use chatledger_crypto::{Opener, SealRing};
 use chatledger_directory::Directory;
 use chatledger_rules::RuleSet;
-use chatledger_schemas::directory::{DirectoryRow, Room, RoomKind};
-use chatledger_schemas::ledger::{ChainLink, LedgerRecord, RecordOutcome};
-use chatledger_schemas::{CorpId, SealedRecord};
-use serde::Serialize;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::process_batch::{Run, RunResult, last_positions, process_run, runs, sealed};
 use super::process_checkpoints::{ProcessCheckpointReader, process_checkpoint_record};
-use super::{Ending, Ends, Group, GroupEvent, Join, LogRecord, OutRecord, Topic, supervised};
+use super::{Assigned, Ending, Group, GroupEvent, Join, LogRecord, PartitionEnds, cpu, supervised};
 use crate::failpoint;
 use crate::fault::Fault;
 use crate::metrics::Metrics;
 use crate::shared::{Current, Totals};
 use crate::sink_checkpoint::{SinkCheckpoint, UnverifiedCheckpoint, Verification};
-use crate::stages::{Processed, PulledRecord, Tools, process};
 use crate::window::{Window, body_hash, msg_hash};
 
-/// Records of one transaction at most.
+/// Maximum number of records in a transaction.
 const BATCH: usize = 4000;
-/// How long to wait for a batch to fill.
+/// Longest wait for a batch to fill.
 const LINGER: Duration = Duration::from_millis(100);
-/// How long to wait for the group in one go.
+/// Longest wait for the next event of the group.
 const TICK: Duration = Duration::from_millis(50);
-/// Records before the committed position that are read again to recognise repeats; a repeat has the
-/// same key and so the same partition.
+/// Records before the committed position that are read again to recognise duplicates. A duplicate
+/// has the same key and so the same partition.
 pub const WINDOW: usize = 10_000;
 
 /// A corp's keys and directory.
 pub struct CorpTools {
     /// Its keys.
     pub opener: Arc<dyn Opener>,
-    /// Who is who there.
+    /// Its current directory.
     pub directory: Arc<Current<Directory>>,
 }
 
 /// The stage `process`.
 pub struct ProcessStage {
-    /// Membership in the group on `[raw]`.
+    /// Joins the group on `[raw]`.
     pub join: Join,
-    /// Reads `[checkpoints]` from its beginning, outside any group.
+    /// Reads the process checkpoints.
     pub checkpoints: ProcessCheckpointReader,
     /// The corps by id.
     pub corps: Arc<HashMap<String, CorpTools>>,
-    /// What messages and violations are sealed with.
+    /// The keys with which messages and violations are sealed.
     pub seal: Arc<SealRing>,
-    /// What is looked for.
+    /// The rules in use.
     pub rules: Arc<Current<RuleSet>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// The counts.
+    /// The counts of this run.
     pub totals: Arc<Totals>,
     /// When it ends.
     pub ending: Ending,
 }
 
-/// A partition of `[raw]` in this process's hands.
-struct Partition {
+/// A partition of `[raw]` that belongs to this process.
+pub(super) struct RawPartition {
     /// Records before this offset only fill the window.
     position: u64,
-    window: Window,
-    /// A checkpoint that is further, as long as it has not been looked into.
+    pub(super) window: Window,
+    /// A checkpoint ahead of the position, until the log has confirmed or refuted it.
     unverified: Option<UnverifiedCheckpoint>,
 }
 
-impl Partition {
+impl RawPartition {
     fn new(position: u64, checkpoint: Option<SinkCheckpoint>) -> Self {
         Self {
             position,
@@ -86,7 +83,7 @@ impl Partition {
         }
     }
 
-    /// Only tells the window of a record.
+    /// Adds a record to the window without processing it.
     fn remember(&mut self, record: &LogRecord) {
         let sealed = sealed(record);
         let hash = msg_hash(&sealed.msgid);
@@ -99,11 +96,39 @@ impl Partition {
     }
 }
 
-/// Records of one corp in one partition, in order.
-type Run = (i32, String, Vec<LogRecord>);
+/// What one membership of the stage works on.
+#[derive(Default)]
+struct Work {
+    partitions: BTreeMap<i32, RawPartition>,
+    ends: PartitionEnds,
+    /// Records read and not processed yet.
+    pending: Vec<LogRecord>,
+    /// When the first of them arrived.
+    since: Option<Instant>,
+    /// The positions of the last transaction.
+    committed: Vec<(i32, u64)>,
+}
+
+impl Work {
+    fn add(&mut self, record: LogRecord) {
+        self.since.get_or_insert_with(Instant::now);
+        self.pending.push(record);
+    }
+
+    /// Whether the pending records are due to be processed.
+    fn is_due(&self) -> bool {
+        let lingered = self.since.is_some_and(|since| since.elapsed() >= LINGER);
+        self.pending.len() >= BATCH || lingered
+    }
+
+    fn take_pending(&mut self) -> Vec<LogRecord> {
+        self.since = None;
+        std::mem::take(&mut self.pending)
+    }
+}
 
 impl ProcessStage {
-    /// Runs until stopped or, in a drain, until `[raw]` has nothing more.
+    /// Runs until stopped or, in a drain, until `[raw]` has no more records.
     pub async fn run(self) {
         supervised("process", &self.join, &self.ending, |group| {
             self.work(group)
@@ -113,79 +138,22 @@ impl ProcessStage {
 
     async fn work(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
         group.begin().await?;
-        let mut partitions: BTreeMap<i32, Partition> = BTreeMap::new();
-        let mut ends = Ends::default();
-        let mut pending: Vec<LogRecord> = Vec::new();
-        let mut since = Instant::now();
-        let mut committed: Vec<(i32, u64)> = Vec::new();
+        let mut work = Work::default();
         loop {
-            match group.next(TICK).await? {
-                GroupEvent::Assigned(list) => {
-                    info!(partitions = list.len(), "raw partitions taken up");
-                    ends.joined = true;
-                    let checkpoints = if list.is_empty() {
-                        HashMap::new()
-                    } else {
-                        self.checkpoints.read(&self.ending).await?
-                    };
-                    for assigned in list {
-                        let checkpoint = checkpoints.get(&assigned.partition).copied();
-                        let partition = Partition::new(assigned.position, checkpoint);
-                        // A probe for the end must not skip the window.
-                        ends.assigned(assigned.partition, partition.start());
-                        partitions.insert(assigned.partition, partition);
-                    }
-                }
-                GroupEvent::Revoked(list) => {
-                    pending.retain(|record| !list.contains(&record.partition));
-                    partitions.retain(|partition, _| !list.contains(partition));
-                    ends.revoked(&list);
-                }
-                GroupEvent::Record(record) => {
-                    ends.read(record.partition, record.offset);
-                    let Some(partition) = partitions.get_mut(&record.partition) else {
-                        continue;
-                    };
-                    if partition.unverified.is_some() {
-                        meet(
-                            partition,
-                            record.partition,
-                            Some(&record),
-                            &*group,
-                            &mut ends,
-                        )
-                        .await?;
-                    } else if record.offset < partition.position {
-                        partition.remember(&record);
-                    } else {
-                        if pending.is_empty() {
-                            since = Instant::now();
-                        }
-                        pending.push(record);
-                    }
-                }
-                GroupEvent::End(number) => {
-                    ends.reached(number);
-                    if let Some(partition) = partitions.get_mut(&number) {
-                        meet(partition, number, None, &*group, &mut ends).await?;
-                    }
-                }
-                GroupEvent::Idle => {}
-            }
+            let event = group.next(TICK).await?;
+            self.handle(event, &*group, &mut work).await?;
             let stopping = self.ending.stop.is_cancelled();
-            let full = pending.len() >= BATCH || since.elapsed() >= LINGER;
-            if !pending.is_empty() && (full || stopping) {
-                let batch = std::mem::take(&mut pending);
-                (partitions, committed) = self.batch(&*group, partitions, batch).await?;
+            if !work.pending.is_empty() && (work.is_due() || stopping) {
+                self.process_batch(&*group, &mut work).await?;
             }
             if stopping {
                 return Ok(());
             }
             if self.ending.upstream_ended() {
-                ends.probe(&*group).await?;
-                if ends.all_reached() && pending.is_empty() {
-                    if !committed.is_empty() {
-                        group.transact(Vec::new(), &committed).await?;
+                work.ends.probe(&*group).await?;
+                if work.ends.all_reached() && work.pending.is_empty() {
+                    if !work.committed.is_empty() {
+                        group.transact(Vec::new(), &work.committed).await?;
                     }
                     return Ok(());
                 }
@@ -193,105 +161,137 @@ impl ProcessStage {
         }
     }
 
-    async fn batch(
+    async fn handle(
         &self,
+        event: GroupEvent,
         group: &dyn Group,
-        mut partitions: BTreeMap<i32, Partition>,
-        records: Vec<LogRecord>,
-    ) -> Result<(BTreeMap<i32, Partition>, Vec<(i32, u64)>), Fault> {
-        let mut consumed: BTreeMap<i32, u64> = BTreeMap::new();
-        // Records that are tried again are old: their order is not that of the rest.
-        let mut runs: BTreeMap<(i32, String, bool), Vec<LogRecord>> = BTreeMap::new();
-        for record in records {
-            consumed.insert(record.partition, record.offset + 1);
-            let again = record.retry.is_some();
-            runs.entry((record.partition, record.corp_id.clone(), again))
-                .or_default()
-                .push(record);
-        }
-        let checkpoints = checkpoints(runs.values());
-        let runs: Vec<Run> = runs
-            .into_iter()
-            .map(|((partition, corp, again), mut records)| {
-                if again {
-                    records.sort_by_key(|record| record.seq);
-                }
-                (partition, corp, records)
-            })
-            .collect();
-        let (corps, rules) = (Arc::clone(&self.corps), self.rules.get());
-        let seal = Arc::clone(&self.seal);
-        let metrics = Arc::clone(&self.metrics);
-        let (back, done) = tokio::task::spawn_blocking(move || {
-            let mut done = Vec::with_capacity(runs.len());
-            for (partition, corp, records) in runs {
-                if let Some(partition) = partitions.get_mut(&partition) {
-                    let run = (corp, &records[..]);
-                    done.push(one(partition, run, &corps, &rules, &seal, &metrics));
+        work: &mut Work,
+    ) -> Result<(), Fault> {
+        match event {
+            GroupEvent::Assigned(list) => self.assigned(list, work).await?,
+            GroupEvent::Revoked(list) => {
+                work.pending
+                    .retain(|record| !list.contains(&record.partition));
+                work.partitions
+                    .retain(|partition, _| !list.contains(partition));
+                work.committed
+                    .retain(|(partition, _)| !list.contains(partition));
+                work.ends.revoked(&list);
+            }
+            GroupEvent::Record(record) => {
+                work.ends.reads_from(record.partition, record.offset + 1);
+                let Some(partition) = work.partitions.get_mut(&record.partition) else {
+                    return Ok(());
+                };
+                if partition.unverified.is_some() {
+                    let number = record.partition;
+                    verify(partition, number, Some(&record), group, &mut work.ends).await?;
+                } else if record.offset < partition.position {
+                    partition.remember(&record);
+                } else {
+                    work.add(record);
                 }
             }
-            (partitions, done)
-        })
-        .await
-        .map_err(Fault::local)?;
+            GroupEvent::End(number) => {
+                work.ends.reached(number);
+                if let Some(partition) = work.partitions.get_mut(&number) {
+                    verify(partition, number, None, group, &mut work.ends).await?;
+                }
+            }
+            GroupEvent::Idle => {}
+        }
+        Ok(())
+    }
+
+    async fn assigned(&self, list: Vec<Assigned>, work: &mut Work) -> Result<(), Fault> {
+        info!(partitions = list.len(), "raw partitions assigned");
+        work.ends.joined = true;
+        if list.is_empty() {
+            return Ok(());
+        }
+        let checkpoints = self.checkpoints.read(&self.ending).await?;
+        for assigned in list {
+            let checkpoint = checkpoints.get(&assigned.partition).copied();
+            let partition = RawPartition::new(assigned.position, checkpoint);
+            // A probe for the end must not skip the window.
+            work.ends.reads_from(assigned.partition, partition.start());
+            work.partitions.insert(assigned.partition, partition);
+        }
+        Ok(())
+    }
+
+    /// Processes the pending records in one transaction.
+    async fn process_batch(&self, group: &dyn Group, work: &mut Work) -> Result<(), Fault> {
+        let records = work.take_pending();
+        let mut consumed: BTreeMap<i32, u64> = BTreeMap::new();
+        for record in &records {
+            consumed.insert(record.partition, record.offset + 1);
+        }
+        let checkpoints = last_positions(&records);
+        let results = self.process_runs(runs(records), work).await?;
 
         failpoint::pass("process", "batch_opened")?;
         let mut out = Vec::new();
         let mut processed = Vec::new();
-        for done in done {
-            let (corp, rows, what) = done?;
-            out.extend(rows);
-            processed.push((corp, what));
+        for result in results {
+            let result = result?;
+            out.extend(result.records);
+            processed.extend(result.processed.map(|processed| (result.corp, processed)));
         }
         for (partition, checkpoint) in checkpoints {
             out.push(process_checkpoint_record(partition, checkpoint)?);
         }
         let consumed: Vec<(i32, u64)> = consumed.into_iter().collect();
         group.transact(out, &consumed).await?;
-        for (corp, processed) in processed.iter().filter_map(|(c, p)| Some((c, p.as_ref()?))) {
+        for (corp, processed) in &processed {
             self.metrics.processed(corp, processed);
             self.totals.processed(processed);
         }
-        Ok((back, consumed))
+        work.committed = consumed;
+        Ok(())
+    }
+
+    /// Takes runs through the stages, off the async threads.
+    async fn process_runs(
+        &self,
+        runs: Vec<Run>,
+        work: &mut Work,
+    ) -> Result<Vec<Result<RunResult, Fault>>, Fault> {
+        let (corps, rules) = (Arc::clone(&self.corps), self.rules.get());
+        let seal = Arc::clone(&self.seal);
+        let metrics = Arc::clone(&self.metrics);
+        let mut partitions = std::mem::take(&mut work.partitions);
+        let (partitions, results) = cpu::run(move || {
+            let mut results = Vec::with_capacity(runs.len());
+            for run in runs {
+                if let Some(partition) = partitions.get_mut(&run.partition) {
+                    results.push(process_run(partition, run, &corps, &rules, &seal, &metrics));
+                }
+            }
+            (partitions, results)
+        })
+        .await?;
+        work.partitions = partitions;
+        Ok(results)
     }
 }
 
-/// How far a batch brings each of its partitions.
-fn checkpoints<'a>(
-    runs: impl Iterator<Item = &'a Vec<LogRecord>>,
-) -> BTreeMap<i32, SinkCheckpoint> {
-    let mut last: BTreeMap<i32, &LogRecord> = BTreeMap::new();
-    for record in runs.filter_map(|records| records.last()) {
-        let known = last.entry(record.partition).or_insert(record);
-        if record.offset > known.offset {
-            *known = record;
-        }
-    }
-    let checkpoint = |record: &LogRecord| SinkCheckpoint {
-        position: record.offset + 1,
-        fingerprint: record.fingerprint(),
-    };
-    last.into_iter()
-        .map(|(partition, record)| (partition, checkpoint(record)))
-        .collect()
-}
-
-/// Holds a partition's checkpoint against the next record of the log, or against its end.
-async fn meet(
-    partition: &mut Partition,
+/// Compares a partition's checkpoint with the next record of the log, or with the log's end.
+async fn verify(
+    partition: &mut RawPartition,
     number: i32,
     record: Option<&LogRecord>,
     group: &dyn Group,
-    ends: &mut Ends,
+    ends: &mut PartitionEnds,
 ) -> Result<(), Fault> {
     let Some(unverified) = &mut partition.unverified else {
         return Ok(());
     };
-    let (at, marked) = (partition.position, unverified.checkpoint().position);
-    let step = record.map_or(Verification::Refuted, |record| {
+    let (committed, stored) = (partition.position, unverified.checkpoint().position);
+    let verification = record.map_or(Verification::Refuted, |record| {
         unverified.compare(record.offset + 1, || record.fingerprint())
     });
-    let from = match (step, record) {
+    let from = match (verification, record) {
         (Verification::Pass, Some(record)) => {
             partition.remember(record);
             return Ok(());
@@ -299,12 +299,14 @@ async fn meet(
         (Verification::Confirmed, Some(record)) => {
             warn!(
                 partition = number,
-                at, marked, "the group stands before what has been processed; going on behind that"
+                committed,
+                stored,
+                "the group is behind the process checkpoint; continuing at the checkpoint"
             );
             partition.unverified = None;
-            partition.position = marked;
+            partition.position = stored;
             partition.remember(record);
-            return group.transact(Vec::new(), &[(number, marked)]).await;
+            return group.transact(Vec::new(), &[(number, stored)]).await;
         }
         (Verification::Seek(offset), Some(record)) => {
             // What was read so far is too far back to be of use.
@@ -316,186 +318,15 @@ async fn meet(
         _ => {
             warn!(
                 partition = number,
-                at, marked, "the checkpoint is not of this log; going on where the group stands"
+                committed,
+                stored,
+                "the process checkpoint does not match this log; continuing at the group's offset"
             );
-            *partition = Partition::new(at, None);
+            *partition = RawPartition::new(committed, None);
             partition.start()
         }
     };
     group.seek(number, from).await?;
-    ends.assigned(number, from);
+    ends.reads_from(number, from);
     Ok(())
-}
-
-type Done = Result<(String, Vec<OutRecord>, Option<Processed>), Fault>;
-
-/// A record of a corp that is not in the configuration stops the stage rather than being skipped.
-#[derive(Debug, thiserror::Error)]
-#[error("the log holds records of corp {0}, which is not configured here")]
-struct UnknownCorp(String);
-
-impl chatledger_schemas::Classified for UnknownCorp {
-    fn class(&self) -> chatledger_schemas::FaultClass {
-        chatledger_schemas::FaultClass::Stop
-    }
-}
-
-fn one(
-    partition: &mut Partition,
-    (corp, records): (String, &[LogRecord]),
-    corps: &HashMap<String, CorpTools>,
-    rules: &RuleSet,
-    seal: &SealRing,
-    metrics: &Metrics,
-) -> Done {
-    let Some(tools) = corps.get(&corp) else {
-        return Err(Fault::new(UnknownCorp(corp)));
-    };
-    let directory = tools.directory.get();
-    let corp_id = CorpId::from(corp.as_str());
-    let pulled = records
-        .iter()
-        .map(|record| PulledRecord {
-            record: sealed(record),
-            // A letter's message comes out as if it had been opened the first time.
-            at: record
-                .retry
-                .as_ref()
-                .map_or(record.timestamp, |retry| retry.first_seen),
-            retry: record.retry.clone(),
-            // What is read again was committed with what it became, and is not processed again.
-            dead_lettered: false,
-        })
-        .collect();
-    let tools = Tools {
-        corp_id: &corp_id,
-        opener: &*tools.opener,
-        directory: &directory,
-        rules,
-    };
-    let mut since = Instant::now();
-    let processed = process(&tools, pulled, &mut partition.window, |stage| {
-        metrics.stage(stage.as_str(), since.elapsed());
-        since = Instant::now();
-    });
-    let link = |seq| {
-        let place = records.binary_search_by_key(&seq, |record| record.seq);
-        place.ok().and_then(|place| records[place].link)
-    };
-    let rows = processed
-        .as_ref()
-        .map_or_else(|| Ok(Vec::new()), |done| rows(&corp, done, &link, seal))?;
-    Ok((corp, rows, processed))
-}
-
-fn sealed(record: &LogRecord) -> SealedRecord {
-    SealedRecord {
-        corp_id: CorpId::from(record.corp_id.as_str()),
-        seq: record.seq,
-        msgid: String::from_utf8_lossy(&record.key).into(),
-        json: record.value.clone(),
-    }
-}
-
-fn rows(
-    corp: &str,
-    processed: &Processed,
-    link: &dyn Fn(u64) -> Option<ChainLink>,
-    seal: &SealRing,
-) -> Result<Vec<OutRecord>, Fault> {
-    let batch = &processed.batch;
-    let mut out = Vec::with_capacity(batch.rows());
-    let mut add = |topic: Topic, key: &str, seq, row: &dyn erased::Row| {
-        let mut value = row.json().map_err(Fault::local)?;
-        if topic.is_sealed() {
-            let sealed = seal.seal(topic.name(), key.as_bytes(), value);
-            value = sealed.map_err(Fault::local)?;
-        }
-        let value = Bytes::from(value);
-        let (key, corp_id) = (key.as_bytes().to_vec(), corp.to_owned());
-        out.push(OutRecord {
-            topic,
-            key,
-            value,
-            corp_id,
-            seq,
-            link: None,
-            retry: None,
-        });
-        Ok::<_, Fault>(())
-    };
-    for message in &batch.messages {
-        add(
-            Topic::Messages,
-            &message.conversation_id,
-            message.seq,
-            message,
-        )?;
-    }
-    for violation in &batch.violations {
-        add(
-            Topic::Violations,
-            &violation.conversation_id,
-            violation.seq,
-            violation,
-        )?;
-    }
-    for letter in &batch.dead_letters {
-        add(Topic::DeadLetter, &letter.msgid, letter.seq, letter)?;
-    }
-    for event in &batch.events {
-        add(Topic::DeadLetter, &event.msgid, event.seq, event)?;
-    }
-    for room_id in &processed.unresolved.room_ids {
-        let room = DirectoryRow::Rooms(Room {
-            room_id: room_id.clone(),
-            name: String::new(),
-            owner_id: String::new(),
-            kind: RoomKind::Wanted,
-            created_at: 0,
-            notice: String::new(),
-            active: true,
-        });
-        add(
-            Topic::Directory,
-            &super::directory::wanted_key(corp, room_id),
-            0,
-            &room,
-        )?;
-    }
-    // The last message takes the chain along, as an anchor for where it is delivered.
-    if let Some(last) = batch.messages.len().checked_sub(1) {
-        out[last].link = link(batch.messages[last].seq);
-    }
-    let settled = processed.outcomes.iter().map(|record| RecordOutcome {
-        seq: record.seq,
-        msgid: record.hash.to_le_bytes(),
-        outcome: record.outcome,
-        row: record.row,
-    });
-    out.push(OutRecord {
-        topic: Topic::Ledger,
-        key: corp.as_bytes().to_vec(),
-        value: Bytes::from(LedgerRecord::Outcomes(settled.collect()).encode()),
-        corp_id: corp.to_owned(),
-        seq: batch.range.last,
-        link: None,
-        retry: None,
-    });
-    Ok(out)
-}
-
-/// Rows of different types behind one pointer.
-mod erased {
-    use super::Serialize;
-
-    pub(super) trait Row {
-        fn json(&self) -> serde_json::Result<Vec<u8>>;
-    }
-
-    impl<T: Serialize> Row for T {
-        fn json(&self) -> serde_json::Result<Vec<u8>> {
-            serde_json::to_vec(self)
-        }
-    }
 }

@@ -7,6 +7,7 @@ use chatledger_schemas::ledger::ChainAnchor;
 use chatledger_schemas::{Classified, CorpId, DeadLetterRecord, FaultClass};
 use serde::de::DeserializeOwned;
 
+use super::record::UnknownFormat;
 use super::{LogRecord, Topic};
 use crate::batch::{Batch, BatchRange};
 use crate::fault::Fault;
@@ -51,7 +52,11 @@ pub(super) fn decode(
                 }
             }
         }
-        Topic::Raw | Topic::Cursor | Topic::Directory | Topic::Ledger | Topic::Marks => {}
+        Topic::Raw
+        | Topic::Cursor
+        | Topic::Directory
+        | Topic::Ledger
+        | Topic::ProcessCheckpoints => {}
     }
     Ok(Some(batch))
 }
@@ -75,15 +80,8 @@ fn rows<T: DeserializeOwned>(
         } else {
             Cow::Borrowed(&record.value[..])
         };
-        // The parser's message may quote the record: keep only the column.
-        serde_json::from_slice(&value).map_err(|error| {
-            Fault::new(UnknownFormat {
-                topic: topic.name(),
-                partition: record.partition,
-                offset: record.offset,
-                column: error.column(),
-            })
-        })
+        serde_json::from_slice(&value)
+            .map_err(|error| Fault::new(UnknownFormat::of(topic, record, &error)))
     };
     records.iter().map(read).collect()
 }
@@ -99,24 +97,6 @@ struct Unopened {
 }
 
 impl Classified for Unopened {
-    fn class(&self) -> FaultClass {
-        FaultClass::Stop
-    }
-}
-
-/// A record that this program did not write.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the record on [{topic}] at partition {partition}, offset {offset} has an unknown format (column {column})"
-)]
-pub(super) struct UnknownFormat {
-    pub(super) topic: &'static str,
-    pub(super) partition: i32,
-    pub(super) offset: u64,
-    pub(super) column: usize,
-}
-
-impl Classified for UnknownFormat {
     fn class(&self) -> FaultClass {
         FaultClass::Stop
     }

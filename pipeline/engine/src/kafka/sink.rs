@@ -20,7 +20,9 @@ use futures::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::rows::decode;
-use super::{Assigned, Ending, Ends, Group, GroupEvent, Join, LogRecord, Topic, supervised};
+use super::{
+    Assigned, Ending, Group, GroupEvent, Join, LogRecord, PartitionEnds, Topic, cpu, supervised,
+};
 use crate::batch::BatchRange;
 use crate::delivery::{Delivery, Flushed};
 use crate::fault::{Fault, retry};
@@ -115,7 +117,7 @@ impl SinkStage {
 
     async fn work(&self, group: Arc<dyn Group>) -> Result<(), Fault> {
         let mut lanes: BTreeMap<i32, PartitionLane> = BTreeMap::new();
-        let mut ends = Ends::default();
+        let mut ends = PartitionEnds::default();
         loop {
             let event = group.next(TICK).await?;
             if self.handle(event, &group, &mut lanes, &mut ends).await? == Continue::No
@@ -144,7 +146,7 @@ impl SinkStage {
         event: GroupEvent,
         group: &Arc<dyn Group>,
         lanes: &mut BTreeMap<i32, PartitionLane>,
-        ends: &mut Ends,
+        ends: &mut PartitionEnds,
     ) -> Result<Continue, Fault> {
         match event {
             GroupEvent::Assigned(list) => {
@@ -154,7 +156,7 @@ impl SinkStage {
                     let Loaded::Checkpoint(checkpoint) = self.load(&log, group).await? else {
                         return Ok(Continue::No);
                     };
-                    ends.assigned(assigned.partition, assigned.position);
+                    ends.reads_from(assigned.partition, assigned.position);
                     let lane = self.lane(log, group, &assigned, checkpoint);
                     lanes.insert(assigned.partition, lane);
                 }
@@ -167,7 +169,7 @@ impl SinkStage {
                 ends.revoked(&list);
             }
             GroupEvent::Record(record) => {
-                ends.read(record.partition, record.offset);
+                ends.reads_from(record.partition, record.offset + 1);
                 if let Some(lane) = lanes.get_mut(&record.partition) {
                     if lane.unverified.is_some() {
                         self.verify(lane, Some(&record), group, ends).await?;
@@ -289,7 +291,7 @@ impl SinkStage {
         lane: &mut PartitionLane,
         record: Option<&LogRecord>,
         group: &Arc<dyn Group>,
-        ends: &mut Ends,
+        ends: &mut PartitionEnds,
     ) -> Result<(), Fault> {
         let Some(unverified) = &mut lane.unverified else {
             return Ok(());
@@ -340,7 +342,7 @@ impl SinkStage {
             }
         };
         group.seek(partition, from).await?;
-        ends.assigned(partition, from);
+        ends.reads_from(partition, from);
         Ok(())
     }
 
@@ -377,9 +379,7 @@ impl SinkStage {
         }
         let (topic, seal) = (self.topic, Arc::clone(&self.seal));
         let fingerprint = records.last().map_or(0, LogRecord::fingerprint);
-        let batch = tokio::task::spawn_blocking(move || decode(topic, &records, &seal))
-            .await
-            .map_err(Fault::local)??;
+        let batch = cpu::run(move || decode(topic, &records, &seal)).await??;
         let Some(batch) = batch else { return Ok(()) };
         for message in &batch.messages {
             let newest = lane

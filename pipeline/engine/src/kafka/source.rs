@@ -1,5 +1,5 @@
-//! Archive to `[raw]`: records, ledger and cursor in one transaction; the cursor, with the end of the
-//! hash chain, is recovered from the log alone.
+//! Archive to `[raw]`: records, ledger entries and cursor in one transaction. The cursor and the end
+//! of the hash chain are recovered from the log alone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,26 +7,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chatledger_schemas::ledger::{ChainLink, LedgerEntry, LedgerRecord};
-use chatledger_schemas::{CorpId, SealedRecord};
+use chatledger_schemas::{Classified, CorpId, FaultClass, SealedRecord};
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Ending, Group, GroupEvent, Join, OutRecord, Topic, still_ours, supervised};
+use super::{
+    Ending, Group, GroupEvent, Join, Leadership, OutRecord, Topic, check_leadership, cpu,
+    supervised, wait_for_leadership,
+};
 use crate::chain::{Chain, ChainInput};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
 use crate::pull::{PullError, Puller, check_archive_gap};
 use crate::shared::{Totals, now_ms};
 
-/// Pages between the pullers and the producer.
+/// Capacity of the queue between the pullers and the producer, in pages.
 const PAGES: usize = 4;
-/// How long to wait for the group in one go.
+/// Longest wait for the next event of the group.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Milliseconds between two notes of when an archive answered last.
+/// Time between two records of when an archive last answered, milliseconds.
 const CONTACT_EVERY: i64 = 60_000;
 
 /// Value of a record on `[cursor]`; its key is the corp.
@@ -34,26 +38,32 @@ const CONTACT_EVERY: i64 = 60_000;
 struct CursorRecord {
     /// Everything up to here is on `[raw]`.
     seq: u64,
-    /// Entries of the corp's chain.
+    /// Number of entries in the corp's chain.
     #[serde(default)]
     number: u64,
     /// The chain's last link, as hexadecimal digits.
     #[serde(default)]
     link: String,
-    /// When the archive answered last, milliseconds since the epoch, UTC.
+    /// When the archive last answered, milliseconds since the epoch, UTC.
     #[serde(default)]
     answered_at: i64,
 }
 
 impl CursorRecord {
-    fn chain(&self, corp: &str) -> Chain {
-        ChainLink::from_hex(&self.link).map_or_else(
-            || Chain::genesis(corp),
-            |link| Chain {
-                number: self.number,
-                link,
-            },
-        )
+    /// The end of the corp's chain; its beginning if the record has none.
+    fn chain(&self, corp: &str) -> Result<Chain, Fault> {
+        if self.link.is_empty() {
+            return Ok(Chain::genesis(corp));
+        }
+        let link = ChainLink::from_hex(&self.link).ok_or_else(|| {
+            Fault::new(UnreadableLink {
+                corp: corp.to_owned(),
+            })
+        })?;
+        Ok(Chain {
+            number: self.number,
+            link,
+        })
     }
 
     fn answered(&self) -> Option<i64> {
@@ -61,43 +71,67 @@ impl CursorRecord {
     }
 }
 
-/// How far one corp is.
+/// The chain cannot be continued from a link that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the cursor of corp {corp} on [cursor] has an unreadable chain link")]
+struct UnreadableLink {
+    corp: String,
+}
+
+impl Classified for UnreadableLink {
+    fn class(&self) -> FaultClass {
+        FaultClass::Stop
+    }
+}
+
+/// The position up to which one corp's archive has been read.
 struct CorpPosition {
     seq: u64,
     chain: Chain,
-    /// When the archive had answered last, as it stands on `[cursor]`.
+    /// When the archive last answered, according to `[cursor]`.
     answered: Option<i64>,
 }
 
-/// How reading came to an end.
+/// How reading the archives ended.
 enum ReadEnd {
     /// There is nothing more, or the process is stopping.
-    Everything,
-    /// DeadLetterReader has failed for good.
+    Complete,
+    /// An archive cannot be read any further.
     Failed(SourceError),
 }
 
-/// Why reading an archive has ended before its time.
+/// The result of looking for a gap before an archive is read.
+enum GapCheck {
+    /// Reading continues here.
+    Continue(CorpPosition),
+    /// The archive may have dropped records, and the gap is not accepted.
+    Refused(SourceError),
+}
+
+/// Why reading an archive ended early.
 #[derive(Debug, thiserror::Error)]
 #[error("archive of {corp}: {source}")]
 pub struct SourceError {
     /// The corp.
     pub corp: CorpId,
-    /// What happened.
+    /// The cause.
     pub source: PullError,
 }
 
+/// A page of records on its way from a puller to the producer.
+type Page = (Arc<Puller>, Vec<SealedRecord>);
+
 /// The stage `source`.
 pub struct SourceStage {
-    /// Membership in the group on `[cursor]`.
+    /// Joins the group on `[cursor]`.
     pub join: Join,
     /// The corps.
     pub corps: Vec<Arc<Puller>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// The counts.
+    /// The counts of this run.
     pub totals: Arc<Totals>,
-    /// Go on though an archive may have dropped records that were not read in time.
+    /// Continue although an archive may have dropped records before they were read.
     pub accept_gap: bool,
     /// When it ends.
     pub ending: Ending,
@@ -123,19 +157,11 @@ impl SourceStage {
         group: Arc<dyn Group>,
         failed: &Mutex<&mut Option<SourceError>>,
     ) -> Result<(), Fault> {
-        // Wait to be the one process that reads.
-        loop {
-            if self.ending.stop.is_cancelled() {
-                return Ok(());
-            }
-            if let GroupEvent::Assigned(partitions) = group.next(TICK).await?
-                && !partitions.is_empty()
-            {
-                break;
-            }
+        if wait_for_leadership(&*group, TICK, &self.ending).await? == Leadership::Stopping {
+            return Ok(());
         }
         group.begin().await?;
-        // An end that was seen before older holders were fenced may not have been the last.
+        // An end seen before older holders were fenced may not have been the last.
         group.seek(0, 0).await?;
         let cursors = recover(&*group).await?;
         info!(corps = cursors.len(), "this process reads the archives");
@@ -151,126 +177,147 @@ impl SourceStage {
         cursors: &HashMap<String, CursorRecord>,
     ) -> Result<ReadEnd, Fault> {
         let stop = self.ending.stop.child_token();
-        let _ended = stop.clone().drop_guard();
-        let drain = self.ending.upstream.is_some();
-        let mut reached: HashMap<&str, CorpPosition> = HashMap::new();
+        let _stop_pullers = stop.clone().drop_guard();
+        let mut positions: HashMap<&str, CorpPosition> = HashMap::new();
         for corp in &self.corps {
             let corp = &corp.corp_id;
             let cursor = cursors.get(corp.as_str()).cloned().unwrap_or_default();
-            let at = CorpPosition {
+            let position = CorpPosition {
                 seq: cursor.seq,
-                chain: cursor.chain(corp.as_str()),
+                chain: cursor.chain(corp.as_str())?,
                 answered: cursor.answered(),
             };
-            match self.close_gap(&**group, corp, at).await? {
-                Ok(at) => reached.insert(corp.as_str(), at),
-                Err(error) => return Ok(ReadEnd::Failed(error)),
+            match self.check_gap(&**group, corp, position).await? {
+                GapCheck::Continue(position) => positions.insert(corp.as_str(), position),
+                GapCheck::Refused(error) => return Ok(ReadEnd::Failed(error)),
             };
         }
-        let (pages, mut queue) = mpsc::channel(PAGES);
+        let (pages, queue) = mpsc::channel(PAGES);
+        let mut pullers = self.start_pullers(&positions, &pages, &stop);
+        drop(pages);
+        self.publish_pages(&**group, queue, &mut positions).await?;
+        while let Some(ended) = pullers.join_next().await {
+            if let Err(error) = ended.map_err(Fault::local)? {
+                return Ok(ReadEnd::Failed(error));
+            }
+        }
+        Ok(ReadEnd::Complete)
+    }
+
+    /// Starts a puller for each corp; they send pages until stopped or, in a drain, to their end.
+    fn start_pullers(
+        &self,
+        positions: &HashMap<&str, CorpPosition>,
+        pages: &mpsc::Sender<Page>,
+        stop: &CancellationToken,
+    ) -> JoinSet<Result<(), SourceError>> {
+        let drain = self.ending.upstream.is_some();
         let mut pullers = JoinSet::new();
         for corp in &self.corps {
-            let Some(at) = reached.get(corp.corp_id.as_str()) else {
+            let Some(position) = positions.get(corp.corp_id.as_str()) else {
                 continue;
             };
-            let (after, answered) = (at.seq, at.answered.map(|_| now_ms()));
+            let (after, answered) = (position.seq, position.answered.map(|_| now_ms()));
             let (corp, pages, stop) = (Arc::clone(corp), pages.clone(), stop.clone());
             pullers.spawn(async move {
-                let reader = Arc::clone(&corp);
+                let puller = Arc::clone(&corp);
                 let corp_id = corp.corp_id.clone();
-                let hand_over = move |records| {
+                let deliver = move |records| {
                     let (pages, corp) = (pages.clone(), Arc::clone(&corp));
                     async move { pages.send((corp, records)).await.is_ok() }.boxed()
                 };
-                let ended = reader.run(after, answered, drain, &stop, hand_over).await;
+                let ended = puller.run(after, answered, drain, &stop, deliver).await;
                 ended.map_err(|source| SourceError {
                     corp: corp_id,
                     source,
                 })
             });
         }
-        drop(pages);
+        pullers
+    }
+
+    /// Publishes pages until every puller has ended.
+    async fn publish_pages(
+        &self,
+        group: &dyn Group,
+        mut queue: mpsc::Receiver<Page>,
+        positions: &mut HashMap<&str, CorpPosition>,
+    ) -> Result<(), Fault> {
         let mut published = false;
         loop {
             tokio::select! {
                 biased;
                 page = queue.recv() => match page {
                     Some((corp, records)) => {
-                        if let Some(at) = reached.get_mut(corp.corp_id.as_str()) {
-                            self.publish(&**group, &corp, records, at).await?;
+                        if let Some(position) = positions.get_mut(corp.corp_id.as_str()) {
+                            self.publish(group, &corp, records, position).await?;
                             published = true;
                         }
+                        // The group must be polled also while pages arrive without a pause.
+                        check_leadership(&group.next(Duration::ZERO).await?)?;
                     }
                     None => break,
                 },
-                event = group.next(TICK) => {
-                    still_ours(&event?)?;
-                    self.keep_contact(&**group, &mut reached, CONTACT_EVERY)
-                        .await?;
-                    continue;
-                }
+                event = group.next(TICK) => check_leadership(&event?)?,
             }
-            // Also while one page follows the other: who is not heard of loses its place.
-            still_ours(&group.next(Duration::ZERO).await?)?;
-            self.keep_contact(&**group, &mut reached, CONTACT_EVERY)
-                .await?;
+            self.record_contact(group, positions, CONTACT_EVERY).await?;
         }
-        if published && drain {
-            // One more transaction: it cannot begin before the last one is seen.
-            self.keep_contact(&**group, &mut reached, 0).await?;
+        if published && self.ending.upstream.is_some() {
+            // One more transaction, which cannot begin before the last one is visible.
+            self.record_contact(group, positions, 0).await?;
         }
-        while let Some(ended) = pullers.join_next().await {
-            if let Err(error) = ended.map_err(Fault::local)? {
-                return Ok(ReadEnd::Failed(error));
-            }
-        }
-        Ok(ReadEnd::Everything)
+        Ok(())
     }
 
-    /// Looks whether an archive may have dropped records since it was read last; a gap that is
-    /// accepted is written into the ledger.
-    async fn close_gap(
+    /// Checks whether an archive may have dropped records since it was last read. A gap that is
+    /// accepted is recorded in the ledger.
+    async fn check_gap(
         &self,
         group: &dyn Group,
         corp: &CorpId,
-        mut at: CorpPosition,
-    ) -> Result<Result<CorpPosition, SourceError>, Fault> {
-        let Err(behind) = check_archive_gap(at.seq, at.answered, now_ms()) else {
-            return Ok(Ok(at));
+        mut position: CorpPosition,
+    ) -> Result<GapCheck, Fault> {
+        let Err(behind) = check_archive_gap(position.seq, position.answered, now_ms()) else {
+            return Ok(GapCheck::Continue(position));
         };
         if !self.accept_gap {
-            return Ok(Err(SourceError {
+            return Ok(GapCheck::Refused(SourceError {
                 corp: corp.clone(),
                 source: behind.into(),
             }));
         }
-        warn!(%corp, since = behind.silent_since, "a gap is accepted and noted");
-        let entry = at.chain.gap(at.seq, behind.silent_since, behind.now);
-        at.answered = Some(behind.now);
-        let records = vec![ledger(corp, vec![entry]), cursor(corp, &at)?];
+        let since = behind.silent_since;
+        warn!(%corp, since, "gap accepted; recorded in the ledger");
+        let entry = position.chain.gap(position.seq, since, behind.now);
+        position.answered = Some(behind.now);
+        let records = vec![
+            ledger_record(corp, vec![entry]),
+            cursor_record(corp, &position)?,
+        ];
         group.transact(records, &[]).await?;
-        Ok(Ok(at))
+        Ok(GapCheck::Continue(position))
     }
 
-    /// Writes down when the archives answered last, where what is written is older than `every`
+    /// Records when the archives last answered, if the time recorded is older than `every`
     /// milliseconds.
-    async fn keep_contact(
+    async fn record_contact(
         &self,
         group: &dyn Group,
-        reached: &mut HashMap<&str, CorpPosition>,
+        positions: &mut HashMap<&str, CorpPosition>,
         every: i64,
     ) -> Result<(), Fault> {
         let mut records = Vec::new();
         for corp in &self.corps {
-            let Some(at) = reached.get_mut(corp.corp_id.as_str()) else {
+            let Some(position) = positions.get_mut(corp.corp_id.as_str()) else {
                 continue;
             };
             let Some(answered) = corp.progress.last_answer() else {
                 continue;
             };
-            if at.answered.is_none_or(|kept| answered - kept >= every) {
-                at.answered = Some(answered);
-                records.push(cursor(&corp.corp_id, at)?);
+            let is_due = |recorded| answered - recorded >= every;
+            if position.answered.is_none_or(is_due) {
+                position.answered = Some(answered);
+                records.push(cursor_record(&corp.corp_id, position)?);
             }
         }
         if !records.is_empty() {
@@ -284,22 +331,21 @@ impl SourceStage {
         group: &dyn Group,
         corp: &Puller,
         records: Vec<SealedRecord>,
-        at: &mut CorpPosition,
+        position: &mut CorpPosition,
     ) -> Result<(), Fault> {
         let Some(last) = records.last().map(|record| record.seq) else {
             return Ok(());
         };
-        let (count, now, mut chain) = (records.len(), now_ms(), at.chain);
+        let (count, now, mut chain) = (records.len(), now_ms(), position.chain);
         let corp_id = &corp.corp_id;
-        let (records, entries, chain) = tokio::task::spawn_blocking(move || {
+        let (records, entries, chain) = cpu::run(move || {
             let entries: Vec<LedgerEntry> = records
                 .iter()
                 .map(|record| chain.record(&ChainInput::of(record, now)))
                 .collect();
             (records, entries, chain)
         })
-        .await
-        .map_err(Fault::local)?;
+        .await?;
         let mut out: Vec<OutRecord> = records
             .into_iter()
             .zip(&entries)
@@ -313,15 +359,15 @@ impl SourceStage {
                 retry: None,
             })
             .collect();
-        let reached = CorpPosition {
+        let published = CorpPosition {
             seq: last,
             chain,
             answered: Some(now),
         };
-        out.push(ledger(corp_id, entries));
-        out.push(cursor(corp_id, &reached)?);
+        out.push(ledger_record(corp_id, entries));
+        out.push(cursor_record(corp_id, &published)?);
         group.transact(out, &[]).await?;
-        *at = reached;
+        *position = published;
         self.metrics.pulled(corp_id.as_str(), count as u64);
         self.totals.pulled(count);
         corp.progress.reached("raw", last, None);
@@ -330,7 +376,7 @@ impl SourceStage {
 }
 
 /// The record that adds entries to the ledger.
-fn ledger(corp: &CorpId, entries: Vec<LedgerEntry>) -> OutRecord {
+fn ledger_record(corp: &CorpId, entries: Vec<LedgerEntry>) -> OutRecord {
     OutRecord {
         topic: Topic::Ledger,
         key: corp.as_str().as_bytes().to_vec(),
@@ -342,20 +388,20 @@ fn ledger(corp: &CorpId, entries: Vec<LedgerEntry>) -> OutRecord {
     }
 }
 
-/// The record that says how far a corp's archive has been read.
-fn cursor(corp: &CorpId, at: &CorpPosition) -> Result<OutRecord, Fault> {
+/// The record that stores the position up to which a corp's archive has been read.
+fn cursor_record(corp: &CorpId, position: &CorpPosition) -> Result<OutRecord, Fault> {
     let cursor = CursorRecord {
-        seq: at.seq,
-        number: at.chain.number,
-        link: at.chain.link.hex(),
-        answered_at: at.answered.unwrap_or_default(),
+        seq: position.seq,
+        number: position.chain.number,
+        link: position.chain.link.hex(),
+        answered_at: position.answered.unwrap_or_default(),
     };
     Ok(OutRecord {
         topic: Topic::Cursor,
         key: corp.as_str().as_bytes().to_vec(),
         value: Bytes::from(serde_json::to_vec(&cursor).map_err(Fault::local)?),
         corp_id: corp.to_string(),
-        seq: at.seq,
+        seq: position.seq,
         link: None,
         retry: None,
     })
@@ -367,12 +413,11 @@ async fn recover(group: &dyn Group) -> Result<HashMap<String, CursorRecord>, Fau
     loop {
         match group.next(TICK).await? {
             GroupEvent::Record(record) => {
-                let cursor: CursorRecord =
-                    serde_json::from_slice(&record.value).map_err(Fault::local)?;
+                let cursor: CursorRecord = record.json(Topic::Cursor)?;
                 cursors.insert(String::from_utf8_lossy(&record.key).into_owned(), cursor);
             }
             GroupEvent::End(_) => return Ok(cursors),
-            event @ GroupEvent::Revoked(_) => still_ours(&event)?,
+            event @ GroupEvent::Revoked(_) => check_leadership(&event)?,
             GroupEvent::Assigned(_) | GroupEvent::Idle => {}
         }
     }

@@ -30,7 +30,7 @@ impl Topic {
         &self,
         retain: impl Fn(&DeadLetter) -> Shown,
     ) -> Result<DeadLetterIndex<Shown>, Failure> {
-        Ok(within(self.0.read(retain)).await?.letters)
+        Ok(within(self.0.read(retain)).await?.dead_letters)
     }
 
     pub(super) async fn serve(
@@ -44,7 +44,7 @@ impl Topic {
                 let requester = Requester { actor, at };
                 let published = within(self.0.replay(&filter, &requester)).await?;
                 let deadline = Instant::now() + wait;
-                let outcome = self.0.outcome(published, deadline).await;
+                let outcome = self.0.await_outcomes(published, deadline).await;
                 outcome.map_err(Failure::unreachable)
             }
             DeadLetterRequest::Drop {
@@ -53,7 +53,7 @@ impl Topic {
                 because,
             } => {
                 let requester = Requester { actor, at };
-                within(self.0.drop_letters(&filter, &requester, &because)).await
+                within(self.0.discard(&filter, &requester, &because)).await
             }
         }
     }
