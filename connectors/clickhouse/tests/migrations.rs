@@ -134,7 +134,7 @@ async fn every_table_is_listed_with_the_columns_and_token_memory_it_has() {
     }
     let others = format!(
         "{TABLES_OF_DATABASE} AND name != '{}'",
-        migrations::LEDGER_TABLE
+        migrations::MIGRATIONS_TABLE
     );
     assert_eq!(number(&clickhouse, &others).await, TABLES.len() as u64);
 }

@@ -200,6 +200,7 @@ fn control_bytes_are_ignored_and_kept_in_the_payload() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of inputs and reasons")]
 fn errors_give_the_reason_and_none_of_the_content() {
     let deep = |depth: usize| {
         let (open, close) = ("[".repeat(depth), "]".repeat(depth));

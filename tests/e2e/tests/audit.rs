@@ -83,6 +83,13 @@ fn python(script: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// What a sink holds of messages, in the totals of a reconciliation.
+fn messages_in<'a>(total: &'a Value, sink: &str) -> &'a Value {
+    let mut places = total["places"].as_array().unwrap().iter();
+    let place = places.find(|place| place["sink"] == sink && place["content"] == "messages");
+    place.unwrap()
+}
+
 #[test_case(Driver::Direct; "direct")]
 #[test_case(Driver::Kafka; "kafka")]
 #[tokio::test(flavor = "multi_thread")]
@@ -91,11 +98,7 @@ async fn rows_altered_by_hand_are_named_by_block(driver: Driver) {
     let (code, clean) = run_json(&tenant, "reconcile", &[]).await;
     assert_eq!((code, findings(&clean)), (0, Vec::new()), "{clean}");
     let total = &clean["corps"][0]["total"];
-    let messages_in = |sink: &str| {
-        let mut places = total["places"].as_array().unwrap().iter();
-        let place = places.find(|place| place["sink"] == sink && place["content"] == "messages");
-        place.unwrap()
-    };
+    let messages_in = |sink| messages_in(total, sink);
     for (what, count) in [
         (&total["pulled"]["rows"], 3025),
         (messages_in("clickhouse"), 2970),

@@ -47,7 +47,7 @@ async fn groups_reset_to_the_beginning_add_no_row() {
     stored::equals_truth(&tenant).await.unwrap();
     assert_eq!(rows("messages").await, before.0);
     let log = again.log().unwrap();
-    for told in [
+    for message in [
         "the group is behind the sink checkpoint",
         "the group is behind the process checkpoint",
     ] {

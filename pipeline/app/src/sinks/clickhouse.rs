@@ -239,12 +239,12 @@ impl TableWriter {
 
     /// Inserts the rows of one table and, if they may have been sent before, checks that they are
     /// there.
-    async fn deliver<'r, T: BatchTable>(
+    async fn deliver<T: BatchTable>(
         &mut self,
         table: T,
         token: &str,
         attempt: WriteAttempt,
-        records: Vec<T::Record<'r>>,
+        records: Vec<T::Record<'_>>,
     ) -> Result<(), Fault> {
         let client = Arc::clone(&self.client);
         let inserted = client.insert(table, token, records.iter().copied());

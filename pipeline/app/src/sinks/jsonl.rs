@@ -5,7 +5,7 @@
 //! the last batch may be printed again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use chatledger_engine::audit::{AuditReader, Content, Selection, SinkSums, Sum, block_of};
@@ -294,7 +294,7 @@ impl FolderAudit {
         for file in files {
             let name = file.display().to_string();
             let corp = corp.clone();
-            let read = blocking(move || digests(file, &corp)).await;
+            let read = blocking(move || digests(&file, &corp)).await;
             match read {
                 Ok(rows) => rows.into_iter().for_each(|digest| row(&name, digest)),
                 Err(error) => {
@@ -309,9 +309,9 @@ impl FolderAudit {
     }
 }
 
-fn digests(file: PathBuf, corp: &CorpId) -> Result<Vec<RowDigest>, Error> {
+fn digests(file: &Path, corp: &CorpId) -> Result<Vec<RowDigest>, Error> {
     let mut rows = Vec::new();
-    read_messages(&file, |message| {
+    read_messages(file, |message| {
         if message.corp_id == *corp {
             rows.push(RowDigest::from(&RowParts::from(&message)));
         }

@@ -125,6 +125,10 @@ pub fn configured(
 }
 
 /// Every fail point of the program, in the order in which a record passes them.
+#[cfg_attr(
+    not(any(test, feature = "failpoints")),
+    expect(dead_code, reason = "only builds with fail points list them")
+)]
 pub fn fail_points() -> Vec<FailPoint> {
     let mut points = failpoint::of_stages();
     for kind in KINDS {

@@ -197,8 +197,9 @@ impl BatchWriter for FileWriter {
                 metadata.extend(
                     anchors.map(|anchor| (ChainAnchor::key(&anchor.corp_id), anchor.value())),
                 );
-                let encoded = tokio::task::spawn_blocking(move || encoder.finish(&name, &metadata));
-                let mut files = encoded.await.map_err(Fault::local)?.map_err(Fault::new)?;
+                let finished =
+                    tokio::task::spawn_blocking(move || encoder.finish(&name, &metadata));
+                let mut files = finished.await.map_err(Fault::local)?.map_err(Fault::new)?;
                 // Taken from the end: messages are written first, so that no violation is visible
                 // before its message.
                 files.reverse();

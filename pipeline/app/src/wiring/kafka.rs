@@ -171,12 +171,12 @@ impl Stages<'_> {
             };
             tools.insert(corp.id.to_string(), tool);
         }
-        let follower = DirectoryFollower {
+        let directory = DirectoryFollower {
             join: self.names.join(&Role::Follower),
             corps: followed,
             ending: self.background_ending(),
         };
-        self.background.spawn(follower.run());
+        self.background.spawn(directory.run());
         let stage = ProcessStage {
             join: self.names.join(&Role::Process),
             checkpoints: ProcessCheckpointReader(self.names.join(&Role::ProcessCheckpoints)),

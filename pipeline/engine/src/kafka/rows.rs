@@ -46,7 +46,7 @@ pub(super) fn decode(
             for row in rows(topic, records, seal)? {
                 match row {
                     DeadLetterRecord::DeadLetter(dead_letter) => {
-                        batch.dead_letters.push(dead_letter)
+                        batch.dead_letters.push(dead_letter);
                     }
                     DeadLetterRecord::Event(event) => batch.events.push(event),
                 }

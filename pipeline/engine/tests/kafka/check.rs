@@ -7,7 +7,7 @@ use chatledger_engine::kafka::Topic;
 use chatledger_engine::sink::Stream;
 use chatledger_engine::testing::archive::ExpectedOutcome;
 use chatledger_engine::testing::sink::RowKind;
-use chatledger_schemas::ledger::{Entry, LedgerRecord, Link, Outcome, Settled};
+use chatledger_schemas::ledger::{ChainLink, LedgerEntry, LedgerRecord, Outcome, RecordOutcome};
 
 use super::cluster::{CORP, Cluster, ClusterSink};
 
@@ -39,15 +39,15 @@ fn expected(cluster: &Cluster, kind: impl Fn(ExpectedOutcome) -> bool) -> Vec<u6
 /// Checks the ledger's chain, that it has each record once, and each record's outcome once.
 fn ledger(cluster: &Cluster) -> Result<(), String> {
     let records = cluster.log.records(Topic::Ledger);
-    let mut pulled: Vec<Entry> = Vec::new();
-    let mut settled: Vec<Settled> = Vec::new();
+    let mut pulled: Vec<LedgerEntry> = Vec::new();
+    let mut settled: Vec<RecordOutcome> = Vec::new();
     for record in records.map_err(|fault| fault.to_string())? {
         match LedgerRecord::decode(&record.value).ok_or("the ledger is unreadable")? {
             LedgerRecord::Pulled(entries) => pulled.extend(entries),
-            LedgerRecord::Settled(outcomes) => settled.extend(outcomes),
+            LedgerRecord::Outcomes(outcomes) => settled.extend(outcomes),
         }
     }
-    let mut link = Link::genesis(CORP);
+    let mut link = ChainLink::genesis(CORP);
     for (number, entry) in (1..).zip(&pulled) {
         if entry.number != number || !entry.follows(&link) {
             return Err(format!("the chain breaks at entry {number}: {entry:?}"));

@@ -19,7 +19,7 @@ use chatledger_engine::sink::Stream;
 use chatledger_engine::testing::archive::{FORBIDDEN, FakeArchive, FakeOpener};
 use chatledger_engine::testing::sink::{FakeSink, small_limits};
 use chatledger_engine::testing::{SimulatedProcess, Simulation};
-use chatledger_rules::{RuleSet, Source as RuleSource, compile};
+use chatledger_rules::{RuleFile, RuleSet, compile};
 use chatledger_schemas::CorpId;
 use chatledger_schemas::directory::Snapshot;
 use tokio::sync::watch;
@@ -88,8 +88,8 @@ fn rules() -> RuleSet {
     let text = format!(
         "[[rule]]\nid = \"r\"\nname = \"r\"\ncategory = \"c\"\nseverity = \"high\"\nwords = [\"{FORBIDDEN}\"]\n[rule.scope]\nall = true\n"
     );
-    let source = RuleSource {
-        file: "r.toml",
+    let source = RuleFile {
+        name: "r.toml",
         text: &text,
     };
     compile(&[source], |_, _| Ok::<_, std::io::Error>(String::new())).expect("one rule")
@@ -187,7 +187,9 @@ impl Cluster {
         };
         let stage = ProcessStage {
             join: self.log.process(process),
-            checkpoints: ProcessCheckpointReader(self.log.reader(process, Topic::Marks)),
+            checkpoints: ProcessCheckpointReader(
+                self.log.reader(process, Topic::ProcessCheckpoints),
+            ),
             corps: Arc::new(HashMap::from([(CORP.to_owned(), tools)])),
             seal: Arc::clone(&seal),
             rules: Arc::clone(&self.rules),

@@ -82,7 +82,7 @@ async fn storm(cluster: &Cluster) -> Result<(), String> {
 /// the records in which the archive may repeat a message; of the sinks' topics what every group has
 /// committed.
 fn retain(cluster: &Cluster) {
-    for topic in [Topic::Cursor, Topic::Marks] {
+    for topic in [Topic::Cursor, Topic::ProcessCheckpoints] {
         cluster.log.compact(topic);
     }
     for topic in [

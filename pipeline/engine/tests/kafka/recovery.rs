@@ -125,7 +125,7 @@ fn retention_behind_the_committed_positions_loses_nothing() {
             }
         }
         cluster.log.compact(Topic::Cursor);
-        cluster.log.compact(Topic::Marks);
+        cluster.log.compact(Topic::ProcessCheckpoints);
         extend_and_drain(&cluster).await.unwrap();
     });
 }
