@@ -26,7 +26,7 @@ pub async fn check(args: CheckArgs) -> Result<(), Failure> {
     if args.json {
         say(&as_json(&settings, &rules, &peers).to_string())?;
     } else {
-        tell(&settings, &rules, &peers)?;
+        print(&settings, &rules, &peers)?;
     }
     match peers.iter().find(|peer| peer.error.is_some()) {
         Some(_) => Err(Failure::unreachable("not everything answers; see above")),
@@ -83,7 +83,7 @@ fn as_json(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> serde_json::
     })
 }
 
-fn tell(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> Result<(), Failure> {
+fn print(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> Result<(), Failure> {
     for corp in &settings.corps {
         let keys: Vec<String> = corp
             .keys
@@ -91,22 +91,18 @@ fn tell(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> Result<(), Fail
             .iter()
             .map(ToString::to_string)
             .collect();
-        let keys = if keys.is_empty() {
-            "no private keys: every record will be a dead letter".to_owned()
-        } else {
-            format!("private keys of versions {}", keys.join(", "))
-        };
         let names = if corp.directory.is_some() {
             ""
         } else {
             "; no directory: names stay empty"
         };
-        say(&format!("corp {}: {keys}{names}", corp.id))?;
+        let keys = keys.join(", ");
+        say(&format!("corp {}: private keys of versions {keys}{names}", corp.id))?;
     }
     if !rules.rules().is_empty() {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_header(vec!["rule", "name", "severity", "words", "in effect"]);
+        table.set_header(vec!["rule", "name", "severity", "words", "active"]);
         for rule in rules.rules() {
             let state = match &rule.state {
                 RuleState::Active => "yes".to_owned(),
@@ -128,5 +124,5 @@ fn tell(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> Result<(), Fail
             Some(error) => say(&format!("{}: {error}", peer.what))?,
         }
     }
-    say("The configuration is good.")
+    say("The configuration is valid.")
 }

@@ -1,4 +1,4 @@
-//! One process, no broker: a corp's driver beside its directory.
+//! The direct driver: for each corp, its pipeline and its directory, in one process.
 
 use std::sync::Arc;
 

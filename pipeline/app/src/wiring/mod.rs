@@ -1,4 +1,5 @@
-//! Puts the parts together, by hand, and runs them: the one place where engine and connectors meet.
+//! Puts the parts together and runs them. The engine and the connectors meet only here and in
+//! [`crate::sinks`].
 
 mod direct;
 mod kafka;
@@ -38,34 +39,34 @@ use crate::observe::{self, Observed};
 use crate::rules_dir;
 use crate::wecom::{WecomArchive, WecomDirectory};
 
-/// Longest exchange with the directory APIs.
+/// Time limit of one call of a directory API.
 const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the first directory is waited for before records are opened without names.
+/// Longest wait for the first directory; after that, names stay empty until there is one.
 const FIRST_DIRECTORY: Duration = Duration::from_secs(60);
 
 /// How to run.
 pub struct RunOptions {
     /// Stages of the kafka driver; empty means all.
     pub stages: Vec<StageName>,
-    /// End by itself.
+    /// Whether to stop when there is nothing more to deliver.
     pub drain: bool,
-    /// Go on though an archive may have dropped records that were not read in time.
+    /// Continue although an archive may have dropped records that were not read in time.
     pub accept_gap: bool,
     /// Stop pulling, deliver, end.
     pub stop: CancellationToken,
-    /// Do not wait for sinks any longer.
+    /// Stop waiting for sinks.
     pub abandon: CancellationToken,
 }
 
 /// What is running, for the caller.
 pub struct Running {
-    /// Counts.
+    /// The counts.
     pub totals: Arc<Totals>,
     /// Where metrics are served.
     pub metrics_address: std::net::SocketAddr,
 }
 
-/// Everything that is shared by the parts of one process.
+/// What the parts of one process share.
 struct Parts {
     settings: Settings,
     metrics: Arc<Metrics>,
@@ -78,7 +79,7 @@ struct Parts {
 /// Runs the pipeline until it is stopped or drained. `started` is called when it is up.
 ///
 /// # Errors
-/// What is needed cannot be reached, is refused, or the pipeline has failed.
+/// A peer cannot be reached or refuses, or the pipeline failed.
 pub async fn run(
     settings: Settings,
     options: RunOptions,
