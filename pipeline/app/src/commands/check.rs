@@ -97,7 +97,10 @@ fn print(settings: &Settings, rules: &RuleSet, peers: &[Peer]) -> Result<(), Fai
             "; no directory: names stay empty"
         };
         let keys = keys.join(", ");
-        say(&format!("corp {}: private keys of versions {keys}{names}", corp.id))?;
+        say(&format!(
+            "corp {}: private keys of versions {keys}{names}",
+            corp.id
+        ))?;
     }
     if !rules.rules().is_empty() {
         let mut table = Table::new();
