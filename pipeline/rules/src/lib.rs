@@ -8,6 +8,7 @@
 //! | `source` | parses the text of rule files into definitions and collects all errors |
 //! | `section` | reads a TOML table key by key, with the location of each error |
 //! | `rule` | a rule, when it is active, how its version is computed |
+//! | `kind` | the conditions that a rule can have besides words, one file for each kind |
 //! | `scope` | whose messages a rule checks |
 //! | `fold` | folds texts for comparison and maps positions back to the original |
 //! | `matcher` | one automaton for the words of all active rules |
@@ -16,7 +17,8 @@
 //!
 //! Guarantees:
 //! - One pass over a message finds the words and allow phrases of all active rules, so the cost per
-//!   message hardly depends on their number.
+//!   message hardly depends on their number. Each other condition is a pass of its own, and only over
+//!   messages in the scope of its rule.
 //! - Every span is a range of Unicode scalar values in the *original* content, and `matched` is the
 //!   original text of that range, even where folding changed its length.
 //! - The same rules, message and directory give the same violations with the same ids.
@@ -25,6 +27,7 @@
 
 mod error;
 mod fold;
+mod kind;
 mod matcher;
 mod prefilter;
 mod rule;

@@ -1,38 +1,43 @@
 //! One automaton for the words and allow phrases of all active rules, and the reduction of its
-//! matches to hits.
+//! matches and those of the other conditions to hits.
 //!
-//! The automaton finds every occurrence of a word, including overlapping ones. An occurrence inside
-//! an occurrence of one of the rule's allow phrases is ignored. Of the remaining ones, an
-//! occurrence inside another is ignored. Rules do not influence each other.
+//! The automaton finds every occurrence of a word, including overlapping ones; other conditions add
+//! theirs. An occurrence inside an occurrence of one of the rule's allow phrases is ignored. Of the
+//! remaining ones, an occurrence inside another is ignored. Rules do not influence each other.
 //!
-//! Matching works on folded text; [`Folded`] maps positions back to the original. Scopes are not
-//! handled here.
+//! Matching works on folded text; [`Folded`] maps positions back to the original. Scopes are
+//! not handled here; the caller's `covers` is called for a rule before its other conditions run, and
+//! for a rule with words only after the automaton has found one.
 
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::str::Chars;
 
 use daachorse::errors::DaachorseError;
 use daachorse::{CharwiseDoubleArrayAhoCorasick, CharwiseDoubleArrayAhoCorasickBuilder};
 
 use crate::RuleError;
 use crate::fold::{Folded, Origin};
+use crate::kind::Conditions;
 use crate::prefilter::Prefilter;
-use crate::rule::Phrases;
+use crate::rule::Criteria;
 
 /// Maximum number of occurrences that are evaluated in one text. It exceeds the number of Chinese
 /// characters in a text of the maximum size. The rest of a text with more occurrences is not
 /// searched.
 const MAX_OCCURRENCES: usize = 4 << 20;
 
-/// The compiled words of all active rules.
+/// The compiled words and the other conditions of all active rules.
 #[derive(Default)]
 pub(crate) struct Matcher {
-    /// `None` if no rule is active.
+    /// `None` if no active rule has words or allow phrases.
     automaton: Option<CharwiseDoubleArrayAhoCorasick<u32>>,
     prefilter: Prefilter,
     /// The owners of pattern `p` are `owners[starts[p]..starts[p + 1]]`.
     starts: Vec<u32>,
     owners: Vec<Owner>,
+    /// The rules with conditions besides words, ascending.
+    conditions: Vec<(u32, Conditions)>,
 }
 
 /// A rule that uses a pattern as a word or as an allow phrase.
@@ -42,7 +47,8 @@ struct Owner {
     allow: bool,
 }
 
-/// An occurrence of a rule's word or allow phrase, as a byte range of the folded text.
+/// An occurrence of a rule's word, other condition or allow phrase, as a byte range of the folded
+/// text.
 struct Occurrence {
     rule: u32,
     allow: bool,
@@ -63,13 +69,24 @@ pub(crate) struct MatchedSpan {
 pub(crate) struct Scratch {
     folded: Folded,
     occurrences: Vec<Occurrence>,
+    /// The rules with conditions besides words, ascending, and whether they cover the message.
+    scopes: Vec<(u32, bool)>,
+    condition_hits: Vec<Range<usize>>,
     found: Vec<MatchedSpan>,
 }
 
 impl Matcher {
-    /// Builds the automaton from the phrases of the active rules; each rule comes with its position
-    /// in the set.
-    pub(crate) fn build(rules: &[(u32, Phrases)]) -> Result<Self, RuleError> {
+    /// Compiles the criteria of the active rules; each rule comes with its position in the set,
+    /// ascending.
+    pub(crate) fn build(rules: Vec<(u32, Criteria)>) -> Result<Self, RuleError> {
+        let mut matcher = Self::with_phrases(&rules)?;
+        let conditions = rules.into_iter().map(|(rule, of)| (rule, of.conditions));
+        matcher.conditions = conditions.filter(|(_, of)| !of.is_empty()).collect();
+        Ok(matcher)
+    }
+
+    /// Builds the automaton from the words and allow phrases.
+    fn with_phrases(rules: &[(u32, Criteria)]) -> Result<Self, RuleError> {
         let mut phrases: Vec<(&str, Owner)> = Vec::new();
         for &(rule, ref of) in rules {
             for (list, allow) in [(&of.words, false), (&of.allow, true)] {
@@ -104,6 +121,7 @@ impl Matcher {
             prefilter: Prefilter::new(&patterns),
             starts,
             owners: phrases.into_iter().map(|(_, owner)| owner).collect(),
+            conditions: Vec::new(),
         })
     }
 
@@ -118,20 +136,31 @@ impl Matcher {
     }
 
     /// Returns the hits in `content` of the rules for which `covers` returns true, ordered by rule
-    /// and then by position. `covers` is called once for each rule with a hit.
+    /// and then by position. `covers` is called once for each rule that has a hit or a condition
+    /// besides words.
     pub(crate) fn scan<'s>(
         &self,
         content: &str,
         scratch: &'s mut Scratch,
-        covers: impl FnMut(u32) -> bool,
+        mut covers: impl FnMut(u32) -> bool,
     ) -> &'s [MatchedSpan] {
         scratch.found.clear();
-        let Some(automaton) = &self.automaton else {
+        if self.automaton.is_none() && self.conditions.is_empty() {
             return &[];
-        };
+        }
         scratch.folded.fold(content);
         scratch.occurrences.clear();
-        self.find_occurrences(automaton, scratch.folded.text(), &mut scratch.occurrences);
+        scratch.scopes.clear();
+        for (rule, conditions) in &self.conditions {
+            let covered = covers(*rule);
+            scratch.scopes.push((*rule, covered));
+            if covered {
+                scratch.find_condition_hits(*rule, conditions);
+            }
+        }
+        if let Some(automaton) = &self.automaton {
+            self.find_occurrences(automaton, scratch.folded.text(), &mut scratch.occurrences);
+        }
         if !scratch.occurrences.is_empty() {
             scratch.reduce(content, covers);
         }
@@ -152,12 +181,12 @@ impl Matcher {
     ) {
         let mut at = 0;
         let mut rest = text.chars();
-        let mut window = [(); 3].map(|()| rest.next().unwrap_or('\0'));
-        while at < text.len() && occurrences.len() < MAX_OCCURRENCES {
+        let mut window = next_three(&mut rest);
+        while at < text.len() {
             if self.prefilter.may_start(window) {
                 at = self.run(automaton, text, at, occurrences);
                 rest = text[at..].chars();
-                window = [(); 3].map(|()| rest.next().unwrap_or('\0'));
+                window = next_three(&mut rest);
             } else {
                 at += window[0].len_utf8();
                 window = [window[1], window[2], rest.next().unwrap_or('\0')];
@@ -166,7 +195,10 @@ impl Matcher {
     }
 
     /// Runs the automaton from byte `from` of the text. Returns the byte at which the search
-    /// continues: no occurrence that started earlier can extend beyond it.
+    /// continues: no occurrence that started earlier can extend beyond it. After
+    /// [`MAX_OCCURRENCES`] occurrences that is the end of the text.
+    // Inlined, it takes registers from the loop over the characters in `find_occurrences`.
+    #[inline(never)]
     fn run(
         &self,
         automaton: &CharwiseDoubleArrayAhoCorasick<u32>,
@@ -209,12 +241,32 @@ impl Matcher {
 }
 
 impl Scratch {
+    /// Appends the hits of a rule's conditions to the occurrences.
+    fn find_condition_hits(&mut self, rule: u32, conditions: &Conditions) {
+        self.condition_hits.clear();
+        conditions.find(self.folded.text(), &mut self.condition_hits);
+        let room = MAX_OCCURRENCES.saturating_sub(self.occurrences.len());
+        let hits = self.condition_hits.iter().take(room);
+        self.occurrences.extend(hits.map(|hit| Occurrence {
+            rule,
+            allow: false,
+            start: hit.start as u32,
+            end: hit.end as u32,
+        }));
+    }
+
+    /// Returns whether a rule covers the message, if that is already known.
+    fn known_scope(&self, rule: u32) -> Option<bool> {
+        let at = self.scopes.binary_search_by_key(&rule, |&(rule, _)| rule);
+        at.ok().map(|at| self.scopes[at].1)
+    }
+
     fn reduce(&mut self, content: &str, mut covers: impl FnMut(u32) -> bool) {
         self.occurrences
             .sort_unstable_by_key(|o| (o.rule, o.start, Reverse(o.end), !o.allow));
         for of_rule in self.occurrences.chunk_by(|a, b| a.rule == b.rule) {
             let rule = of_rule[0].rule;
-            let mut covered = None;
+            let mut covered = self.known_scope(rule);
             let first = self.found.len();
             // Occurrences are sorted by start, so one that ends at or before these ends is inside
             // an earlier allow phrase or hit.
@@ -237,6 +289,13 @@ impl Scratch {
             }
         }
     }
+}
+
+/// Returns the next three characters, `\0` after the end of the text.
+#[inline]
+fn next_three(rest: &mut Chars<'_>) -> [char; 3] {
+    let mut next = || rest.next().unwrap_or('\0');
+    [next(), next(), next()]
 }
 
 /// Appends a hit to the hits of its rule, which start at index `first`, and keeps no hit inside

@@ -6,6 +6,7 @@ use chatledger_schemas::Severity;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::fold::fold_words;
+use crate::kind::Conditions;
 use crate::scope::RuleScope;
 
 /// A rule of a compiled set.
@@ -36,7 +37,7 @@ pub struct Rule {
 /// Whether a rule is active, that is, takes part in checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleState {
-    /// The rule has words and a scope.
+    /// The rule has words or another condition, and a scope.
     Active,
     /// The rule is listed but finds nothing.
     Inactive(InactiveReason),
@@ -45,20 +46,20 @@ pub enum RuleState {
 /// Why a rule is not active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InactiveReason {
-    /// The rule has no words.
-    NoWords,
+    /// The rule has no words and no other condition.
+    NoCondition,
     /// The rule has no scope.
     NoScope,
-    /// The rule has neither words nor a scope.
-    NoWordsNoScope,
+    /// The rule has no words, no other condition and no scope.
+    NoConditionNoScope,
 }
 
 impl fmt::Display for InactiveReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoWords => "it has no words",
+            Self::NoCondition => "it has no words and no other condition",
             Self::NoScope => "it has no scope",
-            Self::NoWordsNoScope => "it has neither words nor a scope",
+            Self::NoConditionNoScope => "it has no words, no other condition and no scope",
         })
     }
 }
@@ -79,57 +80,63 @@ pub(crate) struct RuleDefinition {
     pub(crate) severity: Severity,
     pub(crate) words: Vec<String>,
     pub(crate) allow: Vec<String>,
+    pub(crate) conditions: Conditions,
     pub(crate) scope: RuleScope,
 }
 
-/// The words and allow phrases of a rule: folded, sorted, without repetitions and blank entries.
+/// What a rule searches for. Words and allow phrases are folded, sorted, without repetitions and
+/// blank entries.
 #[derive(Debug)]
-pub(crate) struct Phrases {
+pub(crate) struct Criteria {
     pub(crate) words: Vec<String>,
     pub(crate) allow: Vec<String>,
+    pub(crate) conditions: Conditions,
 }
 
 impl RuleDefinition {
-    /// Splits the definition into the rule and the phrases for the automaton.
-    pub(crate) fn resolve(self) -> (Rule, Phrases) {
-        let phrases = Phrases {
+    /// Splits the definition into the rule and its criteria for the matcher.
+    pub(crate) fn resolve(mut self) -> (Rule, Criteria) {
+        let criteria = Criteria {
             words: fold_words(&self.words),
             allow: fold_words(&self.allow),
+            conditions: std::mem::take(&mut self.conditions),
         };
-        let state = match (phrases.words.is_empty(), self.scope.is_empty()) {
+        let finds_nothing = criteria.words.is_empty() && criteria.conditions.is_empty();
+        let state = match (finds_nothing, self.scope.is_empty()) {
             (false, false) => RuleState::Active,
-            (true, false) => RuleState::Inactive(InactiveReason::NoWords),
+            (true, false) => RuleState::Inactive(InactiveReason::NoCondition),
             (false, true) => RuleState::Inactive(InactiveReason::NoScope),
-            (true, true) => RuleState::Inactive(InactiveReason::NoWordsNoScope),
+            (true, true) => RuleState::Inactive(InactiveReason::NoConditionNoScope),
         };
         let rule = Rule {
-            version: self.version(&phrases),
+            version: self.version(&criteria),
             id: self.id,
             name: self.name,
             category: self.category,
             severity: self.severity,
-            words: phrases.words.len(),
-            allow: phrases.allow.len(),
+            words: criteria.words.len(),
+            allow: criteria.allow.len(),
             state,
             scope: self.scope,
         };
-        (rule, phrases)
+        (rule, criteria)
     }
 
-    fn version(&self, phrases: &Phrases) -> String {
+    fn version(&self, criteria: &Criteria) -> String {
         let mut hash = Xxh3::new();
         hash_field(&mut hash, b"chatledger-rule-1");
         for field in [&self.id, &self.name, &self.category] {
             hash_field(&mut hash, field.as_bytes());
         }
         hash_field(&mut hash, self.severity.as_str().as_bytes());
-        for list in [&phrases.words, &phrases.allow] {
+        for list in [&criteria.words, &criteria.allow] {
             hash.update(&(list.len() as u64).to_le_bytes());
             for phrase in list {
                 hash_field(&mut hash, phrase.as_bytes());
             }
         }
         self.scope.hash_into(&mut hash);
+        criteria.conditions.hash_into(&mut hash);
         format!("{:016x}", hash.digest())
     }
 }

@@ -55,13 +55,13 @@ where
     let mut rules = Vec::with_capacity(definitions.len());
     let mut active = Vec::new();
     for definition in definitions {
-        let (rule, phrases) = definition.resolve();
+        let (rule, criteria) = definition.resolve();
         if rule.is_active() {
-            active.push((rules.len() as u32, phrases));
+            active.push((rules.len() as u32, criteria));
         }
         rules.push(rule);
     }
-    let matcher = Matcher::build(&active).map_err(|error| vec![error])?;
+    let matcher = Matcher::build(active).map_err(|error| vec![error])?;
     Ok(RuleSet { rules, matcher })
 }
 
@@ -98,8 +98,9 @@ impl RuleSet {
     /// message and then by rule. A violation lists the first [`MAX_HITS`] hits.
     ///
     /// `departments_above` returns the departments of a userid with all their ancestors, and an
-    /// empty slice for ids of other parties. It is called only for messages in which a rule with
-    /// departments has a hit. `detected_at_ms` (milliseconds since the epoch, UTC) is copied into
+    /// empty slice for ids of other parties. It is called only for rules with departments: for
+    /// messages in which such a rule has a hit, and for all messages if it has a condition besides
+    /// words. `detected_at_ms` (milliseconds since the epoch, UTC) is copied into
     /// the violations.
     pub fn check<'d>(
         &self,

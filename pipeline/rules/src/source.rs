@@ -7,10 +7,12 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::sync::LazyLock;
 
 use chatledger_schemas::Severity;
 use toml::de::{DeTable, DeValue};
 
+use crate::kind::{Conditions, KINDS};
 use crate::rule::RuleDefinition;
 use crate::scope::{Direction, RuleScope};
 use crate::section::{Section, line};
@@ -25,6 +27,7 @@ pub struct RuleFile<'a> {
     pub text: &'a str,
 }
 
+/// Keys of a `[[rule]]` table besides those of the kinds of conditions.
 const RULE_KEYS: &[&str] = &[
     "id",
     "name",
@@ -35,6 +38,11 @@ const RULE_KEYS: &[&str] = &[
     "allow",
     "scope",
 ];
+/// All keys of a `[[rule]]` table.
+static ACCEPTED_KEYS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let kinds = KINDS.iter().map(|kind| kind.key);
+    RULE_KEYS.iter().copied().chain(kinds).collect()
+});
 const SCOPE_KEYS: &[&str] = &["all", "members", "departments", "direction"];
 
 /// Maximum number of characters of a word or an allow phrase.
@@ -108,7 +116,7 @@ fn definition(
     words_file: &mut impl FnMut(SourceLocation, &str) -> Result<String, RuleError>,
     errors: &mut Vec<RuleError>,
 ) -> RuleDefinition {
-    rule.refuse_unknown(RULE_KEYS, errors);
+    rule.refuse_unknown(&ACCEPTED_KEYS, errors);
     rule.require("id", ID, errors);
     rule.require("name", TEXT, errors);
     rule.require("severity", SEVERITY, errors);
@@ -144,6 +152,7 @@ fn definition(
             .unwrap_or(Severity::Low),
         words,
         allow: rule.values("allow", WORDS, word, errors),
+        conditions: Conditions::read(rule, errors),
         scope: rule
             .table("scope", "a table", errors)
             .map(|section| scope(&section, errors))

@@ -304,11 +304,14 @@ fn rules_without_words_or_scope_are_listed_and_find_nothing() {
                 "direction-only",
                 RuleState::Inactive(InactiveReason::NoScope)
             ),
-            ("no-words", RuleState::Inactive(InactiveReason::NoWords)),
-            ("blank-words", RuleState::Inactive(InactiveReason::NoWords)),
+            ("no-words", RuleState::Inactive(InactiveReason::NoCondition)),
+            (
+                "blank-words",
+                RuleState::Inactive(InactiveReason::NoCondition)
+            ),
             (
                 "nothing",
-                RuleState::Inactive(InactiveReason::NoWordsNoScope)
+                RuleState::Inactive(InactiveReason::NoConditionNoScope)
             ),
         ]
     );
