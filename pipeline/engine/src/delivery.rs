@@ -260,8 +260,10 @@ impl Delivery {
             position: self.lane.position(),
             pending: Some(write.range),
         };
+        // From before the call: the process may be suspended between its effect and its answer.
+        let recorded = Instant::now();
         let step = save(self.sink, journal, checkpoint, cancel).await?;
-        write.recorded = Some(Instant::now());
+        write.recorded = Some(recorded);
         Ok(step)
     }
 
