@@ -14,8 +14,8 @@
 //! | after the write, before the new position | position, pending batch | writes exactly that range again |
 //! | after the new position | position | continues after it |
 //!
-//! Writing a range again changes nothing, because it has the same name: ClickHouse knows it as the
-//! insert's deduplication token, an object store as the file's name. The name contains a digest of
+//! Writing a range again changes nothing, because it has the same name: a database knows it as the
+//! token of an insert, an object store as the name of a file. The name contains a digest of
 //! the records in the range. If the log no longer returns the same records, the name differs and
 //! the rows are written: a duplicate can be removed later, a lost row cannot be recovered.
 
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(lane.offer(records(25..=30)), Offer::Take);
     }
 
-    /// A sink that knows names it has seen, as ClickHouse and an object store do.
+    /// A sink that knows names it has seen, as a database with insert tokens or an object store does.
     #[derive(Default)]
     struct NamedRows {
         names: std::collections::HashSet<String>,

@@ -1,6 +1,7 @@
 //! Moves records through the stages and into the sinks, so that a reader sees each exactly once.
 //!
-//! The engine does not know WeCom, Kafka, ClickHouse or Parquet. It uses them through the traits in
+//! The engine knows no archive and no sink by name, and no client of Kafka. It uses them through the
+//! traits in
 //! [`ports`] and through the [`sink`]s that the application passes in.
 //!
 //! | module | what | pure |

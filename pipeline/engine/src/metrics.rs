@@ -169,7 +169,7 @@ impl Metrics {
             api_calls: r.counters(
                 "api_calls_total",
                 &["api", "errcode_class"],
-                "Calls to WeCom.",
+                "Calls to the archive and directory APIs.",
             )?,
             directory_age: r.gauges(
                 "directory_age_seconds",
@@ -304,7 +304,7 @@ impl Metrics {
         self.sink_pending.with_label_values(&[sink]).add(change);
     }
 
-    /// Counts a call to WeCom; `class` is `ok` or a fault class.
+    /// Counts a call to an archive or directory API; `class` is `ok` or a fault class.
     pub fn api_call(&self, api: &str, class: &str) {
         self.api_calls.with_label_values(&[api, class]).inc();
     }

@@ -28,7 +28,7 @@ pub enum Tampered {
 pub struct Alteration {
     /// What was done.
     pub what: Tampered,
-    /// Where: `ledger`, `clickhouse`, or the path of a file.
+    /// Where: `ledger`, or a part of a sink, for example the path of a file.
     pub place: String,
     /// Number of the record in the chain; 0 if it has none.
     pub number: u64,

@@ -32,7 +32,7 @@ pub fn block_of(seq: u64) -> u64 {
     seq / BLOCK
 }
 
-/// The hash that sums are made of. ClickHouse computes the same:
+/// The hash that sums are made of. A sink may compute the same in SQL:
 /// `bitXor(reinterpretAsUInt64(substring(SHA256(msgid), 1, 8)), seq * 11400714819323198485)`.
 fn hash(key: &RecordKey) -> u64 {
     let half = key.msgid.first_chunk::<8>();
@@ -171,7 +171,7 @@ impl fmt::Display for Finding {
 }
 
 impl Serialize for Finding {
-    /// `what` names mismatch and sink in one word, for example `missing_in_clickhouse`.
+    /// `what` names mismatch and sink in one word, `MISMATCH_in_SINK`.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
         let Self { seq, what, place } = self;

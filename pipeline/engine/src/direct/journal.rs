@@ -104,12 +104,12 @@ mod tests {
     use crate::batch::BatchRange;
 
     fn open(folder: &Path) -> Result<Vec<LaneCheckpoint>, StateError> {
-        let opened = JournalFile::open_all(folder, &["clickhouse", "parquet"])?;
+        let opened = JournalFile::open_all(folder, &["table", "files"])?;
         Ok(opened.into_iter().map(|opened| opened.checkpoint).collect())
     }
 
     async fn save(folder: &Path, sink: usize, checkpoint: LaneCheckpoint) {
-        let mut all = JournalFile::open_all(folder, &["clickhouse", "parquet"]).unwrap();
+        let mut all = JournalFile::open_all(folder, &["table", "files"]).unwrap();
         all[sink].journal.save(checkpoint).await.unwrap();
     }
 
@@ -133,8 +133,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pending = r#"{"version":1,"position":9,"cut":{"first":10,"last":14,"records":5,"digest":18446744073709551615}}"#;
         let plain = r#"{"version":1,"position":14,"cut":null}"#;
-        std::fs::write(folder.path().join("clickhouse.json"), pending).unwrap();
-        std::fs::write(folder.path().join("parquet.json"), plain).unwrap();
+        std::fs::write(folder.path().join("table.json"), pending).unwrap();
+        std::fs::write(folder.path().join("files.json"), plain).unwrap();
         let range = BatchRange {
             first: 10,
             last: 14,
@@ -152,7 +152,7 @@ mod tests {
         for (sink, checkpoint) in expected.into_iter().enumerate() {
             save(folder.path(), sink, checkpoint).await;
         }
-        for (sink, text) in [("clickhouse", pending), ("parquet", plain)] {
+        for (sink, text) in [("table", pending), ("files", plain)] {
             let path = folder.path().join(format!("{sink}.json"));
             assert_eq!(std::fs::read_to_string(path).unwrap(), text);
         }
@@ -161,15 +161,15 @@ mod tests {
     #[tokio::test]
     async fn sink_without_a_position_is_refused_if_another_has_one() {
         let folder = tempfile::tempdir().unwrap();
-        let parquet = folder.path().join("parquet.json");
+        let files = folder.path().join("files.json");
         open(folder.path()).unwrap();
-        std::fs::remove_file(&parquet).unwrap();
+        std::fs::remove_file(&files).unwrap();
         assert!(
             open(folder.path()).is_ok(),
             "nothing was delivered anywhere yet"
         );
         save(folder.path(), 0, LaneCheckpoint::at(7)).await;
-        std::fs::remove_file(&parquet).unwrap();
+        std::fs::remove_file(&files).unwrap();
         let error = open(folder.path()).unwrap_err();
         assert!(matches!(error, StateError::NoPosition { .. }), "{error}");
     }
@@ -178,7 +178,7 @@ mod tests {
     fn journal_of_another_form_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         for text in ["{", r#"{"version":2,"position":1,"cut":null}"#, "{}"] {
-            std::fs::write(folder.path().join("parquet.json"), text).unwrap();
+            std::fs::write(folder.path().join("files.json"), text).unwrap();
             let error = open(folder.path()).unwrap_err();
             assert!(matches!(error, StateError::Damaged { .. }), "{text}");
         }

@@ -2,9 +2,9 @@
 //! is the log.
 //!
 //! ```text
-//! archive ──page──▶ puller ──[2 pages]──▶ processor ──[4 batches]──▶ clickhouse lane ──▶ ClickHouse
-//!                                          │  ▲  └───────[4 batches]──▶ parquet lane ─────▶ Parquet
-//!                                          │  └─[1 request]─ replayer ──▶ ClickHouse, Parquet
+//! archive ──page──▶ puller ──[2 pages]──▶ processor ──[4 batches]──▶ lane of sink A ──▶ sink A
+//!                                          │  ▲  └───────[4 batches]──▶ lane of sink B ──▶ sink B
+//!                                          │  └─[1 request]─ replayer ──▶ every sink
 //!                                          ▼
 //!                                  dead letters, ledger (files, synced first)
 //! ```

@@ -154,7 +154,7 @@ mod tests {
     const HOUR: i64 = 3_600_000;
 
     fn open(folder: &Path) -> CorpState {
-        CorpState::open(folder, &"ww1".into(), &["clickhouse"]).unwrap()
+        CorpState::open(folder, &"ww1".into(), &["table"]).unwrap()
     }
 
     /// Appends a record pulled `hours` ago that no sink holds.
