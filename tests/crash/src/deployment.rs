@@ -4,6 +4,7 @@
 //! tables are disabled before the first row, because a merge would hide a duplicated row.
 
 use std::cell::Cell;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -113,6 +114,12 @@ impl Deployment {
                 .collect::<Vec<_>>()
                 .join("\n");
         }
+        // The audits read these files back.
+        write!(
+            text,
+            "\n[sink.jsonl]\npath = \"jsonl-{name}\"\nbatch_rows = {batch_rows}\n\
+             batch_interval = \"{batch_interval}\"\n"
+        )?;
         let config = tenant.dir.join(format!("{name}.toml"));
         std::fs::write(&config, text).context("write the configuration")?;
         let deployment = Self {
