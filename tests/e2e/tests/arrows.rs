@@ -274,7 +274,7 @@ fn engine_names_no_archive_sink_or_client() {
         "grafana",
     ];
     for file in chatledger_e2e::tidy::tracked().unwrap() {
-        if !file.path.starts_with("pipeline/engine/") || !file.path.ends_with(".rs") {
+        if !file.path.starts_with("pipeline/engine/") || !file.has_extension("rs") {
             continue;
         }
         for (number, line) in file.lines().enumerate() {

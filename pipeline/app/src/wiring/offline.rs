@@ -1,5 +1,4 @@
-//! What `chatledger dlq` needs: the replays of a corp while no pipeline runs, and the log of dead
-//! letters.
+//! What `chatledger dlq` needs: the replays of a corp while no pipeline runs, and the dead-letter log.
 
 use std::sync::Arc;
 

@@ -40,7 +40,7 @@ struct Rebalance {
     since: Instant,
     joined: BTreeSet<MemberId>,
     /// When each member learns of it.
-    told: BTreeMap<MemberId, Instant>,
+    notified_at: BTreeMap<MemberId, Instant>,
 }
 
 /// What a member learns from the group.
@@ -133,12 +133,12 @@ impl GroupState {
     fn start_rebalance(&mut self, dice: &mut Dice) {
         let now = Instant::now();
         let members = self.members.keys();
-        let told = members.map(|id| (*id, now + dice.millis(0..HEARTBEAT_MS)));
-        let told = told.collect();
+        let notified_at = members.map(|id| (*id, now + dice.millis(0..HEARTBEAT_MS)));
+        let notified_at = notified_at.collect();
         self.rebalance.get_or_insert(Rebalance {
             since: now,
             joined: BTreeSet::new(),
-            told,
+            notified_at,
         });
     }
 
@@ -221,8 +221,8 @@ impl GroupState {
         };
         member.polled = now;
         if let Some(rebalance) = &self.rebalance {
-            let told = rebalance.told.get(&id).is_none_or(|at| *at <= now);
-            let waits = rebalance.joined.contains(&id) || !told;
+            let notified_at = rebalance.notified_at.get(&id).is_none_or(|at| *at <= now);
+            let waits = rebalance.joined.contains(&id) || !notified_at;
             return Ok(if waits {
                 GroupAnswer::Nothing
             } else {
