@@ -207,7 +207,7 @@ fn documents_for_operators_exist() {
         assert!(files.contains(path), "{path} is missing");
     }
     let readme = std::fs::read_to_string(paths::repository().join("README.md")).unwrap();
-    assert!(readme.lines().count() < 150, "README.md is too long");
+    assert!(readme.lines().count() < 160, "README.md is too long");
 }
 
 #[test]
@@ -246,7 +246,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("witness", "fingerprint"),
     ("claim", "sink checkpoint"),
     (
-        r"\bMarks?\b[^ ]|[a-z]Marks\b|Mark(Reader|Writer|Store)|\b(the|a|its) marks?\b",
+        r"\bMarks?(\b[^ ]|$)|[a-z]Marks\b|Mark(Reader|Writer|Store)|\b(the|a|its) marks?\b",
         "sink checkpoint",
     ),
     (r"\bheld\(", "sink checkpoint"),
