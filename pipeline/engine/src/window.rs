@@ -1,6 +1,6 @@
 //! Recognises a message that the archive returns a second time under a later position.
 //!
-//! WeCom requires readers to drop duplicates by `msgid` (`connectors/wecom/WECOM.md` §1). The window
+//! The archive requires its readers to drop duplicates by `msgid` (`connectors/wecom/WECOM.md` §1). The window
 //! remembers the last messages that were opened, by a 128-bit hash of their ids, and forgets the
 //! oldest. A duplicate of an older message is replaced by the tables' sorting key, which depends on
 //! the message alone.
