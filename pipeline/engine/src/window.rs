@@ -1,9 +1,9 @@
 //! Recognises a message that the archive returns a second time under a later position.
 //!
-//! The archive requires its readers to drop duplicates by `msgid` (`connectors/wecom/WECOM.md` §1). The window
-//! remembers the last messages that were opened, by a 128-bit hash of their ids, and forgets the
-//! oldest. A duplicate of an older message is replaced by the tables' sorting key, which depends on
-//! the message alone.
+//! The archive requires its readers to drop duplicates by `msgid` (`connectors/wecom/WECOM.md` §1).
+//! The window remembers the last messages that were opened, by a 128-bit hash of their ids, and
+//! forgets the oldest. A duplicate of an older message is replaced by the tables' sorting key,
+//! which depends on the message alone.
 //!
 //! After a start a driver may have to fill the window from a log that does not hold the outcomes of
 //! its records. Such a record is remembered with a hash of its sealed body: the same body again is a

@@ -1,4 +1,6 @@
 //! The log in memory refuses what a real cluster and the real connector refuse.
+//!
+//! Time is simulated: a sleep moves the clock as far as a session or a transaction needs to time out.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
