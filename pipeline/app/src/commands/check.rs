@@ -50,7 +50,11 @@ async fn connect(settings: &Settings) -> Result<Vec<Peer>, Failure> {
     for corp in &settings.corps {
         let archive = wiring::archive(corp, std::sync::Arc::new(|_, _| {}))?;
         let answer = archive.page(i64::MAX as u64).await;
-        let what = format!("archive of {} at {}", corp.id, corp.base_url);
+        let what = format!(
+            "archive of {} at {}",
+            corp.id,
+            config::redacted(&corp.base_url)
+        );
         add(what, answer.err().map(|error| chain(&error)));
     }
     if settings.driver.mode == chatledger_schemas::config::Mode::Kafka {

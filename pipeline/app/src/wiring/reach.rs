@@ -11,7 +11,7 @@ use chatledger_wecom::{Archive, ArchiveOptions, OnCall};
 use tracing::{info, warn};
 
 use crate::cli::StageName;
-use crate::config::{Corp, Settings};
+use crate::config::{Corp, Settings, redacted};
 use crate::exit::{Failure, chain};
 use crate::kafka_log::Names;
 
@@ -30,6 +30,7 @@ where
 
 fn not_reached(what: &str, where_to: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     let error = chain(error);
+    let where_to = redacted(where_to);
     Failure::unreachable(format!(
         "cannot use {what} at {where_to}: {error} (gave up after at most {START_ATTEMPTS} attempts)"
     ))
