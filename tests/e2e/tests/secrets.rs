@@ -15,9 +15,29 @@ use test_case::test_case;
 /// Minimum length in characters of the texts to search for; shorter texts can occur in a log by chance.
 const SHORTEST: usize = 8;
 
+/// User name and password in the archive's address, for a gateway that asks for them.
+const GATEWAY_USER: &str = "gateway-user-4711:gateway-password-0815@";
+
+/// Puts [`GATEWAY_USER`] into every address of the archive and the directory in the tenant's configuration.
+fn put_password_into_addresses(tenant: &Tenant) {
+    let config = fs::read_to_string(&tenant.config).unwrap();
+    let plain = format!("base_url = \"{}", tenant.base_url);
+    let host = tenant.base_url.strip_prefix("http://").unwrap();
+    let changed = config.replace(&plain, &format!("base_url = \"http://{GATEWAY_USER}{host}"));
+    assert_ne!(
+        config, changed,
+        "the configuration has no base_url to change"
+    );
+    fs::write(&tenant.config, changed).unwrap();
+}
+
 /// Returns the secret texts and what each of them is.
 async fn secrets(tenant: &Tenant) -> Vec<(&'static str, String)> {
-    let mut secrets = Vec::new();
+    let (user, password) = GATEWAY_USER.trim_end_matches('@').split_once(':').unwrap();
+    let mut secrets = vec![
+        ("user name of the address", user.to_owned()),
+        ("password of the address", password.to_owned()),
+    ];
     for (what, file) in [
         ("archive secret", "archive.secret"),
         ("contact secret", "contact.secret"),
@@ -43,7 +63,13 @@ async fn secrets(tenant: &Tenant) -> Vec<(&'static str, String)> {
         .find_map(|line| line.strip_prefix("id = "))
         .unwrap()
         .trim_matches('"');
-    for secret in [secrets[0].1.clone(), secrets[1].1.clone()] {
+    let of_apps: Vec<String> = ["archive secret", "contact secret"]
+        .into_iter()
+        .filter_map(|app| secrets.iter().find(|(what, _)| *what == app))
+        .map(|(_, secret)| secret.clone())
+        .collect();
+    assert_eq!(of_apps.len(), 2);
+    for secret in of_apps {
         let base = &tenant.base_url;
         let url = format!("{base}/cgi-bin/gettoken?corpid={id}&corpsecret={secret}");
         let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
@@ -53,7 +79,7 @@ async fn secrets(tenant: &Tenant) -> Vec<(&'static str, String)> {
         ));
     }
     assert!(
-        secrets.iter().all(|(_, text)| text.len() >= 20),
+        secrets.iter().all(|(_, text)| text.len() >= 16),
         "a secret is too short to search for"
     );
     secrets
@@ -81,6 +107,7 @@ async fn run_with_a_detailed_log_reveals_no_secret_and_no_message(driver: Driver
     let faults = "broken=14,unknown_key=5,duplicates=5,api=0.05@busy+expired+cut";
     let plan = TenantPlan::new("secrets", driver, 3000).faults(faults);
     let tenant = Tenant::start(plan).await.unwrap();
+    put_password_into_addresses(&tenant);
     let mut run = tenant.chatledger_logging("debug", "run", &[]).unwrap();
     let endpoints = Tenant::endpoints(&mut run).await.unwrap();
     let expected = Expected::read(&tenant.truth()).unwrap();
@@ -107,8 +134,25 @@ async fn run_with_a_detailed_log_reveals_no_secret_and_no_message(driver: Driver
     stored::equals_truth(&tenant).await.unwrap();
     assert!(log.contains("DEBUG"), "the log contains no debug messages");
 
-    // Error messages are checked too.
+    // Error messages are checked too: of an archive that answers, of one that does not, and of an address that is wrong.
     let check = tenant.run_to_end("check", &["--connect"]).await.unwrap();
+    let config = fs::read_to_string(&tenant.config).unwrap();
+    let failing = |from: &str, to: &str| {
+        let changed = config.replace(from, to);
+        assert_ne!(config, changed);
+        fs::write(&tenant.config, changed).unwrap();
+    };
+    let host = tenant.base_url.strip_prefix("http://").unwrap();
+    failing(host, "127.0.0.1:1");
+    let unreachable = tenant.run_to_end("check", &["--connect"]).await.unwrap();
+    assert_eq!(unreachable.code, 3, "{}", unreachable.stderr);
+    failing(host, ":99999");
+    let invalid = tenant.run_to_end("check", &[]).await.unwrap();
+    assert_eq!(invalid.code, 2, "{}", invalid.stderr);
+    fs::write(&tenant.config, &config).unwrap();
+    let of_check = [check, unreachable, invalid]
+        .map(|check| format!("{}\n{}", check.stdout.join("\n"), check.stderr))
+        .join("\n");
     let outputs = [
         ("log", log),
         ("stdout", stdout.join("\n")),
@@ -121,10 +165,7 @@ async fn run_with_a_detailed_log_reveals_no_secret_and_no_message(driver: Driver
             "environment",
             String::from_utf8_lossy(&environment).into_owned(),
         ),
-        (
-            "check",
-            format!("{}\n{}", check.stdout.join("\n"), check.stderr),
-        ),
+        ("check", of_check),
     ];
     let contents = expected
         .messages
