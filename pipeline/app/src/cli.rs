@@ -146,7 +146,8 @@ Exit codes:
   3  the archive, Kafka or a sink cannot be reached
   4  refused: another process uses the state folder, the tables are newer
      than this program, a sink has no recorded position, or the archive was
-     not read for five days (see --accept-gap)
+     not read for five days (see --accept-gap). With several corps, those
+     that are not refused are archived until the program is stopped
   1  any other error";
 
 const CHECK_HELP: &str = "\
@@ -234,11 +235,11 @@ pub struct RunArgs {
     /// stdout is then a JSON object with the counts.
     #[arg(long)]
     pub drain: bool,
-    /// Start although the archive was not read for longer than the five days for which it keeps
-    /// records. The gap is recorded in the ledger. Without this option such a start is refused with
-    /// exit code 4.
-    #[arg(long)]
-    pub accept_gap: bool,
+    /// Read an archive although it was not read for longer than the five days for which it keeps records. The gap is
+    /// recorded in the ledger. With CORP, only for this corp; can be repeated. Without this option the archive of such a
+    /// corp is not read, and the exit code is 4; other corps are.
+    #[arg(long, value_name = "CORP", num_args = 0..=1)]
+    pub accept_gap: Option<Vec<String>>,
 }
 
 /// The stages that can run in separate processes.

@@ -9,8 +9,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use chatledger_engine::clock::ClockReading;
 use chatledger_engine::metrics::Metrics;
-use chatledger_engine::shared::{Progress, now_ms};
+use chatledger_engine::shared::Progress;
 use chatledger_schemas::CorpId;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,7 @@ pub struct Observed {
 
 impl Observed {
     fn publish(&self) {
-        let now = now_ms();
+        let now = ClockReading::now();
         for (corp, progress) in &self.progress {
             progress.publish(corp.as_str(), &self.metrics, now);
         }
@@ -95,8 +96,21 @@ async fn health(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
 }
 
 async fn ready(State(observed): State<Arc<Observed>>) -> impl IntoResponse {
-    status(
-        observed.ready.load(Ordering::Relaxed),
-        "waiting for a system that is needed\n",
-    )
+    if !observed.ready.load(Ordering::Relaxed) {
+        let waiting = "waiting for a system that is needed\n".to_owned();
+        return (StatusCode::SERVICE_UNAVAILABLE, waiting);
+    }
+    let stopped: String = observed
+        .progress
+        .iter()
+        .filter_map(|(corp, progress)| {
+            let why = progress.why_stopped()?;
+            Some(format!("corp {corp} is not archived: {why}\n"))
+        })
+        .collect();
+    if stopped.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, stopped)
+    }
 }

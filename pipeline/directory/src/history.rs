@@ -19,7 +19,8 @@ use crate::rows::{TableRow, canonical};
 /// - A room that an API returned before and that is `Wanted` or `Unresolved` in `fresh` keeps its
 ///   kind, name and owner, with `active = false`.
 ///
-/// Corp and `taken_at` are those of `fresh`. The result is canonical. A `previous` of another corp
+/// Corp and `taken_at` are those of `fresh`, but `taken_at` is always later than that of `previous`: it is the version of the
+/// rows in tables that keep the highest one, so a clock that was ahead once must not freeze them. The result is canonical. A `previous` of another corp
 /// is ignored.
 pub fn merge(previous: &Snapshot, fresh: Snapshot) -> Snapshot {
     let empty;
@@ -28,6 +29,11 @@ pub fn merge(previous: &Snapshot, fresh: Snapshot) -> Snapshot {
     } else {
         empty = Snapshot::empty(fresh.corp_id.clone());
         &empty
+    };
+    // 0: there was no snapshot.
+    let earliest = match previous.taken_at {
+        0 => i64::MIN,
+        taken_at => taken_at.saturating_add(1),
     };
     Snapshot {
         departments: merged(&previous.departments, fresh.departments),
@@ -38,7 +44,7 @@ pub fn merge(previous: &Snapshot, fresh: Snapshot) -> Snapshot {
         room_members: merged(&previous.room_members, fresh.room_members),
         consents: merged(&previous.consents, fresh.consents),
         corp_id: fresh.corp_id,
-        taken_at: fresh.taken_at,
+        taken_at: fresh.taken_at.max(earliest),
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::clock::ClockReading;
 use crate::direct::{FormVersion, StateFile};
 use crate::fault::{Fault, error_chain, retry};
 use crate::ports::{DirectorySink, DirectorySource};
@@ -55,7 +56,7 @@ impl DirectorySync {
             };
             latest = fresh;
             self.current.set(Directory::new(latest.clone()));
-            self.progress.directory(latest.taken_at);
+            self.progress.directory(ClockReading::now());
             first.send_replace(true);
             if self.store(&stored, &latest, &stop).await {
                 stored = latest.clone();

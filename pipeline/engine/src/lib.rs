@@ -19,6 +19,7 @@
 //! | [`sink`] | a sink as one value | yes |
 //! | [`fault`] | failures of other systems, and when to retry | no |
 //! | [`delivery`] | carries out the decisions of a lane against a sink and a journal | no |
+//! | [`clock`] | the clocks of this machine, and how long an archive was silent | no |
 //! | [`pull`] | reads an archive page by page | no |
 //! | [`direct`] | the driver for one process: the archive itself is the log | no |
 //! | [`kafka`] | the driver for many processes: every stage is a consumer group | no |
@@ -32,6 +33,7 @@
 pub mod audit;
 pub mod batch;
 pub mod chain;
+pub mod clock;
 pub mod dead_letter_index;
 pub mod dead_letter_requests;
 pub mod delivery;

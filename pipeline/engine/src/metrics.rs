@@ -27,9 +27,7 @@ pub struct Metrics {
     dead_letters: IntCounterVec,
     duplicates: IntCounterVec,
     unresolved: IntCounterVec,
-    source_lag: GaugeVec,
-    source_hours: GaugeVec,
-    cursor: IntGaugeVec,
+    source: SourceGauges,
     stage_seconds: HistogramVec,
     sink_rows: IntCounterVec,
     sink_insert_rows: HistogramVec,
@@ -88,6 +86,44 @@ impl Registrar {
     }
 }
 
+/// How far the archive of each corp is read.
+#[derive(Debug)]
+struct SourceGauges {
+    lag: GaugeVec,
+    hours: GaugeVec,
+    unanswered: GaugeVec,
+    stopped: IntGaugeVec,
+    cursor: IntGaugeVec,
+}
+
+impl SourceGauges {
+    fn new(r: &Registrar) -> Result<Self, Error> {
+        Ok(Self {
+            lag: r.gauges(
+                "source_lag_seconds",
+                &["corp"],
+                "Time since the newest message that every sink holds.",
+            )?,
+            hours: r.gauges(
+                "source_hours_until_loss",
+                &["corp"],
+                "Hours until the archive drops the oldest undelivered message.",
+            )?,
+            unanswered: r.gauges(
+                "source_unanswered_seconds",
+                &["corp"],
+                "Time since the archive answered last, from the process that reads it.",
+            )?,
+            stopped: r.int_gauges(
+                "source_stopped",
+                &["corp"],
+                "1 if the archive is not read until a person acts.",
+            )?,
+            cursor: r.int_gauges("cursor_seq", &["corp"], "Position every sink has reached.")?,
+        })
+    }
+}
+
 impl Metrics {
     /// Registers everything; `version` is the program's version.
     ///
@@ -132,17 +168,7 @@ impl Metrics {
                 &["kind"],
                 "Parties and rooms not found in the directory.",
             )?,
-            source_lag: r.gauges(
-                "source_lag_seconds",
-                &["corp"],
-                "Time since the newest message that every sink holds.",
-            )?,
-            source_hours: r.gauges(
-                "source_hours_until_loss",
-                &["corp"],
-                "Hours until the archive drops the oldest undelivered message.",
-            )?,
-            cursor: r.int_gauges("cursor_seq", &["corp"], "Position every sink has reached.")?,
+            source: SourceGauges::new(&r)?,
             stage_seconds: r.histograms(
                 "stage_batch_seconds",
                 &["stage"],
@@ -256,7 +282,8 @@ impl Metrics {
 
     /// Sets the time since the newest delivered message.
     pub fn lag(&self, corp: &str, lag: Duration) {
-        self.source_lag
+        self.source
+            .lag
             .with_label_values(&[corp])
             .set(lag.as_secs_f64());
     }
@@ -266,13 +293,29 @@ impl Metrics {
     pub fn hours_until_loss(&self, corp: &str, waiting: Duration) {
         let left = ARCHIVE_RETENTION.saturating_sub(waiting);
         let hours = left.as_secs_f64() / 3600.0;
-        self.source_hours.with_label_values(&[corp]).set(hours);
+        self.source.hours.with_label_values(&[corp]).set(hours);
+    }
+
+    /// Sets the time since the archive answered last.
+    pub fn unanswered(&self, corp: &str, since: Duration) {
+        self.source
+            .unanswered
+            .with_label_values(&[corp])
+            .set(since.as_secs_f64());
+    }
+
+    /// Sets whether the archive is not read until a person acts.
+    pub fn stopped(&self, corp: &str, stopped: bool) {
+        self.source
+            .stopped
+            .with_label_values(&[corp])
+            .set(i64::from(stopped));
     }
 
     /// Sets the position that every sink has reached.
     pub fn cursor(&self, corp: &str, position: u64) {
         let shown = i64::try_from(position).unwrap_or(i64::MAX);
-        self.cursor.with_label_values(&[corp]).set(shown);
+        self.source.cursor.with_label_values(&[corp]).set(shown);
     }
 
     /// Records the time that a stage, or a write to a sink, took.

@@ -10,6 +10,7 @@ use chatledger_crypto::{KeyRing, OpenError, OpenedRecord, Opener};
 use chatledger_schemas::SealedRecord;
 use serde::Serialize;
 
+use crate::clock::ClockReading;
 use crate::metrics::Metrics;
 use crate::stages::{Processed, reasons};
 
@@ -136,6 +137,10 @@ impl Totals {
     }
 }
 
+/// An older time of a message is not one, and says nothing about a lag (`connectors/wecom/WECOM.md`).
+/// 2016-01-01, milliseconds since the epoch, UTC.
+const EARLIEST_MESSAGE: i64 = 1_451_606_400_000;
+
 /// How far one corp is.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -143,9 +148,13 @@ pub struct Progress {
     pulled_to: AtomicU64,
     at_end: AtomicBool,
     last_at_end: AtomicI64,
-    answered: AtomicI64,
+    answered: Mutex<Option<ClockReading>>,
+    /// When the archive had answered last when this process began to read it.
+    reading_since: Mutex<Option<ClockReading>>,
+    /// Why the archive is not read until a person acts.
+    stopped: Mutex<Option<String>>,
     sinks: Mutex<BTreeMap<&'static str, SinkProgress>>,
-    directory_at: Mutex<Option<i64>>,
+    directory_at: Mutex<Option<ClockReading>>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -155,20 +164,39 @@ struct SinkProgress {
 }
 
 impl Progress {
-    /// Notes that this process reads the corp's archive. Only then does it know what may be lost there.
-    pub fn reads_archive(&self) {
+    /// Notes that this process reads the corp's archive, which answered last at `answered`. Only then does it know what
+    /// may be lost there.
+    pub fn reads_archive(&self, answered: ClockReading) {
+        *lock(&self.reading_since) = Some(answered);
+        *lock(&self.stopped) = None;
         self.reads_archive.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the archive answered, with or without records; milliseconds since the epoch, UTC.
-    pub fn answered(&self, at: i64) {
-        self.answered.store(at, Ordering::Relaxed);
+    /// Notes that the archive answered, with or without records.
+    pub fn answered(&self, at: ClockReading) {
+        *lock(&self.answered) = Some(at);
     }
 
-    /// Returns when the archive answered last, milliseconds since the epoch, UTC; `None` if it has not.
-    pub fn last_answer(&self) -> Option<i64> {
-        let at = self.answered.load(Ordering::Relaxed);
-        (at > 0).then_some(at)
+    /// Returns when the archive answered last; `None` if it has not.
+    pub fn last_answer(&self) -> Option<ClockReading> {
+        *lock(&self.answered)
+    }
+
+    /// Notes why the archive is not read any more: a person has to act.
+    pub fn stopped(&self, why: impl Into<String>) {
+        *lock(&self.stopped) = Some(why.into());
+    }
+
+    /// Notes that another process reads the archive now.
+    pub fn left_to_others(&self) {
+        *lock(&self.stopped) = None;
+        *lock(&self.reading_since) = None;
+        self.reads_archive.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns why the archive is not read, if a person has to act.
+    pub fn why_stopped(&self) -> Option<String> {
+        lock(&self.stopped).clone()
     }
 
     /// Notes that the archive was read up to a position; `at_end` if it has nothing after it.
@@ -182,17 +210,28 @@ impl Progress {
     }
 
     /// Notes that a sink holds everything up to a position; `newest` is the time of its newest message,
-    /// milliseconds since the epoch, UTC.
+    /// milliseconds since the epoch, UTC. It is when the message says that it was sent, so it can be in the future; a
+    /// message in a sink counts as sent by now.
     pub fn reached(&self, sink: &'static str, position: u64, newest: Option<i64>) {
+        let now = now_ms();
+        let newest = newest
+            .map(|newest| newest.min(now))
+            .filter(|newest| *newest >= EARLIEST_MESSAGE);
         let mut sinks = lock(&self.sinks);
         let progress = sinks.entry(sink).or_default();
         progress.position = progress.position.max(position);
         progress.newest = progress.newest.max(newest);
     }
 
-    /// Notes when the directory was read, milliseconds since the epoch, UTC.
-    pub fn directory(&self, taken_at: i64) {
-        *lock(&self.directory_at) = Some(taken_at);
+    /// Notes when the directory was read.
+    pub fn directory(&self, read_at: ClockReading) {
+        *lock(&self.directory_at) = Some(read_at);
+    }
+
+    /// How long the archive has not answered, by the boot clock; `None` if this process does not read it.
+    fn unanswered(&self, now: ClockReading) -> Duration {
+        let since = self.last_answer().or(*lock(&self.reading_since));
+        since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
     /// Returns the position that every sink has reached.
@@ -205,7 +244,8 @@ impl Progress {
     }
 
     /// Updates the gauges that depend on the time of day; `now` is in milliseconds since the epoch, UTC.
-    pub fn publish(&self, corp: &str, metrics: &Metrics, now: i64) {
+    pub fn publish(&self, corp: &str, metrics: &Metrics, reading: ClockReading) {
+        let now = reading.wall;
         let since = |then: i64| Duration::from_millis(now.saturating_sub(then).max(0) as u64);
         let cursor = self.cursor();
         metrics.cursor(corp, cursor);
@@ -229,20 +269,75 @@ impl Progress {
             } else {
                 since(oldest)
             };
-            metrics.hours_until_loss(corp, waiting);
+            metrics.hours_until_loss(corp, waiting.max(self.unanswered(reading)));
+            metrics.unanswered(corp, self.unanswered(reading));
         }
-        if let Some(taken_at) = *lock(&self.directory_at) {
-            metrics.directory_age(corp, since(taken_at));
+        metrics.stopped(corp, lock(&self.stopped).is_some());
+        if let Some(read_at) = *lock(&self.directory_at) {
+            metrics.directory_age(corp, reading.since(read_at));
         }
     }
 }
 
-/// Returns the time of day, milliseconds since the epoch, UTC.
-pub fn now_ms() -> i64 {
-    #[cfg(any(test, feature = "testing"))]
-    if let Some(now) = crate::testing::now_ms() {
-        return now;
+pub use crate::clock::now_ms;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::skip_time;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn published(progress: &Progress) -> String {
+        let metrics = Metrics::new("test").unwrap();
+        progress.publish("ww1", &metrics, ClockReading::now());
+        metrics.render().unwrap()
     }
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
+
+    fn value(text: &str, metric: &str) -> f64 {
+        let name = format!("chatledger_{metric}{{corp=\"ww1\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn message_from_the_future_hides_neither_a_lag_nor_an_archive_that_does_not_answer() {
+        let progress = Progress::default();
+        progress.reads_archive(ClockReading::now());
+        progress.answered(ClockReading::now());
+        let future = now_ms() + 90 * 24 * 3_600_000;
+        progress.pulled(7, false);
+        progress.reached("table", 7, Some(future));
+        progress.pulled(7, true);
+        skip_time(30 * HOUR);
+        let text = published(&progress);
+        assert!(
+            (value(&text, "source_lag_seconds") / 3600.0 - 30.0).abs() < 0.1,
+            "{text}"
+        );
+        assert!((value(&text, "source_hours_until_loss") - 90.0).abs() < 0.1);
+        assert!((value(&text, "source_unanswered_seconds") / 3600.0 - 30.0).abs() < 0.1);
+        progress.answered(ClockReading::now());
+        let text = published(&progress);
+        assert!((value(&text, "source_hours_until_loss") - 120.0).abs() < 0.1);
+        assert!(value(&text, "source_unanswered_seconds") < 60.0);
+    }
+
+    #[test]
+    fn message_without_a_time_shows_no_lag_of_decades() {
+        let progress = Progress::default();
+        progress.reads_archive(ClockReading::now());
+        progress.reached("table", 7, Some(0));
+        let text = published(&progress);
+        assert!(!text.contains("chatledger_source_lag_seconds{"), "{text}");
+    }
+
+    #[test]
+    fn stopped_corp_shows_until_its_archive_is_read_again() {
+        let progress = Progress::default();
+        progress.stopped("a gap");
+        assert!((value(&published(&progress), "source_stopped") - 1.0).abs() < 0.1);
+        progress.reads_archive(ClockReading::now());
+        assert!(value(&published(&progress), "source_stopped") < 0.1);
+    }
 }

@@ -36,6 +36,7 @@ const EPOCH_MS: i64 = 1_800_000_000_000;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 thread_local! {
+    static SKIPPED: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
     static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
 }
 
@@ -43,6 +44,8 @@ thread_local! {
 struct Current {
     jitter: Dice,
     began: Option<Instant>,
+    /// By how much the time of day is wrong, milliseconds.
+    clock_error: i64,
 }
 
 /// Runs a scenario with a seed and returns its result. Time is virtual: it advances to the next
@@ -57,9 +60,11 @@ pub fn simulate<F: Future>(seed: u64, scenario: impl FnOnce(Simulation) -> F) ->
         .start_paused(true)
         .build()
         .expect("a runtime without I/O");
+    SKIPPED.set(0);
     CURRENT.set(Some(Current {
         jitter: Dice::new(!seed),
         began: None,
+        clock_error: 0,
     }));
     let _reset = ResetOnDrop;
     runtime.block_on(async {
@@ -95,8 +100,36 @@ pub(crate) fn jitter() -> Option<f64> {
 pub(crate) fn now_ms() -> Option<i64> {
     CURRENT.with_borrow(|current| {
         let began = current.as_ref()?.began?;
-        Some(EPOCH_MS + began.elapsed().as_millis() as i64)
+        let error = current.as_ref()?.clock_error;
+        Some(EPOCH_MS + began.elapsed().as_millis() as i64 + error + skipped_ms())
     })
+}
+
+/// The virtual boot clock, milliseconds; `None` outside a simulation.
+pub(crate) fn boot_ms() -> Option<i64> {
+    CURRENT.with_borrow(|current| {
+        let began = current.as_ref()?.began?;
+        Some(began.elapsed().as_millis() as i64 + skipped_ms())
+    })
+}
+
+/// Lets time pass at once on both clocks of this thread, without waking anybody.
+pub fn skip_time(time: Duration) {
+    SKIPPED.set(SKIPPED.get() + time.as_millis() as i64);
+}
+
+/// Time that was skipped on this thread, milliseconds.
+pub(crate) fn skipped_ms() -> i64 {
+    SKIPPED.get()
+}
+
+/// Makes the time of day of the simulation wrong by this many milliseconds. The boot clock stays right.
+pub fn set_clock_error(error: i64) {
+    CURRENT.with_borrow_mut(|current| {
+        if let Some(current) = current {
+            current.clock_error = error;
+        }
+    });
 }
 
 /// Runs a property for `cases` seeds from `PROPTEST_SEED` (0) on, `PROPTEST_CASES` of them if that is

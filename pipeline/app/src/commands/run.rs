@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use chatledger_engine::pull::AcceptGap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::say;
 use crate::cli::RunArgs;
-use crate::config;
+use crate::config::{self, Settings};
 use crate::exit::Failure;
 use crate::progress;
 use crate::wiring::{self, RunOptions};
@@ -26,7 +27,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     let options = RunOptions {
         stages: args.stages,
         drain: args.drain,
-        accept_gap: args.accept_gap,
+        accept_gap: accepted(args.accept_gap, &settings)?,
         stop,
         abandon,
     };
@@ -51,6 +52,33 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         say(&serde_json::to_string(&totals.summary()).map_err(Failure::other)?)?;
     }
     Ok(())
+}
+
+/// The corps that `--accept-gap` names: `None` without the option, all if it names none.
+fn accepted(corps: Option<Vec<String>>, settings: &Settings) -> Result<AcceptGap, Failure> {
+    let Some(corps) = corps else {
+        return Ok(AcceptGap::Refuse);
+    };
+    let known = || settings.corps.iter().map(|corp| corp.id.as_str());
+    let unknown: Vec<String> = corps
+        .iter()
+        .filter(|corp| !known().any(|known| known == *corp))
+        .map(|corp| format!("\"{corp}\""))
+        .collect();
+    if !unknown.is_empty() {
+        let known: Vec<&str> = known().collect();
+        return Err(Failure::config(format!(
+            "--accept-gap: found {}; accepted: a corp of the configuration ({}), or no value for all of them",
+            unknown.join(", "),
+            known.join(", ")
+        )));
+    }
+    if corps.is_empty() {
+        return Ok(AcceptGap::All);
+    }
+    Ok(AcceptGap::Corps(
+        corps.iter().map(|corp| corp.as_str().into()).collect(),
+    ))
 }
 
 /// Stops the pipeline on SIGTERM or SIGINT: cancels `stop` at the first signal, and `abandon` after

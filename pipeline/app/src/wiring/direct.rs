@@ -5,10 +5,12 @@ use std::sync::Arc;
 use chatledger_engine::direct::StateError;
 use chatledger_engine::direct::driver::{self, Context, CorpSetup};
 use chatledger_engine::directory_sync::{DirectorySync, remembered};
+use chatledger_engine::fault::{Fault, Retry};
 use chatledger_engine::shared::WantedRooms;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use super::{Parts, RunOptions, await_directories, empty_directory};
 use crate::exit::{Failure, chain};
@@ -21,7 +23,7 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
         drain: options.drain,
         stop: options.stop.clone(),
         abandon: options.abandon.clone(),
-        accept_gap: options.accept_gap,
+        accept_gap: options.accept_gap.clone(),
     };
     // Directories stop after the corps, so that rooms named last are still looked up.
     let directories_stop = CancellationToken::new();
@@ -62,24 +64,54 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
     }
     await_directories(firsts, &options.stop).await;
 
+    // One corp's failure must not stop the others. If there are none, what restarts the process does it better.
+    let is_alone = setups.len() == 1;
     let mut corps = JoinSet::new();
     for setup in setups {
-        corps.spawn(driver::run(setup, context.clone()));
+        let context = context.clone();
+        corps.spawn(async move {
+            if is_alone || context.drain {
+                let progress = Arc::clone(&setup.puller.progress);
+                let ended = driver::run(setup, context).await;
+                return ended.inspect_err(|error| progress.stopped(chain(error)));
+            }
+            restarted(setup, context).await
+        });
     }
     let mut result = Ok(());
     while let Some(ended) = corps.join_next().await {
         let ended = ended
             .map_err(Failure::other)
             .and_then(|ended| ended.map_err(driver_failure));
-        if ended.is_err() && result.is_ok() {
-            // One corp's failure ends the process in order: the exit code says why.
-            options.stop.cancel();
-            result = ended;
-        }
+        result = result.and(ended);
     }
     directories_stop.cancel();
     while directories.join_next().await.is_some() {}
     result
+}
+
+/// Runs a corp, and again after a failure that may pass.
+async fn restarted(setup: CorpSetup, context: Context) -> Result<(), driver::DriverError> {
+    let (corp, progress) = (setup.corp_id.clone(), Arc::clone(&setup.puller.progress));
+    let mut retry = Retry::new(&context.stop);
+    loop {
+        let Err(failure) = driver::run(setup.clone(), context.clone()).await else {
+            return Ok(());
+        };
+        let error = chain(&failure);
+        progress.stopped(error.clone());
+        if !failure.is_passing() {
+            error!(%corp, error, "this corp is not archived any more; the others are");
+            return Err(failure);
+        }
+        let log = |pause| error!(%corp, error, ?pause, "this corp has failed; starting it again");
+        if !retry
+            .wait(&Fault::local(std::io::Error::other(error.clone())), log)
+            .await
+        {
+            return Err(failure);
+        }
+    }
 }
 
 fn driver_failure(error: driver::DriverError) -> Failure {

@@ -139,14 +139,16 @@ impl Stages<'_> {
             corps: pullers.collect::<Result<_, _>>()?,
             metrics: Arc::clone(&self.parts.metrics),
             totals: Arc::clone(&self.parts.totals),
-            accept_gap: self.options.accept_gap,
+            accept_gap: self.options.accept_gap.clone(),
             ending: self.ending(&ended),
         };
         self.tasks.spawn(async move {
             let ended = stage.run().await;
             done.send_replace(true);
             ended.map_err(|error| match error.source {
-                PullError::ArchiveGap(_) => Failure::refused(chain(&error)),
+                PullError::ArchiveGap(_) | PullError::Position(_) => {
+                    Failure::refused(chain(&error))
+                }
                 PullError::GaveUp(_) => Failure::unreachable(chain(&error)),
             })
         });

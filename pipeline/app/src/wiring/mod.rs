@@ -17,7 +17,7 @@ use chatledger_engine::direct::{StateError, StateLock};
 use chatledger_engine::directory_sync::await_first;
 use chatledger_engine::metrics::Metrics;
 use chatledger_engine::ports::DirectorySink;
-use chatledger_engine::pull::Puller;
+use chatledger_engine::pull::{AcceptGap, Puller};
 use chatledger_engine::shared::{Current, Progress, Totals};
 use chatledger_rules::RuleSet;
 use chatledger_schemas::CorpId;
@@ -50,8 +50,8 @@ pub struct RunOptions {
     pub stages: Vec<StageName>,
     /// Whether to stop when there is nothing more to deliver.
     pub drain: bool,
-    /// Continue although an archive may have dropped records that were not read in time.
-    pub accept_gap: bool,
+    /// The corps that continue although their archive may have dropped records that were not read in time.
+    pub accept_gap: AcceptGap,
     /// Stop pulling, deliver, end.
     pub stop: CancellationToken,
     /// Stop waiting for sinks.

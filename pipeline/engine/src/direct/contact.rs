@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::StateError;
 use super::state_file::{FormVersion, StateFile};
+use crate::clock::{ClockReading, LastAnswer};
 use crate::fault::error_chain;
 use crate::shared::Progress;
 
@@ -17,12 +17,6 @@ use crate::shared::Progress;
 const VERSION: FormVersion = FormVersion::Optional(1);
 /// Time between two writes. After a crash the file is older than the last answer by at most this.
 const WRITE_INTERVAL: Duration = Duration::from_secs(60);
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct LastAnswer {
-    /// Milliseconds since the epoch, UTC.
-    answered_at: i64,
-}
 
 /// `state_dir/<corp>/contact.json`.
 #[derive(Debug, Clone)]
@@ -34,21 +28,20 @@ impl ContactFile {
         Self(StateFile::new(folder.join("contact.json"), VERSION))
     }
 
-    /// Returns when the archive answered last, milliseconds since the epoch, UTC; `None` if there is
-    /// no file.
+    /// Returns when the archive answered last; `None` if there is no file.
     ///
     /// # Errors
     /// The file cannot be read or is of another form.
-    pub(super) fn read(&self) -> Result<Option<i64>, StateError> {
-        Ok(self.0.read()?.map(|answer| answer.answered_at))
+    pub(super) fn read(&self) -> Result<Option<LastAnswer>, StateError> {
+        self.0.read()
     }
 
-    /// Stores when the archive answered last, milliseconds since the epoch, UTC.
+    /// Stores when the archive answered last.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn write(&self, answered_at: i64) -> Result<(), StateError> {
-        self.0.write(&LastAnswer { answered_at })
+    pub(super) fn write(&self, answer: &LastAnswer) -> Result<(), StateError> {
+        self.0.write(answer)
     }
 
     /// Runs `reading` to its end and keeps the file current meanwhile, and once more after it.
@@ -76,9 +69,9 @@ impl ContactFile {
     }
 
     /// Writes without blocking an async thread; false if that failed, which is logged.
-    async fn write_off_thread(&self, at: i64) -> bool {
-        let file = self.clone();
-        let error = match tokio::task::spawn_blocking(move || file.write(at)).await {
+    async fn write_off_thread(&self, at: ClockReading) -> bool {
+        let (file, answer) = (self.clone(), LastAnswer::at(at));
+        let error = match tokio::task::spawn_blocking(move || file.write(&answer)).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => error_chain(&error),
             Err(error) => error_chain(&error),
@@ -99,12 +92,12 @@ mod tests {
         assert_eq!(file.read().unwrap(), None);
         let path = folder.path().join("contact.json");
         std::fs::write(&path, r#"{"answered_at":1700000000123}"#).unwrap();
-        assert_eq!(file.read().unwrap(), Some(1_700_000_000_123));
-        file.write(5).unwrap();
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
-            r#"{"version":1,"answered_at":5}"#
-        );
-        assert_eq!(file.read().unwrap(), Some(5));
+        let earlier = LastAnswer::at_time_of_day(1_700_000_000_123);
+        assert_eq!(file.read().unwrap(), Some(earlier));
+        let now = LastAnswer::at(ClockReading::now());
+        file.write(&now).unwrap();
+        assert_eq!(file.read().unwrap(), Some(now));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(r#"{"version":1,"answered_at":"#), "{text}");
     }
 }

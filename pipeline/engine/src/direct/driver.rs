@@ -41,13 +41,16 @@ pub async fn run(corp: CorpSetup, context: Context) -> Result<(), DriverError> {
 pub(super) async fn run_with(
     corp: CorpSetup,
     opener: Arc<dyn Opener>,
-    context: Context,
+    mut context: Context,
 ) -> Result<(), DriverError> {
+    // This corp can be stopped alone.
+    context.stop = context.stop.child_token();
+    let stop = context.stop.clone();
     let corp_id = corp.corp_id;
     let sinks: Vec<&'static str> = corp.sinks.iter().map(|sink| sink.name).collect();
     let mut state = CorpState::open(&corp.state_dir, &corp_id, &sinks)?;
-    let last_answer = match state.check_gap(context.accept_gap)? {
-        GapCheck::Passed { last_answer } => last_answer,
+    let silent = match state.check_gap(context.accept_gap.covers(&corp_id))? {
+        GapCheck::Passed { silent } => silent,
         GapCheck::Refused(source) => {
             return Err(DriverError::ArchiveGap {
                 corp: corp_id,
@@ -93,7 +96,7 @@ pub(super) async fn run_with(
     let pull = PullTask {
         puller: corp.puller,
         start: state.start,
-        last_answer,
+        silent,
         contact: state.contact.clone(),
         pages,
         context: context.clone(),
@@ -126,23 +129,35 @@ pub(super) async fn run_with(
         processor.run(queues, &runtime);
         Ok(())
     });
-    join(tasks, &abandon).await
+    join(tasks, &stop, &abandon).await
 }
 
-/// Joins the tasks. After a failure stops the others where they are and joins them too.
+/// Joins the tasks. If the archive cannot be read any further, the others deliver what was pulled, as when the process is
+/// told to stop. After any other failure they are stopped where they are.
 async fn join(
     mut tasks: JoinSet<Result<(), DriverError>>,
+    stop: &CancellationToken,
     abandon: &CancellationToken,
 ) -> Result<(), DriverError> {
+    let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
-        let ended = ended.map_err(DriverError::from).flatten();
-        if ended.is_err() {
-            abandon.cancel();
-            tasks.shutdown().await;
-            return ended;
+        let Err(error) = ended.map_err(DriverError::from).flatten() else {
+            continue;
+        };
+        let is_reading = matches!(
+            error,
+            DriverError::ArchiveGap { .. } | DriverError::Source { .. }
+        );
+        if is_reading {
+            stop.cancel();
+            result = Err(error);
+            continue;
         }
+        abandon.cancel();
+        tasks.shutdown().await;
+        return Err(error);
     }
-    Ok(())
+    result
 }
 
 #[cfg(test)]

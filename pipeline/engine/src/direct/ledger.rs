@@ -53,6 +53,9 @@ pub(super) struct RecoveredLedger {
     /// When the last record of all was pulled, milliseconds since the epoch, UTC; `None` if there is
     /// none.
     pub(super) last_pulled_at: Option<i64>,
+    /// When the oldest of the records after the position and after the last accepted gap was pulled, milliseconds since
+    /// the epoch, UTC. What was lost in a gap is accepted with it.
+    pub(super) oldest_undelivered: Option<i64>,
     /// Messages after the position. The archive returns them again.
     pub(super) undelivered: HashSet<MsgHash>,
 }
@@ -126,6 +129,7 @@ impl Ledger {
             window: Window::new(capacity),
             pulled_at: HashMap::new(),
             last_pulled_at: None,
+            oldest_undelivered: None,
             undelivered: HashSet::new(),
         };
         self.seek(start)?;
@@ -339,8 +343,12 @@ impl RecoveredLedger {
     fn expect(&mut self, line: &LedgerLine) {
         let LedgerEntry { seq, at, gap, .. } = line.entry;
         self.last_pulled_at = Some(at);
-        if !gap {
+        if gap {
+            self.oldest_undelivered = None;
+        } else {
             self.pulled_at.insert(seq, at);
+            self.oldest_undelivered =
+                Some(self.oldest_undelivered.map_or(at, |oldest| oldest.min(at)));
         }
         if line.outcome == Some(Outcome::Message) {
             self.undelivered

@@ -1,6 +1,7 @@
 //! The task that reads a corp's archive into the queue of the processor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chatledger_schemas::SealedRecord;
 use futures::FutureExt;
@@ -16,8 +17,8 @@ pub(super) struct PullTask {
     pub(super) puller: Puller,
     /// Read after this position.
     pub(super) start: u64,
-    /// When the archive answered last, milliseconds since the epoch, UTC; `None` if never.
-    pub(super) last_answer: Option<i64>,
+    /// How long the archive has been silent.
+    pub(super) silent: Duration,
     /// Where that is stored.
     pub(super) contact: ContactFile,
     /// The queue.
@@ -46,13 +47,15 @@ impl PullTask {
             let pages = self.pages.clone();
             async move { pages.send(records).await.is_ok() }.boxed()
         };
-        let reading = puller.run(self.start, self.last_answer, *drain, stop, deliver);
+        let reading = puller.run(self.start, self.silent, *drain, stop, deliver);
         let progress = Arc::clone(&puller.progress);
         let ended = self.contact.keep_current(progress, reading).await;
         ended.map_err(|error| {
             let corp = puller.corp_id.clone();
             match error {
-                PullError::GaveUp(fault) => DriverError::Source { corp, fault },
+                PullError::GaveUp(fault) | PullError::Position(fault) => {
+                    DriverError::Source { corp, fault }
+                }
                 PullError::ArchiveGap(source) => DriverError::ArchiveGap { corp, source },
             }
         })

@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::StateError;
 use crate::fault::Fault;
 use crate::metrics::Metrics;
-use crate::pull::{ArchiveGap, Puller};
+use crate::pull::{AcceptGap, ArchiveGap, Puller};
 use crate::shared::{Current, Totals, WantedRooms};
 use crate::sink::Sink;
 
 /// The parts of one corp's pipeline.
+#[derive(Clone)]
 pub struct CorpSetup {
     /// The corp.
     pub corp_id: CorpId,
@@ -49,8 +50,27 @@ pub struct Context {
     pub stop: CancellationToken,
     /// Do not wait for sinks or the disk any longer.
     pub abandon: CancellationToken,
-    /// Continue although the archive may have dropped records that were not read in time.
-    pub accept_gap: bool,
+    /// The corps that continue although their archive may have dropped records that were not read in time.
+    pub accept_gap: AcceptGap,
+}
+
+impl DriverError {
+    /// Whether the corp may continue by itself when it is started again. Otherwise a person has to act.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::ArchiveGap { .. }
+            | Self::State(
+                StateError::Damaged { .. }
+                | StateError::Locked { .. }
+                | StateError::NoPosition { .. },
+            ) => false,
+            Self::State(StateError::Io { .. })
+            | Self::Source { .. }
+            | Self::Sink { .. }
+            | Self::Replay(_)
+            | Self::Died(_) => true,
+        }
+    }
 }
 
 /// Why a corp's pipeline failed.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chatledger_schemas::CorpId;
 use tracing::warn;
@@ -15,9 +16,9 @@ use super::dead_letter_store::{DeadLetterStore, SharedDeadLetterStore};
 use super::journal::{JournalFile, OpenedJournal};
 use super::ledger::Ledger;
 use super::replay_plan::{ReplayFile, ReplayPlan};
+use crate::clock::{ClockReading, LastAnswer};
 use crate::lane::Lane;
 use crate::pull::{ArchiveGap, check_archive_gap};
-use crate::shared::now_ms;
 use crate::window::{MsgHash, Window};
 
 /// Messages among which a duplicate is recognised: 16 bytes each in memory, a few times over.
@@ -55,6 +56,8 @@ pub(super) struct CorpState {
     pub(super) contact: ContactFile,
     /// When the last record of the ledger was pulled.
     last_pulled_at: Option<i64>,
+    /// When the oldest record was pulled that some sink does not hold and that no accepted gap covers.
+    oldest_undelivered: Option<i64>,
 }
 
 /// Whether the archive may have dropped records since it answered last.
@@ -62,9 +65,8 @@ pub(super) struct CorpState {
 pub(super) enum GapCheck {
     /// It has not, or the gap was accepted and is in the ledger.
     Passed {
-        /// The time up to which nothing can be missing, milliseconds since the epoch, UTC; `None` if
-        /// the archive has never been read.
-        last_answer: Option<i64>,
+        /// How long the archive has been silent.
+        silent: Duration,
     },
     /// It may have.
     Refused(ArchiveGap),
@@ -113,6 +115,7 @@ impl CorpState {
             replay_file,
             contact: ContactFile::in_folder(folder),
             last_pulled_at: recovered.last_pulled_at,
+            oldest_undelivered: recovered.oldest_undelivered,
         })
     }
 
@@ -122,24 +125,35 @@ impl CorpState {
     /// # Errors
     /// The ledger or `contact.json` cannot be read or written.
     pub(super) fn check_gap(&mut self, accept: bool) -> Result<GapCheck, StateError> {
-        let answered = self.contact.read()?.or(self.last_pulled_at);
-        // Records that were pulled and not delivered must be read again, and may be older.
-        let oldest_undelivered = self.pulled_at.values().copied().min();
-        let answered = answered.min(oldest_undelivered.or(answered));
+        let now = ClockReading::now();
         let position = self.start.max(self.ledger.len());
-        if let Err(gap) = check_archive_gap(position, answered, now_ms()) {
-            if !accept {
-                return Ok(GapCheck::Refused(gap));
+        let answered = self.contact.read()?;
+        let answered = answered.or(self.last_pulled_at.map(LastAnswer::at_time_of_day));
+        // Records that were pulled and not delivered must be read again, and may be older.
+        let undelivered = self.oldest_undelivered.map(LastAnswer::at_time_of_day);
+        let silences = [answered, undelivered.filter(|at| at.answered_at < now.wall)]
+            .map(|since| check_archive_gap(position, since.as_ref(), now));
+        let gap = match silences {
+            [Ok(one), Ok(other)] => {
+                return Ok(GapCheck::Passed {
+                    silent: one.max(other),
+                });
             }
-            warn!(
-                since = gap.silent_since,
-                "gap accepted; recorded in the ledger"
-            );
-            self.ledger.append_gap(gap.silent_since, gap.now)?;
-            self.contact.write(gap.now)?;
+            [Err(gap), Ok(_)] | [Ok(_), Err(gap)] => gap,
+            [Err(one), Err(other)] if one.silent_since < other.silent_since => one,
+            [Err(_), Err(other)] => other,
+        };
+        if !accept {
+            return Ok(GapCheck::Refused(gap));
         }
+        warn!(
+            since = gap.silent_since,
+            "gap accepted; recorded in the ledger"
+        );
+        self.ledger.append_gap(gap.silent_since, gap.now)?;
+        self.contact.write(&LastAnswer::at(now))?;
         Ok(GapCheck::Passed {
-            last_answer: answered.map(|_| now_ms()),
+            silent: Duration::ZERO,
         })
     }
 }
@@ -148,6 +162,7 @@ impl CorpState {
 mod tests {
     use super::*;
     use crate::chain::ChainInput;
+    use crate::clock::now_ms;
     use crate::stages::ProcessedRecord;
     use chatledger_schemas::ledger::Outcome;
 
@@ -180,7 +195,8 @@ mod tests {
     fn new_corp_has_no_gap() {
         let folder = tempfile::tempdir().unwrap();
         let checked = open(folder.path()).check_gap(false).unwrap();
-        assert_eq!(checked, GapCheck::Passed { last_answer: None });
+        let silent = Duration::ZERO;
+        assert_eq!(checked, GapCheck::Passed { silent });
     }
 
     #[test]
@@ -188,7 +204,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         append(&mut open(folder.path()), 1, 121);
         let mut state = open(folder.path());
-        state.contact.write(now_ms()).unwrap();
+        let now = LastAnswer::at(ClockReading::now());
+        state.contact.write(&now).unwrap();
         let checked = state.check_gap(false).unwrap();
         assert!(matches!(checked, GapCheck::Refused(_)), "{checked:?}");
     }
@@ -203,5 +220,42 @@ mod tests {
         assert!(matches!(checked, GapCheck::Passed { .. }), "{checked:?}");
         assert_eq!(state.ledger.len(), before + 1);
         assert!(state.contact.read().unwrap().is_some());
+        // What was lost in the gap is never delivered. It does not have to be accepted again.
+        let checked = open(folder.path()).check_gap(false).unwrap();
+        assert!(matches!(checked, GapCheck::Passed { .. }), "{checked:?}");
+        append(&mut state, 2, 121);
+        let checked = open(folder.path()).check_gap(false).unwrap();
+        assert!(matches!(checked, GapCheck::Refused(_)), "{checked:?}");
+    }
+
+    #[test]
+    fn clock_that_was_wrong_for_a_moment_is_no_gap() {
+        for wrong in [-144 * HOUR, 144 * HOUR] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut state = open(folder.path());
+            append(&mut state, 1, 0);
+            let mut reading = ClockReading::now();
+            reading.wall += wrong;
+            state.contact.write(&LastAnswer::at(reading)).unwrap();
+            let checked = state.check_gap(false).unwrap();
+            assert!(matches!(checked, GapCheck::Passed { .. }), "{checked:?}");
+        }
+    }
+
+    #[test]
+    fn answer_dated_in_the_future_by_another_boot_is_refused_and_accepted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        append(&mut open(folder.path()), 1, 0);
+        let mut state = open(folder.path());
+        let future = LastAnswer::at_time_of_day(now_ms() + 144 * HOUR);
+        state.contact.write(&future).unwrap();
+        let GapCheck::Refused(gap) = state.check_gap(false).unwrap() else {
+            panic!("not refused");
+        };
+        assert!(gap.to_string().contains("clock"), "{gap}");
+        let checked = state.check_gap(true).unwrap();
+        assert!(matches!(checked, GapCheck::Passed { .. }), "{checked:?}");
+        let checked = open(folder.path()).check_gap(false).unwrap();
+        assert!(matches!(checked, GapCheck::Passed { .. }), "{checked:?}");
     }
 }

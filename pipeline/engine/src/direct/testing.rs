@@ -245,7 +245,7 @@ pub(super) fn context() -> Context {
         drain: true,
         stop: CancellationToken::new(),
         abandon: CancellationToken::new(),
-        accept_gap: false,
+        accept_gap: crate::pull::AcceptGap::Refuse,
     }
 }
 

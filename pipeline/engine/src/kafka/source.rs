@@ -11,18 +11,19 @@ use chatledger_schemas::{Classified, CorpId, FaultClass, SealedRecord};
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Ending, Group, GroupEvent, Join, Leadership, OutRecord, Topic, check_leadership, cpu,
     supervised, wait_for_leadership,
 };
 use crate::chain::{Chain, ChainInput};
+use crate::clock::{Boot, ClockReading, LastAnswer};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
-use crate::pull::{PullError, Puller, check_archive_gap};
+use crate::pull::{AcceptGap, ArchiveGap, PullError, Puller, check_archive_gap};
 use crate::shared::{Totals, now_ms};
 
 /// Capacity of the queue between the pullers and the producer, in pages.
@@ -47,6 +48,9 @@ struct CursorRecord {
     /// When the archive last answered, milliseconds since the epoch, UTC.
     #[serde(default)]
     answered_at: i64,
+    /// The boot in which it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<Boot>,
 }
 
 impl CursorRecord {
@@ -66,8 +70,11 @@ impl CursorRecord {
         })
     }
 
-    fn answered(&self) -> Option<i64> {
-        (self.answered_at > 0).then_some(self.answered_at)
+    fn answered(&self) -> Option<LastAnswer> {
+        (self.answered_at > 0).then(|| LastAnswer {
+            answered_at: self.answered_at,
+            boot: self.boot.clone(),
+        })
     }
 }
 
@@ -89,24 +96,19 @@ struct CorpPosition {
     seq: u64,
     chain: Chain,
     /// When the archive last answered, according to `[cursor]`.
-    answered: Option<i64>,
-}
-
-/// How reading the archives ended.
-enum ReadEnd {
-    /// There is nothing more, or the process is stopping.
-    Complete,
-    /// An archive cannot be read any further.
-    Failed(SourceError),
+    answered: Option<LastAnswer>,
 }
 
 /// The result of looking for a gap before an archive is read.
 enum GapCheck {
-    /// Reading continues here.
-    Continue(CorpPosition),
+    /// Reading continues here. The archive has been silent for this long.
+    Continue(CorpPosition, Duration),
     /// The archive may have dropped records, and the gap is not accepted.
-    Refused(SourceError),
+    Refused(ArchiveGap),
 }
+
+/// The pullers of the corps whose archives are read.
+type Pullers = JoinSet<Result<(), SourceError>>;
 
 /// Why reading an archive ended early.
 #[derive(Debug, thiserror::Error)]
@@ -131,17 +133,18 @@ pub struct SourceStage {
     pub metrics: Arc<Metrics>,
     /// The counts of this run.
     pub totals: Arc<Totals>,
-    /// Continue although an archive may have dropped records before they were read.
-    pub accept_gap: bool,
+    /// The corps that continue although their archive may have dropped records before they were read.
+    pub accept_gap: AcceptGap,
     /// When it ends.
     pub ending: Ending,
 }
 
 impl SourceStage {
-    /// Runs until stopped or, in a drain, until the archives have nothing more.
+    /// Runs until stopped or, in a drain, until the archives have nothing more. An archive that cannot be read any further
+    /// leaves the others alone: its corp counts as stopped ([`crate::shared::Progress::stopped`]).
     ///
     /// # Errors
-    /// See [`SourceError`].
+    /// See [`SourceError`]. The first one, after every corp has ended.
     pub async fn run(self) -> Result<(), SourceError> {
         let mut failure = None;
         let failed = Mutex::new(&mut failure);
@@ -165,88 +168,126 @@ impl SourceStage {
         group.seek(0, 0).await?;
         let cursors = recover(&*group).await?;
         info!(corps = cursors.len(), "this process reads the archives");
-        if let ReadEnd::Failed(error) = self.pull(&group, &cursors).await? {
-            **failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        let mut failures = Vec::new();
+        let pulled = self.pull(&group, &cursors, &mut failures).await;
+        if pulled.is_err() {
+            for corp in &self.corps {
+                corp.progress.left_to_others();
+            }
         }
+        pulled?;
+        **failed.lock().unwrap_or_else(PoisonError::into_inner) = failures.into_iter().next();
         Ok(())
     }
 
+    /// Reads the archives until every puller has ended. Pushes onto `failures` why an archive cannot be read any further.
     async fn pull(
         &self,
         group: &Arc<dyn Group>,
         cursors: &HashMap<String, CursorRecord>,
-    ) -> Result<ReadEnd, Fault> {
+        failures: &mut Vec<SourceError>,
+    ) -> Result<(), Fault> {
         let stop = self.ending.stop.child_token();
         let _stop_pullers = stop.clone().drop_guard();
         let mut positions: HashMap<&str, CorpPosition> = HashMap::new();
-        for corp in &self.corps {
-            let corp = &corp.corp_id;
-            let cursor = cursors.get(corp.as_str()).cloned().unwrap_or_default();
-            let position = CorpPosition {
-                seq: cursor.seq,
-                chain: cursor.chain(corp.as_str())?,
-                answered: cursor.answered(),
-            };
-            match self.check_gap(&**group, corp, position).await? {
-                GapCheck::Continue(position) => positions.insert(corp.as_str(), position),
-                GapCheck::Refused(error) => return Ok(ReadEnd::Failed(error)),
-            };
-        }
         let (pages, queue) = mpsc::channel(PAGES);
-        let mut pullers = self.start_pullers(&positions, &pages, &stop);
-        drop(pages);
-        self.publish_pages(&**group, queue, &mut positions).await?;
-        while let Some(ended) = pullers.join_next().await {
-            if let Err(error) = ended.map_err(Fault::local)? {
-                return Ok(ReadEnd::Failed(error));
-            }
-        }
-        Ok(ReadEnd::Complete)
-    }
-
-    /// Starts a puller for each corp; they send pages until stopped or, in a drain, to their end.
-    fn start_pullers(
-        &self,
-        positions: &HashMap<&str, CorpPosition>,
-        pages: &mpsc::Sender<Page>,
-        stop: &CancellationToken,
-    ) -> JoinSet<Result<(), SourceError>> {
-        let drain = self.ending.upstream.is_some();
         let mut pullers = JoinSet::new();
         for corp in &self.corps {
-            let Some(position) = positions.get(corp.corp_id.as_str()) else {
-                continue;
+            let corp_id = &corp.corp_id;
+            let cursor = cursors.get(corp_id.as_str()).cloned().unwrap_or_default();
+            let chain = match cursor.chain(corp_id.as_str()) {
+                Ok(chain) => chain,
+                Err(fault) => {
+                    self.corp_stopped(corp_id, PullError::Position(fault), failures);
+                    continue;
+                }
             };
-            let (after, answered) = (position.seq, position.answered.map(|_| now_ms()));
-            let (corp, pages, stop) = (Arc::clone(corp), pages.clone(), stop.clone());
-            pullers.spawn(async move {
-                let puller = Arc::clone(&corp);
-                let corp_id = corp.corp_id.clone();
-                let deliver = move |records| {
-                    let (pages, corp) = (pages.clone(), Arc::clone(&corp));
-                    async move { pages.send((corp, records)).await.is_ok() }.boxed()
-                };
-                let ended = puller.run(after, answered, drain, &stop, deliver).await;
-                ended.map_err(|source| SourceError {
-                    corp: corp_id,
-                    source,
-                })
-            });
+            let position = CorpPosition {
+                seq: cursor.seq,
+                chain,
+                answered: cursor.answered(),
+            };
+            match self.check_gap(&**group, corp_id, position).await? {
+                GapCheck::Continue(position, silent) => {
+                    self.start_puller(&mut pullers, corp, position.seq, silent, &pages, &stop);
+                    positions.insert(corp_id.as_str(), position);
+                }
+                GapCheck::Refused(gap) => self.corp_stopped(corp_id, gap.into(), failures),
+            }
         }
-        pullers
+        drop(pages);
+        self.publish_pages(&**group, queue, &mut positions, &mut pullers, failures)
+            .await?;
+        while let Some(ended) = pullers.join_next().await {
+            self.puller_ended(ended, failures)?;
+        }
+        Ok(())
     }
 
-    /// Publishes pages until every puller has ended.
+    /// Notes that an archive cannot be read any further.
+    fn corp_stopped(&self, corp: &CorpId, source: PullError, failures: &mut Vec<SourceError>) {
+        error!(%corp, error = %source, "the archive of this corp is not read any more; the others are");
+        if let Some(puller) = self.corps.iter().find(|puller| puller.corp_id == *corp) {
+            puller.progress.stopped(source.to_string());
+        }
+        failures.push(SourceError {
+            corp: corp.clone(),
+            source,
+        });
+    }
+
+    fn puller_ended(
+        &self,
+        ended: Result<Result<(), SourceError>, JoinError>,
+        failures: &mut Vec<SourceError>,
+    ) -> Result<(), Fault> {
+        if let Err(SourceError { corp, source }) = ended.map_err(Fault::local)? {
+            self.corp_stopped(&corp, source, failures);
+        }
+        Ok(())
+    }
+
+    /// Starts the puller of a corp; it sends pages until stopped or, in a drain, to its end.
+    fn start_puller(
+        &self,
+        pullers: &mut Pullers,
+        corp: &Arc<Puller>,
+        after: u64,
+        silent: Duration,
+        pages: &mpsc::Sender<Page>,
+        stop: &CancellationToken,
+    ) {
+        let drain = self.ending.upstream.is_some();
+        let (corp, pages, stop) = (Arc::clone(corp), pages.clone(), stop.clone());
+        pullers.spawn(async move {
+            let puller = Arc::clone(&corp);
+            let corp_id = corp.corp_id.clone();
+            let deliver = move |records| {
+                let (pages, corp) = (pages.clone(), Arc::clone(&corp));
+                async move { pages.send((corp, records)).await.is_ok() }.boxed()
+            };
+            let ended = puller.run(after, silent, drain, &stop, deliver).await;
+            ended.map_err(|source| SourceError {
+                corp: corp_id,
+                source,
+            })
+        });
+    }
+
+    /// Publishes pages until every puller has ended. Looks at each end when it happens.
     async fn publish_pages(
         &self,
         group: &dyn Group,
         mut queue: mpsc::Receiver<Page>,
         positions: &mut HashMap<&str, CorpPosition>,
+        pullers: &mut Pullers,
+        failures: &mut Vec<SourceError>,
     ) -> Result<(), Fault> {
         let mut published = false;
         loop {
             tokio::select! {
                 biased;
+                Some(ended) = pullers.join_next() => self.puller_ended(ended, failures)?,
                 page = queue.recv() => match page {
                     Some((corp, records)) => {
                         if let Some(position) = positions.get_mut(corp.corp_id.as_str()) {
@@ -277,25 +318,22 @@ impl SourceStage {
         corp: &CorpId,
         mut position: CorpPosition,
     ) -> Result<GapCheck, Fault> {
-        let Err(behind) = check_archive_gap(position.seq, position.answered, now_ms()) else {
-            return Ok(GapCheck::Continue(position));
+        let now = ClockReading::now();
+        let gap = match check_archive_gap(position.seq, position.answered.as_ref(), now) {
+            Ok(silent) => return Ok(GapCheck::Continue(position, silent)),
+            Err(gap) if !self.accept_gap.covers(corp) => return Ok(GapCheck::Refused(gap)),
+            Err(gap) => gap,
         };
-        if !self.accept_gap {
-            return Ok(GapCheck::Refused(SourceError {
-                corp: corp.clone(),
-                source: behind.into(),
-            }));
-        }
-        let since = behind.silent_since;
+        let since = gap.silent_since;
         warn!(%corp, since, "gap accepted; recorded in the ledger");
-        let entry = position.chain.gap(position.seq, since, behind.now);
-        position.answered = Some(behind.now);
+        let entry = position.chain.gap(position.seq, since, gap.now);
+        position.answered = Some(LastAnswer::at(now));
         let records = vec![
             ledger_record(corp, vec![entry]),
             cursor_record(corp, &position)?,
         ];
         group.transact(records, &[]).await?;
-        Ok(GapCheck::Continue(position))
+        Ok(GapCheck::Continue(position, Duration::ZERO))
     }
 
     /// Records when the archives last answered, if the time recorded is older than `every`
@@ -314,9 +352,13 @@ impl SourceStage {
             let Some(answered) = corp.progress.last_answer() else {
                 continue;
             };
-            let is_due = |recorded| answered - recorded >= every;
-            if position.answered.is_none_or(is_due) {
-                position.answered = Some(answered);
+            // Also if the time of day was set back.
+            let is_due = |recorded: &LastAnswer| {
+                let since = answered.wall - recorded.answered_at;
+                since >= every || since < 0
+            };
+            if position.answered.as_ref().is_none_or(is_due) {
+                position.answered = Some(LastAnswer::at(answered));
                 records.push(cursor_record(&corp.corp_id, position)?);
             }
         }
@@ -362,7 +404,8 @@ impl SourceStage {
         let published = CorpPosition {
             seq: last,
             chain,
-            answered: Some(now),
+            // The page is an answer, and may be some time ago.
+            answered: corp.progress.last_answer().map(LastAnswer::at),
         };
         out.push(ledger_record(corp_id, entries));
         out.push(cursor_record(corp_id, &published)?);
@@ -394,7 +437,8 @@ fn cursor_record(corp: &CorpId, position: &CorpPosition) -> Result<OutRecord, Fa
         seq: position.seq,
         number: position.chain.number,
         link: position.chain.link.hex(),
-        answered_at: position.answered.unwrap_or_default(),
+        answered_at: position.answered.as_ref().map_or(0, |at| at.answered_at),
+        boot: position.answered.as_ref().and_then(|at| at.boot.clone()),
     };
     Ok(OutRecord {
         topic: Topic::Cursor,

@@ -13,7 +13,7 @@ use chatledger_engine::kafka::source::SourceStage;
 use chatledger_engine::kafka::testing::MemoryLog;
 use chatledger_engine::kafka::{Ending, Topic};
 use chatledger_engine::metrics::Metrics;
-use chatledger_engine::pull::Puller;
+use chatledger_engine::pull::{AcceptGap, Puller};
 use chatledger_engine::shared::{Current, Progress, Summary, Totals};
 use chatledger_engine::sink::Stream;
 use chatledger_engine::testing::archive::{FORBIDDEN, FakeArchive, FakeOpener};
@@ -44,7 +44,7 @@ pub(crate) struct Cluster {
     pub(crate) opener: Arc<FakeOpener>,
     pub(crate) sinks: Vec<ClusterSink>,
     pub(crate) batch_rows: usize,
-    pub(crate) accept_gap: bool,
+    pub(crate) accept_gap: AcceptGap,
     rules: Arc<Current<RuleSet>>,
 }
 
@@ -111,7 +111,7 @@ impl Cluster {
             opener: Arc::default(),
             sinks,
             batch_rows: 7,
-            accept_gap: false,
+            accept_gap: AcceptGap::Refuse,
             rules: Arc::new(Current::new(rules())),
         }
     }
@@ -172,7 +172,7 @@ impl Cluster {
             })],
             metrics: Arc::clone(&metrics),
             totals: Arc::clone(totals),
-            accept_gap: self.accept_gap,
+            accept_gap: self.accept_gap.clone(),
             ending: ending(&ended),
         };
         stages.spawn(async move {

@@ -5,6 +5,7 @@
 
 mod check;
 mod cluster;
+mod corps;
 mod log;
 mod planted;
 mod property;

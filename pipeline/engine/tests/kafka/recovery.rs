@@ -7,6 +7,7 @@ use chatledger_engine::dead_letter_index::DeadLetterFilter;
 use chatledger_engine::dead_letter_requests::Requester;
 use chatledger_engine::kafka::Topic;
 use chatledger_engine::kafka::testing::sink_group;
+use chatledger_engine::pull::AcceptGap;
 use chatledger_engine::testing::sink::RowKind;
 use chatledger_engine::testing::{FaultOdds, Simulation, simulate};
 use chatledger_schemas::ledger::LedgerRecord;
@@ -163,7 +164,7 @@ fn archive_that_was_not_read_for_five_days_is_refused_until_the_gap_is_accepted(
         let refused = cluster.drain("a").await.unwrap_err();
         assert!(refused.starts_with("archive of ww1: "), "{refused}");
         tokio::time::sleep(SESSION).await;
-        cluster.accept_gap = true;
+        cluster.accept_gap = AcceptGap::All;
         extend_and_drain(&cluster).await.unwrap();
         let ledger = cluster.log.records(Topic::Ledger).unwrap();
         let entries =

@@ -12,6 +12,8 @@ pub const METRICS: &[(&str, &[&str])] = &[
     ("chatledger_duplicates_total", &["corp"]),
     ("chatledger_source_lag_seconds", &["corp"]),
     ("chatledger_source_hours_until_loss", &["corp"]),
+    ("chatledger_source_unanswered_seconds", &["corp"]),
+    ("chatledger_source_stopped", &["corp"]),
     ("chatledger_stage_batch_seconds", &["stage"]),
     ("chatledger_sink_rows_total", &["sink"]),
     ("chatledger_sink_insert_rows", &["sink"]),

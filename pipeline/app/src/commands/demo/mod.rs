@@ -10,6 +10,7 @@ mod summary;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use chatledger_engine::pull::AcceptGap;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +70,7 @@ async fn show(
     let options = RunOptions {
         stages: Vec::new(),
         drain: true,
-        accept_gap: false,
+        accept_gap: AcceptGap::Refuse,
         stop: stop.clone(),
         abandon: abandon.clone(),
     };
@@ -190,7 +191,7 @@ async fn stay(
     let options = RunOptions {
         stages: Vec::new(),
         drain: false,
-        accept_gap: false,
+        accept_gap: AcceptGap::Refuse,
         stop: stop.clone(),
         abandon: abandon.clone(),
     };

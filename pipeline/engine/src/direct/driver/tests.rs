@@ -116,3 +116,60 @@ async fn process_that_stops_waiting_for_a_sink_delivers_at_the_next_start() {
         .unwrap();
     assert_eq!(sink.seqs(), (1..=40).collect::<Vec<_>>());
 }
+
+/// An archive whose second page arrives six days after the first.
+struct LatePage {
+    archive: Arc<dyn crate::ports::Source>,
+}
+
+impl crate::ports::Source for LatePage {
+    fn page(
+        &self,
+        after: u64,
+    ) -> futures::future::BoxFuture<
+        '_,
+        Result<Vec<chatledger_schemas::SealedRecord>, crate::fault::Fault>,
+    > {
+        if after > 0 {
+            crate::testing::skip_time(Duration::from_secs(6 * 24 * 3600));
+        }
+        self.archive.page(after)
+    }
+}
+
+#[tokio::test]
+async fn what_was_pulled_before_a_gap_is_delivered_before_the_corp_stops() {
+    let scenario = async {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = MemorySink::default();
+        let run = |late: bool, accept_gap: crate::pull::AcceptGap| {
+            let mut corp = corp(folder.path(), (1..=40).map(record).collect(), &sink);
+            let archive = Arc::clone(&corp.puller.source);
+            if late {
+                corp.puller.source = Arc::new(LatePage { archive });
+            }
+            let context = Context {
+                accept_gap,
+                ..context()
+            };
+            run_with(corp, Arc::new(TestKeys::default()), context)
+        };
+        let error = run(true, crate::pull::AcceptGap::Refuse).await.unwrap_err();
+        assert!(matches!(error, DriverError::ArchiveGap { .. }), "{error:?}");
+        let delivered = sink.seqs();
+        assert!(
+            !delivered.is_empty() && delivered.len() < 40,
+            "{delivered:?}"
+        );
+        let accepted = crate::pull::AcceptGap::Corps(vec!["ww1".into()]);
+        run(false, crate::pull::AcceptGap::Refuse)
+            .await
+            .unwrap_err();
+        run(false, accepted).await.unwrap();
+        assert_eq!(sink.seqs(), (1..=40).collect::<Vec<_>>());
+        run(false, crate::pull::AcceptGap::Refuse).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(60), scenario)
+        .await
+        .expect("every run must end");
+}
