@@ -4,6 +4,8 @@
 //! `active = false`, because conversations of people who left stay in the archive (曾归档). The topic
 //! `.directory` carries the same rows.
 
+use std::collections::BTreeSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +162,22 @@ pub struct Consent {
     pub changed_at: i64,
 }
 
+/// A part of a directory that a sync can fail to read while it reads the others.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotPart {
+    /// Departments.
+    Departments,
+    /// Members.
+    Members,
+    /// Which members' conversations are archived.
+    Archived,
+    /// Customers and follow relations.
+    Customers,
+}
+
 /// The directory of one corp after a sync.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
@@ -182,6 +200,10 @@ pub struct Snapshot {
     pub room_members: Vec<RoomMember>,
     /// Consents to archiving.
     pub consents: Vec<Consent>,
+    /// Parts of which rows may be missing, because a call was refused, an item could not be read, or nothing was visible.
+    /// What is missing there is not known to be gone.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub incomplete: BTreeSet<SnapshotPart>,
 }
 
 impl Snapshot {
@@ -197,6 +219,7 @@ impl Snapshot {
             rooms: Vec::new(),
             room_members: Vec::new(),
             consents: Vec::new(),
+            incomplete: BTreeSet::new(),
         }
     }
 }

@@ -87,6 +87,30 @@ impl Api {
         }
     }
 
+    /// Returns whether the API takes only a token of the archive's secret, which no other API takes
+    /// (`connectors/wecom/WECOM.md` §1.3).
+    pub fn needs_archive_secret(self) -> bool {
+        self == Self::ChatData || self.as_str().starts_with("msgaudit/")
+    }
+
+    /// Returns the fields of which a successful answer has at least one besides `errcode` (`connectors/wecom/WECOM.md` §2,
+    /// §5, §6).
+    pub(crate) fn answer_fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Token => &["access_token"],
+            Self::ChatData => &["chatdata"],
+            Self::Departments => &["department"],
+            Self::Members => &["userlist"],
+            Self::PermitUsers => &["ids"],
+            Self::FollowUsers => &["follow_user"],
+            Self::Customers => &["external_contact_list"],
+            Self::CustomerRooms => &["group_chat_list"],
+            Self::CustomerRoom => &["group_chat"],
+            Self::InternalRoom => &["roomname", "members"],
+            Self::SingleConsent | Self::RoomConsent => &["agreeinfo"],
+        }
+    }
+
     /// Returns whether a request names single items, so an errcode can concern one of them.
     pub(crate) fn has_items(self) -> bool {
         !matches!(self, Self::Token | Self::ChatData)

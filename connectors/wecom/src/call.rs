@@ -4,13 +4,15 @@
 //! call, by one caller for all; redirects are not followed, because they would send the token to
 //! another host; no result contains a URL. Pure functions elsewhere interpret the response.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use chatledger_schemas::{Classified as _, CorpId, FaultClass, Secret};
 use reqwest::{Client, RequestBuilder, Url, redirect};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::Mutex;
 
 use crate::limits::ApiRateLimits;
@@ -39,6 +41,8 @@ pub(crate) enum ResponseError {
     Refused { code: i64, message: String },
     /// The response does not have the documented form.
     Malformed { line: usize, column: usize },
+    /// See [`Error::NotAnAnswer`].
+    NotAnAnswer,
     /// See [`Error::NoReadableSeq`].
     NoReadableSeq { records: usize },
 }
@@ -57,18 +61,28 @@ impl From<serde_json::Error> for ResponseError {
 #[derive(Deserialize)]
 pub(crate) struct ResponseStatus {
     #[serde(default, deserialize_with = "lenient::errcode")]
-    errcode: i64,
+    errcode: Option<i64>,
     #[serde(default, deserialize_with = "lenient::text")]
     errmsg: String,
 }
 
+/// Whether a response has an `errcode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Errcode {
+    /// It is 0.
+    Success,
+    /// There is none.
+    Missing,
+}
+
 impl ResponseStatus {
     /// Returns an error if `body` is not JSON of the documented form or its errcode is not 0.
-    pub(crate) fn check(body: &[u8]) -> Result<(), ResponseError> {
+    pub(crate) fn check(body: &[u8]) -> Result<Errcode, ResponseError> {
         let status: Self = serde_json::from_slice(body)?;
         match status.errcode {
-            0 => Ok(()),
-            code => Err(ResponseError::Refused {
+            None => Ok(Errcode::Missing),
+            Some(0) => Ok(Errcode::Success),
+            Some(code) => Err(ResponseError::Refused {
                 code,
                 message: status.errmsg,
             }),
@@ -76,9 +90,23 @@ impl ResponseStatus {
     }
 }
 
-/// Parses a response that is an object with `errcode` and the fields of `T`.
-pub(crate) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ResponseError> {
-    ResponseStatus::check(body)?;
+/// Parses a response of `api`, an object with `errcode` and the fields of `T`. Without either it is not an answer of
+/// WeCom, but for example the error page of a gateway, and must not count as one that has nothing.
+pub(crate) fn read<T: DeserializeOwned>(api: Api, body: &Bytes) -> Result<T, ResponseError> {
+    if ResponseStatus::check(body)? == Errcode::Missing {
+        #[expect(
+            clippy::zero_sized_map_values,
+            reason = "JSON has maps, and only the names matter"
+        )]
+        let fields: HashMap<Cow<'_, str>, IgnoredAny> = serde_json::from_slice(body)?;
+        if !api
+            .answer_fields()
+            .iter()
+            .any(|field| fields.contains_key(*field))
+        {
+            return Err(ResponseError::NotAnAnswer);
+        }
+    }
     Ok(serde_json::from_slice(body)?)
 }
 
@@ -237,6 +265,7 @@ impl ApiClient {
                 ),
             },
             ResponseError::Malformed { line, column } => Error::Malformed { api, line, column },
+            ResponseError::NotAnAnswer => Error::NotAnAnswer { api },
             ResponseError::NoReadableSeq { records } => Error::NoReadableSeq { records },
         }
     }
@@ -270,7 +299,7 @@ fn read_token(body: &Bytes) -> Result<TokenGrant, ResponseError> {
         #[serde(default, deserialize_with = "lenient::integer")]
         expires_in: u32,
     }
-    let response: TokenResponse = read(body)?;
+    let response: TokenResponse = read(Api::Token, body)?;
     if response.access_token.is_empty() {
         return Err(ResponseError::Malformed { line: 0, column: 0 });
     }
@@ -333,8 +362,14 @@ mod tests {
 
     #[test]
     fn errcode_may_be_missing_text_or_null_but_nothing_else() {
-        for valid in ["{}", r#"{"errcode":"0"}"#, r#"{"errcode":null,"errmsg":7}"#] {
-            assert!(ResponseStatus::check(valid.as_bytes()).is_ok(), "{valid}");
+        for (valid, errcode) in [
+            ("{}", Errcode::Missing),
+            (r#"{"errcode":"0"}"#, Errcode::Success),
+            (r#"{"errcode":0.0}"#, Errcode::Success),
+            (r#"{"errcode":null,"errmsg":7}"#, Errcode::Missing),
+        ] {
+            let checked = ResponseStatus::check(valid.as_bytes()).unwrap();
+            assert_eq!(checked, errcode, "{valid}");
         }
         assert!(matches!(
             ResponseStatus::check(br#"{"errcode":"-1","errmsg":"busy"}"#),
@@ -349,6 +384,30 @@ mod tests {
                 "{invalid}"
             );
         }
+    }
+
+    #[test]
+    fn response_with_neither_errcode_nor_a_field_of_the_api_is_not_an_answer() {
+        #[derive(Deserialize)]
+        struct Departments {
+            #[serde(default, rename = "department")]
+            list: Vec<u32>,
+        }
+        let read = |body: &'static str| {
+            let body = Bytes::from_static(body.as_bytes());
+            read::<Departments>(Api::Departments, &body).map(|answer| answer.list.len())
+        };
+        for body in [
+            "{}",
+            r#"{"code":500,"message":"upstream unavailable"}"#,
+            r#"{"code":0,"data":{"errcode":0,"department":[1]}}"#,
+            r#"{"errcode":null,"userlist":[]}"#,
+        ] {
+            let read = read(body);
+            assert!(matches!(read, Err(ResponseError::NotAnAnswer)), "{body}");
+        }
+        assert_eq!(read(r#"{"errcode":0}"#).unwrap(), 0);
+        assert_eq!(read(r#"{"department":[1]}"#).unwrap(), 1);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::lenient;
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(default, deserialize_with = "lenient::errcode")]
-    errcode: i64,
+    errcode: Option<i64>,
     #[serde(default, deserialize_with = "lenient::text")]
     errmsg: String,
     #[serde(default, borrow)]
@@ -58,7 +58,7 @@ pub fn read_page(body: &Bytes, corp_id: &CorpId, after_seq: u64) -> Option<Vec<S
 /// the previous one, so that the cursor passes it.
 ///
 /// # Errors
-/// Fails on an errcode, on a response that is not an envelope even after stray control bytes are
+/// Fails on an errcode, on JSON with neither errcode nor `chatdata`, on a response that is not an envelope even after stray control bytes are
 /// replaced, and on a record without a `seq` in a page that cannot supply one.
 pub(crate) fn read(
     body: &Bytes,
@@ -84,11 +84,15 @@ fn read_strictly(
     after_seq: u64,
 ) -> Result<Vec<SealedRecord>, ResponseError> {
     let envelope: Envelope<'_> = serde_json::from_slice(body)?;
-    if envelope.errcode != 0 {
-        return Err(ResponseError::Refused {
-            code: envelope.errcode,
-            message: envelope.errmsg,
-        });
+    match envelope.errcode {
+        None if envelope.chatdata.is_none() => return Err(ResponseError::NotAnAnswer),
+        None | Some(0) => {}
+        Some(code) => {
+            return Err(ResponseError::Refused {
+                code,
+                message: envelope.errmsg,
+            });
+        }
     }
     let records: Vec<PageRecord<'_>> = envelope
         .chatdata
@@ -230,7 +234,8 @@ mod tests {
     #[test]
     fn missing_or_null_chatdata_is_an_empty_page() {
         for empty in [
-            "{}",
+            r#"{"errcode":0}"#,
+            r#"{"chatdata":[]}"#,
             r#"{"errcode":"0","chatdata":null}"#,
             r#"{"errcode":0,"errmsg":null,"chatdata":[]}"#,
         ] {
@@ -267,6 +272,21 @@ mod tests {
             assert!(
                 matches!(page(bad, 0), Err(ResponseError::Malformed { .. })),
                 "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn json_with_neither_errcode_nor_chatdata_is_not_an_empty_page() {
+        for foreign in [
+            "{}",
+            r#"{"code":500,"message":"upstream unavailable"}"#,
+            r#"{"code":0,"data":{"errcode":0,"chatdata":[]}}"#,
+            r#"{"errcode":null,"chatdata":null}"#,
+        ] {
+            assert!(
+                matches!(page(foreign, 5), Err(ResponseError::NotAnAnswer)),
+                "{foreign}"
             );
         }
     }

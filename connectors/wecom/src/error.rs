@@ -76,6 +76,14 @@ pub enum Error {
         /// Column of the error, from 1.
         column: usize,
     },
+    /// The response is JSON, but not of this API; usually that of a gateway that cannot reach WeCom.
+    #[error(
+        "the response from {api} has neither an errcode nor the fields of this API; WeCom did not send it"
+    )]
+    NotAnAnswer {
+        /// The API called.
+        api: Api,
+    },
     /// The API returned an errcode.
     #[error("{api} returned errcode {code}: {message}")]
     Refused {
@@ -163,6 +171,7 @@ impl Classified for Error {
             Self::Send { .. }
             | Self::Receive { .. }
             | Self::Malformed { .. }
+            | Self::NotAnAnswer { .. }
             | Self::TokenRefused { .. }
             | Self::EndlessList { .. } => FaultClass::Retry,
             Self::Oversize { .. } => FaultClass::SlowDown,

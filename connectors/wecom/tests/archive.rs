@@ -67,11 +67,40 @@ async fn empty_pages_are_accepted() {
         json!({"chatdata": []}),
     ] {
         let server = Server::start(move |_| {
-            ServerReply::Json(json!({"access_token": "t", "chatdata": empty["chatdata"]}))
+            let mut reply = empty.clone();
+            reply["access_token"] = json!("t");
+            ServerReply::Json(reply)
         })
         .await;
         let (archive, _) = archive(&server.base_url, 1000, LONG_TIMEOUT);
         assert!(archive.page(u64::MAX).await.unwrap().records.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn json_of_a_gateway_is_a_transient_fault_and_no_empty_page() {
+    for foreign in [
+        json!({"code": 500, "message": "upstream unavailable"}),
+        json!({"code": 0, "data": {"errcode": 0, "chatdata": []}}),
+        json!({}),
+    ] {
+        let server = Server::start(move |call| {
+            ServerReply::Json(if call.api == "gettoken" {
+                json!({})
+            } else {
+                foreign.clone()
+            })
+        })
+        .await;
+        // An empty answer to gettoken stands for a token here.
+        let (archive, log) = archive(&server.base_url, 1000, LONG_TIMEOUT);
+        let error = archive.page(7).await.unwrap_err();
+        assert!(matches!(error, Error::NotAnAnswer { .. }), "{error}");
+        assert_eq!(error.class(), FaultClass::Retry);
+        assert_eq!(
+            log.lock().unwrap().last(),
+            Some(&("message/getchatdata", "retry"))
+        );
     }
 }
 

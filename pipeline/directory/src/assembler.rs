@@ -82,6 +82,7 @@ impl Assembler {
             rooms: self.rooms.rows(),
             room_members: self.room_members.rows(),
             consents: self.consents.rows(),
+            incomplete: BTreeSet::new(),
         }
     }
 }

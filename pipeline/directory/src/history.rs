@@ -5,8 +5,9 @@
 //! of `new` after it applied the [`changes`]. Rows are compared as a whole, not column by column.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
-use chatledger_schemas::directory::{DirectoryRow, Snapshot};
+use chatledger_schemas::directory::{DirectoryRow, Member, Snapshot, SnapshotPart};
 
 use crate::departments;
 use crate::rows::{TableRow, canonical};
@@ -14,8 +15,9 @@ use crate::rows::{TableRow, canonical};
 /// Returns the rows of `fresh` together with the rows that only `previous` has.
 ///
 /// - A row of `fresh` replaces the row with the same key.
-/// - A row that only `previous` has is kept with `active = false`. Consents, and rooms that no API
-///   returned (`Wanted`, `Unresolved`), are kept unchanged.
+/// - A row that only `previous` has is kept with `active = false`. Consents, rooms that no API
+///   returned (`Wanted`, `Unresolved`), rows of an [incomplete](Snapshot::incomplete) part, and the members of a room that
+///   was not read are kept unchanged.
 /// - A room that an API returned before and that is `Wanted` or `Unresolved` in `fresh` keeps its
 ///   kind, name and owner, with `active = false`.
 ///
@@ -35,33 +37,77 @@ pub fn merge(previous: &Snapshot, fresh: Snapshot) -> Snapshot {
         0 => i64::MIN,
         taken_at => taken_at.saturating_add(1),
     };
+    let is_complete = |part| !fresh.incomplete.contains(&part);
+    let departments = is_complete(SnapshotPart::Departments);
+    let members = is_complete(SnapshotPart::Members);
+    let customers = is_complete(SnapshotPart::Customers);
+    let mut fresh_members = fresh.members;
+    if !is_complete(SnapshotPart::Archived) {
+        keep_archived(&previous.members, &mut fresh_members);
+    }
+    let rooms = merged(&previous.rooms, fresh.rooms, |_| true);
+    // A room that was read has members. One that was not keeps those it had, unless it is gone itself.
+    let read: HashSet<String> = fresh
+        .room_members
+        .iter()
+        .map(|row| row.room_id.clone())
+        .collect();
+    let kept: HashSet<&str> = rooms
+        .iter()
+        .filter(|room| room.active && !read.contains(&room.room_id))
+        .map(|room| room.room_id.as_str())
+        .collect();
+    let room_members = merged(&previous.room_members, fresh.room_members, |row| {
+        !kept.contains(row.room_id.as_str())
+    });
     Snapshot {
-        departments: merged(&previous.departments, fresh.departments),
-        members: merged(&previous.members, fresh.members),
-        customers: merged(&previous.customers, fresh.customers),
-        follows: merged(&previous.follows, fresh.follows),
-        rooms: merged(&previous.rooms, fresh.rooms),
-        room_members: merged(&previous.room_members, fresh.room_members),
-        consents: merged(&previous.consents, fresh.consents),
+        departments: merged(&previous.departments, fresh.departments, |_| departments),
+        members: merged(&previous.members, fresh_members, |_| members),
+        customers: merged(&previous.customers, fresh.customers, |_| customers),
+        follows: merged(&previous.follows, fresh.follows, |_| customers),
+        rooms,
+        room_members,
+        consents: merged(&previous.consents, fresh.consents, |_| true),
         corp_id: fresh.corp_id,
         taken_at: fresh.taken_at.max(earliest),
+        incomplete: fresh.incomplete,
     }
 }
 
-fn merged<R: TableRow>(previous: &[R], fresh: Vec<R>) -> Vec<R> {
+/// Copies to members whether they were archived before.
+fn keep_archived(previous: &[Member], fresh: &mut [Member]) {
+    let archived: HashSet<&str> = previous
+        .iter()
+        .filter(|member| member.archived)
+        .map(|member| member.member_id.as_str())
+        .collect();
+    for member in fresh {
+        member.archived |= archived.contains(member.member_id.as_str());
+    }
+}
+
+/// Merges the rows of one table. A row that `fresh` lacks is gone if `is_gone` says so, and is kept as it was otherwise.
+fn merged<R: TableRow>(previous: &[R], fresh: Vec<R>, is_gone: impl Fn(&R) -> bool) -> Vec<R> {
+    let missing = |row: &R| {
+        if is_gone(row) {
+            row.deactivated()
+        } else {
+            row.clone()
+        }
+    };
     let previous = canonical(previous.to_vec());
     let mut all = Vec::with_capacity(previous.len().max(fresh.len()));
     let mut previous = previous.iter().peekable();
     for row in canonical(fresh) {
         while let Some(gone) = previous.next_if(|known| known.key() < row.key()) {
-            all.push(gone.deactivated());
+            all.push(missing(gone));
         }
         match previous.next_if(|known| known.key() == row.key()) {
             Some(known) => all.push(known.updated(row)),
             None => all.push(row),
         }
     }
-    all.extend(previous.map(TableRow::deactivated));
+    all.extend(previous.map(missing));
     all
 }
 

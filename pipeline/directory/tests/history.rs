@@ -3,9 +3,11 @@
 
 mod tenant;
 
+use std::collections::BTreeSet;
+
 use chatledger_directory::{Assembler, changes, merge};
 use chatledger_schemas::CorpId;
-use chatledger_schemas::directory::{DirectoryRow, RoomKind, Snapshot};
+use chatledger_schemas::directory::{DirectoryRow, RoomKind, Snapshot, SnapshotPart};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -107,6 +109,49 @@ fn snapshot_is_newer_than_the_one_before_also_if_the_clock_was_ahead_then() {
     assert_eq!(merge(&at(4), at(5)).taken_at, 5);
     assert_eq!(merge(&at(500), at(5)).taken_at, 501);
     assert_eq!(merge(&at(501), at(501)).taken_at, 502);
+}
+
+#[test]
+fn what_was_not_read_is_not_gone() {
+    let mut before = empty();
+    before.taken_at = 1;
+    before.departments = vec![department(1, 0, "总部")];
+    before.members = vec![member("zhang", "张", &[1])];
+    before.customers = vec![customer("wm1", "王")];
+    before.rooms = vec![room("wr1", "群", RoomKind::Internal)];
+    before.room_members = vec![room_member("wr1", "zhang", "", 3)];
+    let mut fresh = empty();
+    fresh.rooms = before.rooms.clone();
+    fresh.incomplete = BTreeSet::from([
+        SnapshotPart::Departments,
+        SnapshotPart::Members,
+        SnapshotPart::Customers,
+    ]);
+    let merged = merge(&before, fresh.clone());
+    assert_eq!(merged.departments, before.departments);
+    assert_eq!(merged.members, before.members);
+    assert_eq!(merged.customers, before.customers);
+    // The room is known, but its members were not read.
+    assert_eq!(merged.room_members, before.room_members);
+
+    fresh.incomplete.clear();
+    fresh.rooms.clear();
+    let merged = merge(&before, fresh);
+    assert!(!merged.departments[0].active && !merged.members[0].active);
+    assert!(!merged.customers[0].active && !merged.room_members[0].active);
+}
+
+#[test]
+fn members_stay_archived_while_the_list_of_them_cannot_be_read() {
+    let mut before = empty();
+    before.members = vec![member("zhang", "张", &[1])];
+    assert!(before.members[0].archived);
+    let mut fresh = empty();
+    fresh.members = before.members.clone();
+    fresh.members[0].archived = false;
+    assert!(!merge(&before, fresh.clone()).members[0].archived);
+    fresh.incomplete.insert(SnapshotPart::Archived);
+    assert!(merge(&before, fresh).members[0].archived);
 }
 
 #[test]
@@ -231,6 +276,7 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
                 rooms,
                 room_members,
                 consents,
+                incomplete: BTreeSet::new(),
             },
         )
 }

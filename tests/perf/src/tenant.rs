@@ -126,6 +126,7 @@ impl Tenant {
             corp_id: self.corp_id.clone(),
             base_url: settings.base_url.clone(),
             secret: self.secret(&settings.secret_file)?,
+            archive_secret: self.secret(&self.config.corp[0].archive.secret_file)?,
             timeout: TIMEOUT,
             on_call: Arc::new(|_, _| {}),
         })?;

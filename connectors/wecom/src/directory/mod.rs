@@ -2,8 +2,9 @@
 //!
 //! Guarantees:
 //! - The rows are those that the APIs returned during one sync, sorted by key.
-//! - The sync fails without departments and members. Other data that the secret may not read is
-//!   omitted and reported by [`DirectoryClient::skipped`].
+//! - The sync fails if departments or members are refused. Other data that a secret may not read is
+//!   omitted and reported by [`DirectoryClient::skipped`]. Parts of which rows may be missing are listed in the snapshot.
+//! - Each API is called with the secret that it belongs to.
 //! - A single invalid item never fails a sync. A transient error that outlasts its retries always
 //!   does, so that no row counts as deleted because a call failed.
 //! - At most [`CONCURRENT_CALLS`] calls run at once.
@@ -19,15 +20,16 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use chatledger_schemas::directory::{Room, Snapshot};
+use chatledger_schemas::directory::{Room, Snapshot, SnapshotPart};
 use chatledger_schemas::{CorpId, Secret};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::{Map, Value, json};
 
 use self::rooms::{LookupFailure, QueryReason};
-use self::session::{ApiAnswer, SyncSession};
+use self::session::{ApiAnswer, Clients, SyncSession};
 use self::snapshot_builder::SnapshotBuilder;
 use crate::call::{ApiClient, ApiRequest};
+use crate::lenient::Items;
 use crate::{Api, Error, OnCall, errcode};
 
 /// Maximum concurrent calls.
@@ -47,6 +49,8 @@ pub struct DirectoryOptions {
     pub base_url: String,
     /// Secret of the application that may read contacts and customers.
     pub secret: Secret,
+    /// Secret of the archive, for the APIs about archiving (`msgaudit/*`).
+    pub archive_secret: Secret,
     /// Timeout of one HTTP exchange, from connecting to the last byte.
     pub timeout: Duration,
     /// Called after every API call.
@@ -56,7 +60,8 @@ pub struct DirectoryOptions {
 /// Client for one corp's directory. Create one for each corp and keep it: it holds the access token,
 /// the rate limits and the times of the last room queries.
 pub struct DirectoryClient {
-    client: ApiClient,
+    contacts: ApiClient,
+    archive: ApiClient,
     corp_id: CorpId,
     last_queried: Mutex<rooms::LastQueried>,
     skipped: Mutex<BTreeMap<Api, i64>>,
@@ -74,18 +79,42 @@ pub struct SkippedApi {
 impl DirectoryClient {
     /// Creates the client without calling an API.
     pub fn new(options: DirectoryOptions) -> Result<Self, Error> {
-        Ok(Self {
-            client: ApiClient::new(
+        let client = |secret: Secret| {
+            ApiClient::new(
                 options.corp_id.clone(),
                 &options.base_url,
-                options.secret,
+                secret,
                 options.timeout,
-                options.on_call,
-            )?,
+                options.on_call.clone(),
+            )
+        };
+        Ok(Self {
+            contacts: client(options.secret.clone())?,
+            archive: client(options.archive_secret.clone())?,
             corp_id: options.corp_id,
             last_queried: Mutex::default(),
             skipped: Mutex::default(),
         })
+    }
+
+    fn clients(&self) -> Clients<'_> {
+        Clients {
+            archive: &self.archive,
+            contacts: &self.contacts,
+        }
+    }
+
+    /// Asks one API with each secret: the departments, and the members whose conversations are archived. `check` calls it.
+    ///
+    /// # Errors
+    /// The first one: the directory cannot be read with one of the secrets.
+    pub async fn probe(&self) -> Result<(), Error> {
+        let session = SyncSession::new(self.clients());
+        let request = ApiRequest::Get(Vec::new());
+        let _: wire::Departments = session.request(Api::Departments, request).await?;
+        let request = ApiRequest::Post(json!({}));
+        let _: wire::PermitUsers = session.request(Api::PermitUsers, request).await?;
+        Ok(())
     }
 
     /// Returns the APIs that denied something in the last sync. Rows of these APIs may exist although
@@ -106,19 +135,17 @@ impl DirectoryClient {
         known_rooms: &[Room],
         now_ms: i64,
     ) -> Result<Snapshot, Error> {
-        let session = SyncSession::new(&self.client);
+        let session = SyncSession::new(self.clients());
         let mut builder = SnapshotBuilder::default();
         departments_and_members(&session, &mut builder).await?;
 
         let request = ApiRequest::Post(json!({}));
         let permitted: ApiAnswer<wire::PermitUsers> =
             session.request_optional(Api::PermitUsers, request).await?;
-        builder.archived(
-            &permitted
-                .value()
-                .map(|answer| answer.ids)
-                .unwrap_or_default(),
-        );
+        match permitted.value() {
+            Some(answer) => builder.archived(answer.ids),
+            None => builder.incomplete(SnapshotPart::Archived),
+        }
 
         let request = ApiRequest::Get(Vec::new());
         let followers: ApiAnswer<wire::FollowUsers> =
@@ -127,6 +154,11 @@ impl DirectoryClient {
             .value()
             .map(|answer| answer.follow_user)
             .unwrap_or_default();
+        // Nobody who may have customers: refused, or not visible to the application.
+        if followers.odd > 0 || followers.items.is_empty() {
+            builder.incomplete(SnapshotPart::Customers);
+        }
+        let followers = followers.items;
         customers(&session, &mut builder, &followers).await?;
         self.rooms(
             &session,
@@ -138,12 +170,38 @@ impl DirectoryClient {
         .await?;
         consents(&session, &mut builder).await?;
 
-        self.report(session.incomplete_apis());
+        let incomplete = session.incomplete_apis();
+        if incomplete.contains_key(&Api::Members) {
+            builder.incomplete(SnapshotPart::Members);
+        }
+        if incomplete.contains_key(&Api::Customers) {
+            builder.incomplete(SnapshotPart::Customers);
+        }
+        self.report(incomplete, &mut builder);
         Ok(builder.finish(self.corp_id.clone(), now_ms))
     }
 
-    /// Stores the APIs that denied something and logs a warning for each new one.
-    fn report(&self, incomplete_apis: BTreeMap<Api, i64>) {
+    /// Stores the APIs that denied something and logs a warning for each new one, and for what makes the snapshot useless.
+    fn report(&self, incomplete_apis: BTreeMap<Api, i64>, builder: &mut SnapshotBuilder) {
+        let corp = &self.corp_id;
+        let (departments, members) = builder.counts();
+        if departments == 0 {
+            builder.incomplete(SnapshotPart::Departments);
+        }
+        if members == 0 {
+            builder.incomplete(SnapshotPart::Members);
+        }
+        if departments == 0 || members == 0 {
+            tracing::warn!(
+                %corp, departments, members,
+                "the application sees no department or no member: names stay empty and rules for departments match nobody. \
+                 Set its visible range in the admin console to the whole company"
+            );
+        }
+        if builder.odd() > 0 {
+            let items = builder.odd();
+            tracing::warn!(%corp, items, "items of the directory cannot be read; each is left out, and not taken for gone");
+        }
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         for (api, errcode) in &incomplete_apis {
             if skipped.get(api) != Some(errcode) {
@@ -224,7 +282,7 @@ async fn departments_and_members(
     let departments: wire::Departments = session.request(Api::Departments, request).await?;
     builder.departments(departments.department);
     let built: &SnapshotBuilder = builder;
-    let answers: Vec<Vec<wire::Member>> = stream::iter(built.roots())
+    let answers: Vec<Items<wire::Member>> = stream::iter(built.roots())
         .map(|root| members_below(session, built, root))
         .buffered(CONCURRENT_CALLS)
         .try_collect()
@@ -235,46 +293,56 @@ async fn departments_and_members(
     Ok(())
 }
 
-/// Requests the members of a department and its descendants. If one request for all is denied,
-/// requests each department and fails if all of them are denied.
+/// Requests the members of a department and its descendants. If one request for all is denied, or its answer has nobody
+/// from a descendant (a server may ignore `fetch_child`), requests each department and fails if all of them are denied.
 async fn members_below(
     session: &SyncSession<'_>,
     builder: &SnapshotBuilder,
     root: u32,
-) -> Result<Vec<wire::Member>, Error> {
+) -> Result<Items<wire::Member>, Error> {
+    let subtree = builder.subtree(root);
     let request = |department: u32, fetch_child: &str| {
         ApiRequest::Get(vec![
             ("department_id", department.to_string()),
             ("fetch_child", fetch_child.to_owned()),
         ])
     };
-    let denial = match session
+    let whole = session
         .request::<wire::Members>(Api::Members, request(root, "1"))
-        .await
-    {
-        Ok(answer) => return Ok(answer.userlist),
-        Err(error) if is_denied(&error) => error,
+        .await;
+    let (mut members, denial) = match whole {
+        Ok(answer) => {
+            let below = |department: &u32| *department != root && subtree.contains(department);
+            let departments = answer.userlist.items.iter().flat_map(|row| &row.department);
+            if subtree.len() == 1 || departments.into_iter().any(below) {
+                return Ok(answer.userlist);
+            }
+            (answer.userlist, None)
+        }
+        Err(error) if is_denied(&error) => (Items::default(), Some(error)),
         Err(error) => return Err(error),
     };
-    let mut members = Vec::new();
     let mut any_succeeded = false;
-    for department in builder.subtree(root) {
+    for department in subtree
+        .into_iter()
+        .filter(|id| denial.is_some() || *id != root)
+    {
         match session
             .request::<wire::Members>(Api::Members, request(department, "0"))
             .await
         {
             Ok(answer) => {
                 any_succeeded = true;
-                members.extend(answer.userlist);
+                members.items.extend(answer.userlist.items);
+                members.odd += answer.userlist.odd;
             }
             Err(error) if is_denied(&error) => session.mark_incomplete(Api::Members, &error),
             Err(error) => return Err(error),
         }
     }
-    if any_succeeded {
-        Ok(members)
-    } else {
-        Err(denial)
+    match denial {
+        Some(denial) if !any_succeeded => Err(denial),
+        _ => Ok(members),
     }
 }
 
@@ -288,7 +356,7 @@ async fn customers(
     followers: &[String],
 ) -> Result<(), Error> {
     let batches = followers.chunks(USERS_PER_CALL).map(<[String]>::to_vec);
-    let answers: Vec<Vec<wire::CustomerWithFollow>> = stream::iter(batches)
+    let answers: Vec<Items<wire::CustomerWithFollow>> = stream::iter(batches)
         .map(|batch| {
             session.bisect(batch, |users| {
                 let parameters = Map::from_iter([("userid_list".into(), json!(users))]);
@@ -317,22 +385,21 @@ async fn listed_rooms(
         }
         session.pages::<wire::CustomerRooms>(Api::CustomerRooms, parameters, ROOMS_PER_PAGE)
     };
-    let mut rooms = match list(None).await? {
+    let rooms = match list(None).await? {
         ApiAnswer::Value(rooms) => rooms,
-        ApiAnswer::ApiDenied => Vec::new(),
+        ApiAnswer::ApiDenied => Items::default(),
         ApiAnswer::NoSuchItem | ApiAnswer::ItemDenied => {
-            let mut rooms = Vec::new();
+            let mut rooms = Items::default();
             for batch in followers.chunks(USERS_PER_CALL) {
-                rooms.extend(
-                    session
-                        .bisect(batch.to_vec(), |owners| list(Some(owners)))
-                        .await?,
-                );
+                let listed = session
+                    .bisect(batch.to_vec(), |owners| list(Some(owners)))
+                    .await?;
+                rooms.items.extend(listed.items);
             }
             rooms
         }
     };
-    Ok(rooms.drain(..).map(|room| room.chat_id).collect())
+    Ok(rooms.items.into_iter().map(|room| room.chat_id).collect())
 }
 
 /// The result of querying a room.
@@ -358,7 +425,15 @@ async fn resolve(
         } else {
             let request = ApiRequest::Post(json!({ "chat_id": id, "need_name": 1 }));
             let answer = session.request_optional(Api::CustomerRoom, request).await?;
-            answer.map(|room: wire::CustomerRoomResponse| RoomLookup::Customer(room.group_chat))
+            match answer {
+                ApiAnswer::Value(wire::CustomerRoomResponse { group_chat }) => group_chat
+                    .map_or(ApiAnswer::ItemDenied, |room| {
+                        ApiAnswer::Value(RoomLookup::Customer(room))
+                    }),
+                ApiAnswer::NoSuchItem => ApiAnswer::NoSuchItem,
+                ApiAnswer::ItemDenied => ApiAnswer::ItemDenied,
+                ApiAnswer::ApiDenied => ApiAnswer::ApiDenied,
+            }
         };
         match lookup {
             ApiAnswer::Value(lookup) => return Ok(lookup),
@@ -375,7 +450,7 @@ async fn consents(session: &SyncSession<'_>, builder: &mut SnapshotBuilder) -> R
     let batches = pairs
         .chunks(PAIRS_PER_CALL)
         .map(<[(String, String)]>::to_vec);
-    let single: Vec<Vec<wire::Consent>> = stream::iter(batches)
+    let single: Vec<Items<wire::Consent>> = stream::iter(batches)
         .map(|batch| session.bisect(batch, |pairs| single_consents(session, pairs)))
         .buffered(CONCURRENT_CALLS)
         .try_collect()
@@ -383,7 +458,7 @@ async fn consents(session: &SyncSession<'_>, builder: &mut SnapshotBuilder) -> R
     for rows in single {
         builder.consents(None, rows);
     }
-    let in_rooms: Vec<(String, Vec<wire::Consent>)> = stream::iter(builder.customer_room_ids())
+    let in_rooms: Vec<(String, Items<wire::Consent>)> = stream::iter(builder.customer_room_ids())
         .map(|room| async move {
             let request = ApiRequest::Post(json!({ "roomid": room }));
             let answer: ApiAnswer<wire::Consents> =
@@ -406,7 +481,7 @@ async fn consents(session: &SyncSession<'_>, builder: &mut SnapshotBuilder) -> R
 async fn single_consents(
     session: &SyncSession<'_>,
     pairs: Vec<(String, String)>,
-) -> Result<ApiAnswer<Vec<wire::Consent>>, Error> {
+) -> Result<ApiAnswer<Items<wire::Consent>>, Error> {
     let info: Vec<Value> = pairs
         .iter()
         .map(|(member, customer)| json!({ "userid": member, "exteranalopenid": customer }))

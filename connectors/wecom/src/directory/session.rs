@@ -3,7 +3,7 @@
 //! Guarantees: every call is attempted a bounded number of times; an API without permission is called
 //! only until that is certain; every list ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::wire::ListPage;
 use crate::call::{self, ApiClient, ApiRequest};
 use crate::errcode::NO_PRIVILEGE;
+use crate::lenient::Items;
 use crate::{Api, Error};
 
 /// Retries of a call after a transient failure (`connectors/wecom/WECOM.md` §6).
@@ -21,8 +22,8 @@ const RETRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Denials of single items without one success after which the whole API counts as denied.
 const DENIALS_UNTIL_API_DENIED: u32 = 10;
-/// Consecutive empty pages with a cursor after which a list counts as endless.
-const MAX_EMPTY_PAGES: u32 = 100;
+/// Consecutive pages with a cursor and without a new row after which a list counts as endless.
+const MAX_PAGES_WITHOUT_NEW_ROWS: u32 = 100;
 /// Maximum number of times that one sync splits a batch to isolate an invalid item.
 const MAX_SPLITS: u32 = 2000;
 
@@ -64,17 +65,26 @@ struct ApiAccess {
     errcode: Option<i64>,
 }
 
+/// The clients of the two secrets. Each API may be called with one of them only (`connectors/wecom/WECOM.md` §1.3).
+#[derive(Clone, Copy)]
+pub(super) struct Clients<'a> {
+    /// That of the archive's secret: `msgaudit/*`.
+    pub(super) archive: &'a ApiClient,
+    /// That of the application's secret: contacts and customers.
+    pub(super) contacts: &'a ApiClient,
+}
+
 /// The state of one sync.
 pub(super) struct SyncSession<'a> {
-    client: &'a ApiClient,
+    clients: Clients<'a>,
     access: Mutex<BTreeMap<Api, ApiAccess>>,
     splits_left: Mutex<u32>,
 }
 
 impl<'a> SyncSession<'a> {
-    pub(super) fn new(client: &'a ApiClient) -> Self {
+    pub(super) fn new(clients: Clients<'a>) -> Self {
         Self {
-            client,
+            clients,
             access: Mutex::default(),
             splits_left: Mutex::new(MAX_SPLITS),
         }
@@ -95,6 +105,14 @@ impl<'a> SyncSession<'a> {
         self.with_access(|all| all.entry(api).or_default().errcode = Some(errcode));
     }
 
+    fn client(&self, api: Api) -> &'a ApiClient {
+        if api.needs_archive_secret() {
+            self.clients.archive
+        } else {
+            self.clients.contacts
+        }
+    }
+
     /// Calls an API that is required for the sync.
     pub(super) async fn request<T: DeserializeOwned>(
         &self,
@@ -103,7 +121,11 @@ impl<'a> SyncSession<'a> {
     ) -> Result<T, Error> {
         let mut attempt = 0;
         loop {
-            let error = match self.client.call(api, &request, call::read::<T>).await {
+            let error = match self
+                .client(api)
+                .call(api, &request, |body| call::read::<T>(api, body))
+                .await
+            {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
@@ -177,11 +199,13 @@ impl<'a> SyncSession<'a> {
         api: Api,
         parameters: Map<String, Value>,
         max_rows: u32,
-    ) -> Result<ApiAnswer<Vec<T::Item>>, Error> {
-        let mut rows = Vec::new();
+    ) -> Result<ApiAnswer<Items<T::Item>>, Error> {
+        let mut rows = Items::default();
         let mut cursor = String::new();
         let mut limit = max_rows;
-        let mut empty = 0;
+        // A list that goes in circles is recognised by its cursors, and by pages without a new row.
+        let (mut cursors, mut keys) = (HashSet::new(), HashSet::new());
+        let mut repeated = 0;
         loop {
             let mut body = parameters.clone();
             body.insert("cursor".into(), json!(cursor));
@@ -200,14 +224,21 @@ impl<'a> SyncSession<'a> {
                 }
                 Err(error) => return Err(error),
             };
-            let (mut items, next) = page.split();
-            empty = if items.is_empty() { empty + 1 } else { 0 };
-            if !next.is_empty() && (next == cursor || empty > MAX_EMPTY_PAGES) {
-                return Err(Error::EndlessList { api });
-            }
-            rows.append(&mut items);
+            let (page, next) = page.split();
+            rows.odd += page.odd;
+            let before = rows.items.len();
+            let new = page
+                .items
+                .into_iter()
+                .filter(|item| keys.insert(T::key(item)));
+            rows.items.extend(new);
             if next.is_empty() {
                 return Ok(ApiAnswer::Value(rows));
+            }
+            let is_new = rows.items.len() > before;
+            repeated = if is_new { 0 } else { repeated + 1 };
+            if !cursors.insert(next.clone()) || repeated > MAX_PAGES_WITHOUT_NEW_ROWS {
+                return Err(Error::EndlessList { api });
             }
             cursor = next;
         }
@@ -218,17 +249,20 @@ impl<'a> SyncSession<'a> {
         &self,
         batch: Vec<I>,
         request: F,
-    ) -> Result<Vec<T>, Error>
+    ) -> Result<Items<T>, Error>
     where
         I: Clone,
         F: Fn(Vec<I>) -> Fut,
-        Fut: Future<Output = Result<ApiAnswer<Vec<T>>, Error>>,
+        Fut: Future<Output = Result<ApiAnswer<Items<T>>, Error>>,
     {
-        let mut rows = Vec::new();
+        let mut rows = Items::default();
         let mut pending = vec![batch];
         while let Some(mut batch) = pending.pop() {
             match request(batch.clone()).await? {
-                ApiAnswer::Value(mut items) => rows.append(&mut items),
+                ApiAnswer::Value(mut answer) => {
+                    rows.items.append(&mut answer.items);
+                    rows.odd += answer.odd;
+                }
                 ApiAnswer::NoSuchItem | ApiAnswer::ItemDenied
                     if batch.len() > 1 && self.take_split() =>
                 {

@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use chatledger_schemas::CorpId;
 use chatledger_schemas::directory::{
     Consent, Customer, Department, Follow, Member, Room, RoomKind, RoomMember, Snapshot,
+    SnapshotPart,
 };
 
 use super::wire;
+use crate::lenient::Items;
 
 #[derive(Default)]
 pub(super) struct SnapshotBuilder {
@@ -21,11 +23,48 @@ pub(super) struct SnapshotBuilder {
     rooms: BTreeMap<String, Room>,
     room_members: BTreeMap<(String, String), RoomMember>,
     consents: BTreeMap<(String, String, String), Consent>,
+    incomplete: BTreeSet<SnapshotPart>,
+    /// Items that could not be read.
+    odd: usize,
 }
 
 impl SnapshotBuilder {
-    pub(super) fn departments(&mut self, rows: Vec<wire::Department>) {
-        for row in rows.into_iter().filter(|row| row.id != 0) {
+    /// Notes that rows of a part may be missing.
+    pub(super) fn incomplete(&mut self, part: SnapshotPart) {
+        self.incomplete.insert(part);
+    }
+
+    /// Returns the readable items of a list. If there are others, rows of the part are missing.
+    fn readable<T>(
+        &mut self,
+        rows: Items<T>,
+        part: Option<SnapshotPart>,
+        has_id: impl Fn(&T) -> bool,
+    ) -> Vec<T> {
+        let Items { mut items, odd } = rows;
+        let read = items.len();
+        items.retain(has_id);
+        let odd = odd + read - items.len();
+        if odd > 0 {
+            self.odd += odd;
+            self.incomplete.extend(part);
+        }
+        items
+    }
+
+    /// Number of items that could not be read.
+    pub(super) fn odd(&self) -> usize {
+        self.odd
+    }
+
+    /// Number of departments and of members.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.departments.len(), self.members.len())
+    }
+
+    pub(super) fn departments(&mut self, rows: Items<wire::Department>) {
+        let part = Some(SnapshotPart::Departments);
+        for row in self.readable(rows, part, |row| row.id != 0) {
             self.departments.insert(
                 row.id,
                 Department {
@@ -74,8 +113,9 @@ impl SnapshotBuilder {
         visited
     }
 
-    pub(super) fn members(&mut self, rows: Vec<wire::Member>) {
-        for row in rows.into_iter().filter(|row| !row.userid.is_empty()) {
+    pub(super) fn members(&mut self, rows: Items<wire::Member>) {
+        let part = Some(SnapshotPart::Members);
+        for row in self.readable(rows, part, |row| !row.userid.is_empty()) {
             self.members.insert(
                 row.userid.clone(),
                 Member {
@@ -93,24 +133,29 @@ impl SnapshotBuilder {
     }
 
     /// Marks the members whose conversations are archived.
-    pub(super) fn archived(&mut self, ids: &[String]) {
-        for id in ids {
-            if let Some(member) = self.members.get_mut(id) {
+    pub(super) fn archived(&mut self, ids: Items<String>) {
+        for id in self.readable(ids, Some(SnapshotPart::Archived), |_| true) {
+            if let Some(member) = self.members.get_mut(&id) {
                 member.archived = true;
             }
         }
     }
 
-    pub(super) fn customers(&mut self, rows: Vec<wire::CustomerWithFollow>) {
+    pub(super) fn customers(&mut self, rows: Items<wire::CustomerWithFollow>) {
+        let part = Some(SnapshotPart::Customers);
+        let has_id =
+            |row: &wire::CustomerWithFollow| !row.external_contact.external_userid.is_empty();
         for wire::CustomerWithFollow {
             external_contact: contact,
             follow_info: follow,
-        } in rows
+        } in self.readable(rows, part, has_id)
         {
-            if contact.external_userid.is_empty() {
-                continue;
+            let follow = follow.filter(|follow| !follow.userid.is_empty());
+            if follow.is_none() {
+                self.odd += 1;
+                self.incomplete.insert(SnapshotPart::Customers);
             }
-            if !follow.userid.is_empty() {
+            if let Some(follow) = follow {
                 self.follows.insert(
                     (follow.userid.clone(), contact.external_userid.clone()),
                     Follow {
@@ -146,7 +191,7 @@ impl SnapshotBuilder {
     }
 
     pub(super) fn customer_room(&mut self, room_id: &str, room: wire::CustomerRoom) {
-        for row in room.member_list {
+        for row in self.readable(room.member_list, None, |row| !row.userid.is_empty()) {
             let name = if row.name.is_empty() {
                 row.group_nickname
             } else {
@@ -166,7 +211,7 @@ impl SnapshotBuilder {
     }
 
     pub(super) fn internal_room(&mut self, room_id: &str, room: wire::InternalRoom) {
-        for row in room.members {
+        for row in self.readable(room.members, None, |row| !row.memberid.is_empty()) {
             self.room_member(room_id, row.memberid, String::new(), row.jointime);
         }
         self.room(Room {
@@ -211,8 +256,8 @@ impl SnapshotBuilder {
     }
 
     /// Adds the consents of single chats, or of `room_id`.
-    pub(super) fn consents(&mut self, room_id: Option<&str>, rows: Vec<wire::Consent>) {
-        for row in rows {
+    pub(super) fn consents(&mut self, room_id: Option<&str>, rows: Items<wire::Consent>) {
+        for row in self.readable(rows, None, |_| true) {
             let (member_id, room_id) = match room_id {
                 Some(room_id) => (String::new(), room_id.to_owned()),
                 None if row.userid.is_empty() => continue,
@@ -258,6 +303,7 @@ impl SnapshotBuilder {
             rooms: self.rooms.into_values().collect(),
             room_members: self.room_members.into_values().collect(),
             consents: self.consents.into_values().collect(),
+            incomplete: self.incomplete,
         }
     }
 }
@@ -271,15 +317,15 @@ mod tests {
 
     fn tree(rows: &[(u32, u32)]) -> SnapshotBuilder {
         let mut builder = SnapshotBuilder::default();
-        builder.departments(
-            rows.iter()
-                .map(|(id, parentid)| wire::Department {
-                    id: *id,
-                    name: String::new(),
-                    parentid: *parentid,
-                })
-                .collect(),
-        );
+        let items = rows.iter().map(|(id, parentid)| wire::Department {
+            id: *id,
+            name: String::new(),
+            parentid: *parentid,
+        });
+        builder.departments(Items {
+            items: items.collect(),
+            odd: 0,
+        });
         builder
     }
 
@@ -309,7 +355,10 @@ mod tests {
                 pairs.reverse();
             }
             let mut builder = SnapshotBuilder::default();
-            builder.customers(pairs.iter().map(|(m, c)| followed(m, c)).collect());
+            builder.customers(Items {
+                items: pairs.iter().map(|(m, c)| followed(m, c)).collect(),
+                odd: 0,
+            });
             builder.finish("ww1".into(), 9)
         };
         let snapshot = build(false);

@@ -2,12 +2,12 @@
 
 use serde::Deserialize;
 
-use crate::lenient;
+use crate::lenient::{self, Items};
 
 #[derive(Deserialize)]
 pub(super) struct Departments {
-    #[serde(default, deserialize_with = "lenient::list")]
-    pub(super) department: Vec<Department>,
+    #[serde(default)]
+    pub(super) department: Items<Department>,
 }
 
 #[derive(Deserialize)]
@@ -22,8 +22,8 @@ pub(super) struct Department {
 
 #[derive(Deserialize)]
 pub(super) struct Members {
-    #[serde(default, deserialize_with = "lenient::list")]
-    pub(super) userlist: Vec<Member>,
+    #[serde(default)]
+    pub(super) userlist: Items<Member>,
 }
 
 #[derive(Deserialize)]
@@ -44,35 +44,45 @@ pub(super) struct Member {
 
 #[derive(Deserialize)]
 pub(super) struct PermitUsers {
-    #[serde(default, deserialize_with = "lenient::texts")]
-    pub(super) ids: Vec<String>,
+    #[serde(default, deserialize_with = "lenient::text_items")]
+    pub(super) ids: Items<String>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct FollowUsers {
-    #[serde(default, deserialize_with = "lenient::texts")]
-    pub(super) follow_user: Vec<String>,
+    #[serde(default, deserialize_with = "lenient::text_items")]
+    pub(super) follow_user: Items<String>,
 }
 
 /// One page of a list that is read with a cursor.
 pub(super) trait ListPage {
     type Item;
     /// Returns the items and the next cursor, which is empty at the end.
-    fn split(self) -> (Vec<Self::Item>, String);
+    fn split(self) -> (Items<Self::Item>, String);
+    /// Identifies an item, so that a list that repeats itself is recognised.
+    fn key(item: &Self::Item) -> (String, String);
 }
 
 #[derive(Deserialize)]
 pub(super) struct Customers {
-    #[serde(default, deserialize_with = "lenient::list")]
-    external_contact_list: Vec<CustomerWithFollow>,
+    #[serde(default)]
+    external_contact_list: Items<CustomerWithFollow>,
     #[serde(default, deserialize_with = "lenient::text")]
     next_cursor: String,
 }
 
 impl ListPage for Customers {
     type Item = CustomerWithFollow;
-    fn split(self) -> (Vec<CustomerWithFollow>, String) {
+    fn split(self) -> (Items<CustomerWithFollow>, String) {
         (self.external_contact_list, self.next_cursor)
+    }
+    fn key(item: &CustomerWithFollow) -> (String, String) {
+        let customer = item.external_contact.external_userid.clone();
+        let follow = item.follow_info.as_ref();
+        (
+            follow.map_or_else(String::new, |follow| follow.userid.clone()),
+            customer,
+        )
     }
 }
 
@@ -80,7 +90,9 @@ impl ListPage for Customers {
 #[derive(Deserialize)]
 pub(super) struct CustomerWithFollow {
     pub(super) external_contact: ExternalContact,
-    pub(super) follow_info: FollowInfo,
+    /// The customer is known without it.
+    #[serde(default, deserialize_with = "lenient::object")]
+    pub(super) follow_info: Option<FollowInfo>,
 }
 
 #[derive(Deserialize)]
@@ -117,16 +129,19 @@ pub(super) struct FollowInfo {
 
 #[derive(Deserialize)]
 pub(super) struct CustomerRooms {
-    #[serde(default, deserialize_with = "lenient::list")]
-    group_chat_list: Vec<ListedRoom>,
+    #[serde(default)]
+    group_chat_list: Items<ListedRoom>,
     #[serde(default, deserialize_with = "lenient::text")]
     next_cursor: String,
 }
 
 impl ListPage for CustomerRooms {
     type Item = ListedRoom;
-    fn split(self) -> (Vec<ListedRoom>, String) {
+    fn split(self) -> (Items<ListedRoom>, String) {
         (self.group_chat_list, self.next_cursor)
+    }
+    fn key(item: &ListedRoom) -> (String, String) {
+        (item.chat_id.clone(), String::new())
     }
 }
 
@@ -138,7 +153,9 @@ pub(super) struct ListedRoom {
 
 #[derive(Deserialize)]
 pub(super) struct CustomerRoomResponse {
-    pub(super) group_chat: CustomerRoom,
+    /// `None` if it cannot be read.
+    #[serde(default, deserialize_with = "lenient::object")]
+    pub(super) group_chat: Option<CustomerRoom>,
 }
 
 #[derive(Default, Deserialize)]
@@ -151,8 +168,8 @@ pub(super) struct CustomerRoom {
     pub(super) create_time: i64,
     #[serde(default, deserialize_with = "lenient::text")]
     pub(super) notice: String,
-    #[serde(default, deserialize_with = "lenient::list")]
-    pub(super) member_list: Vec<CustomerRoomMember>,
+    #[serde(default)]
+    pub(super) member_list: Items<CustomerRoomMember>,
 }
 
 #[derive(Deserialize)]
@@ -178,8 +195,8 @@ pub(super) struct InternalRoom {
     pub(super) room_create_time: i64,
     #[serde(default, deserialize_with = "lenient::text")]
     pub(super) notice: String,
-    #[serde(default, deserialize_with = "lenient::list")]
-    pub(super) members: Vec<InternalRoomMember>,
+    #[serde(default)]
+    pub(super) members: Items<InternalRoomMember>,
 }
 
 #[derive(Deserialize)]
@@ -192,8 +209,8 @@ pub(super) struct InternalRoomMember {
 
 #[derive(Deserialize)]
 pub(super) struct Consents {
-    #[serde(default, deserialize_with = "lenient::list")]
-    pub(super) agreeinfo: Vec<Consent>,
+    #[serde(default)]
+    pub(super) agreeinfo: Items<Consent>,
 }
 
 /// Consent in a single chat or, without `userid`, in a room.

@@ -18,6 +18,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 pub(crate) const SECRET: &str = "s3cr3t/with+odd=chars";
+/// Begins every token of the archive's secret.
+pub(crate) const ARCHIVE_TOKEN: &str = "archive-token";
+/// The archive's secret, where both are used.
+pub(crate) const ARCHIVE_SECRET: &str = "an0ther/secret";
 pub(crate) const TOKEN: &str = "tok-Zz9";
 
 /// One call that the server received.
@@ -98,6 +102,16 @@ impl Drop for Server {
     }
 }
 
+/// Whether the token of a call is that of the other secret: WeCom gives `msgaudit/*` only to the archive's secret, and
+/// contacts only to that of an application.
+fn is_wrong_token(call: &ReceivedCall) -> bool {
+    let Some(token) = call.query.get("access_token") else {
+        return false;
+    };
+    let needs_archive = call.api.starts_with("msgaudit/");
+    !call.api.starts_with("message/") && needs_archive != token.starts_with(ARCHIVE_TOKEN)
+}
+
 async fn answer(
     State(state): State<Arc<ServerState>>,
     uri: Uri,
@@ -117,9 +131,19 @@ async fn answer(
         call
     };
     let response = Response::builder();
-    match (state.script)(&call) {
+    let reply = if is_wrong_token(&call) {
+        errcode(48002)
+    } else {
+        (state.script)(&call)
+    };
+    match reply {
         ServerReply::Json(json) if call.api == "gettoken" && json == json!({}) => {
-            let token = format!("{TOKEN}-{}", call.earlier + 1);
+            let of_archive = call
+                .query
+                .get("corpsecret")
+                .is_some_and(|s| s == ARCHIVE_SECRET);
+            let prefix = if of_archive { ARCHIVE_TOKEN } else { TOKEN };
+            let token = format!("{prefix}-{}", call.earlier + 1);
             let json = json!({"errcode": 0, "access_token": token, "expires_in": 7200});
             response.body(Body::from(json.to_string())).unwrap()
         }
@@ -179,6 +203,7 @@ pub(crate) fn directory(base_url: &str) -> (DirectoryClient, CallLog) {
         corp_id: "ww1".into(),
         base_url: base_url.to_owned(),
         secret: Secret::new(SECRET.into()),
+        archive_secret: Secret::new(ARCHIVE_SECRET.into()),
         timeout: Duration::from_secs(30),
         on_call,
     })

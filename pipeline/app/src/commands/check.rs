@@ -56,6 +56,10 @@ async fn connect(settings: &Settings) -> Result<Vec<Peer>, Failure> {
             config::redacted(&corp.base_url)
         );
         add(what, answer.err().map(|error| chain(&error)));
+        if let Some((client, address)) = wiring::directory_probe(corp)? {
+            let what = format!("directory of {} at {}", corp.id, config::redacted(&address));
+            add(what, client.probe().await.err().map(|error| chain(&error)));
+        }
     }
     if settings.driver.mode == chatledger_schemas::config::Mode::Kafka {
         let answer = chatledger_kafka::ensure_topics(&settings.kafka.brokers, &[]).await;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use chatledger_schemas::config::Config;
 
-pub use validate::{Corp, Kafka, PrivateKeys, Settings, Validator, redacted};
+pub use validate::{Corp, DirectorySource, Kafka, PrivateKeys, Settings, Validator, redacted};
 
 use crate::{bounded_file, sinks};
 

@@ -32,7 +32,7 @@ pub use self::offline::{dead_letter_log, replayers};
 use self::reach::{Needs, reach};
 pub use self::reach::{archive, migrate, reach_readable};
 use crate::cli::StageName;
-use crate::config::{Corp, Settings};
+use crate::config::{self, Corp, Settings};
 use crate::exit::{Failure, chain};
 use crate::key_files::{self, Rings};
 use crate::observe::{self, Observed};
@@ -202,14 +202,7 @@ impl Parts {
         let Some(directory) = &corp.directory else {
             return Ok(None);
         };
-        let client = DirectoryClient::new(DirectoryOptions {
-            corp_id: corp.id.clone(),
-            base_url: directory.base_url.clone(),
-            secret: directory.secret.clone(),
-            timeout: DIRECTORY_TIMEOUT,
-            on_call: self.on_call(),
-        })
-        .map_err(|error| Failure::config(format!("corp {}: {}", corp.id, chain(&error))))?;
+        let client = directory_client(corp, directory, self.on_call())?;
         Ok(Some((WecomDirectory(client), directory.refresh_interval)))
     }
 
@@ -218,6 +211,34 @@ impl Parts {
         let sinks = self.settings.sinks.iter();
         sinks.filter_map(|sink| sink.directory.clone()).collect()
     }
+}
+
+fn directory_client(
+    corp: &Corp,
+    directory: &config::DirectorySource,
+    on_call: OnCall,
+) -> Result<DirectoryClient, Failure> {
+    DirectoryClient::new(DirectoryOptions {
+        corp_id: corp.id.clone(),
+        base_url: directory.base_url.clone(),
+        secret: directory.secret.clone(),
+        archive_secret: corp.secret.clone(),
+        timeout: DIRECTORY_TIMEOUT,
+        on_call,
+    })
+    .map_err(|error| Failure::config(format!("corp {}: {}", corp.id, chain(&error))))
+}
+
+/// A client to try a corp's directory with, and its address; `None` if the corp has none.
+///
+/// # Errors
+/// The client cannot be made.
+pub fn directory_probe(corp: &Corp) -> Result<Option<(DirectoryClient, String)>, Failure> {
+    let Some(directory) = &corp.directory else {
+        return Ok(None);
+    };
+    let client = directory_client(corp, directory, Arc::new(|_, _| {}))?;
+    Ok(Some((client, directory.base_url.clone())))
 }
 
 fn empty_directory(corp: &Corp) -> Arc<Current<Directory>> {

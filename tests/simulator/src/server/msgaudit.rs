@@ -11,7 +11,7 @@ use super::tokens::{Access, Right};
 use crate::org::{Customer, Org, RoomKind};
 
 /// WeCom requires the archive's secret; many gateways use one secret for all APIs.
-const RIGHTS: &[Right] = &[Right::Archive, Right::Contact];
+const RIGHTS: &[Right] = &[Right::Archive];
 
 pub(crate) async fn get_permit_user_list(
     axum::extract::State(state): SharedState,
