@@ -35,7 +35,7 @@ pub mod violation;
 
 pub use dead_letter::{DeadLetter, DeadLetterEvent, DeadLetterRecord, Reason, RetryRequest};
 pub use fault::{Classified, FaultClass};
-pub use ids::CorpId;
+pub use ids::{CorpId, is_external_id, is_robot_id};
 pub use message::{ConversationKind, Message, PartyKind};
 pub use sealed::SealedRecord;
 pub use sealed_value::SealedValue;

@@ -11,8 +11,9 @@ use crate::view::{JsonObject, JsonValue};
 
 /// Adds the texts of the items of a chat record.
 pub(crate) fn records(record: &JsonObject<'_>, forwards: usize, out: &mut ContentBuilder) {
-    each_item(record, |kind, body| {
-        let kind = ForwardedItemType::of(kind);
+    each_item(record, |name, body| {
+        let name = without_prefix(name);
+        let kind = ForwardedItemType::of(name);
         let read = body.with_object(|body| match kind {
             ForwardedItemType::Text => out.fields(body, &["content"]),
             ForwardedItemType::Link => out.fields(body, &["title", "description"]),
@@ -20,12 +21,15 @@ pub(crate) fn records(record: &JsonObject<'_>, forwards: usize, out: &mut Conten
             ForwardedItemType::Location => out.fields(body, &["title", "address"]),
             ForwardedItemType::Mixed => nested_records(body, forwards, out),
             ForwardedItemType::Other => {
-                for name in ["content", "title", "description", "filename"] {
-                    if let Some(text) = body.get(name).and_then(JsonValue::string) {
-                        out.push(&text);
-                    }
+                let before = out.len();
+                if let Some(format) = content::item_format(&name.to_ascii_lowercase())
+                    && forwards > 0
+                {
+                    format.write(body, forwards - 1, out);
                 }
-                nested_records(body, forwards, out);
+                if out.is_unchanged_since(before) {
+                    out.texts(body, forwards);
+                }
             }
         });
         // Some clients write the plain text instead of JSON.
@@ -50,10 +54,11 @@ pub(crate) fn mixed(mixed: &JsonObject<'_>, forwards: usize, out: &mut ContentBu
         return;
     };
     each_item(mixed, |kind, body| {
-        let Some(format) = content::item_format(kind) else {
-            return;
-        };
-        let read = body.with_object(|body| format.write(body, forwards, out));
+        let read = body.with_object(|body| match content::item_format(kind) {
+            Some(format) => format.write(body, forwards, out),
+            None if content::has_no_text(kind) => {}
+            None => out.texts(body, forwards),
+        });
         if read.is_none()
             && kind == "text"
             && let Some(text) = body.text()
@@ -90,13 +95,19 @@ enum ForwardedItemType {
     Other,
 }
 
+/// The type without the prefix that the items of a chat record have. `ChatRecord` alone is a type.
+fn without_prefix(kind: &str) -> &str {
+    const PREFIX: &str = "ChatRecord";
+    match kind.get(..PREFIX.len()) {
+        Some(prefix) if prefix.eq_ignore_ascii_case(PREFIX) && kind.len() > PREFIX.len() => {
+            &kind[PREFIX.len()..]
+        }
+        _ => kind,
+    }
+}
+
 impl ForwardedItemType {
-    fn of(kind: &str) -> Self {
-        const PREFIX: &str = "ChatRecord";
-        let name = match kind.get(..PREFIX.len()) {
-            Some(prefix) if prefix.eq_ignore_ascii_case(PREFIX) => &kind[PREFIX.len()..],
-            _ => kind,
-        };
+    fn of(name: &str) -> Self {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         if is("text") {
             Self::Text

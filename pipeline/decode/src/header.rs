@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use chatledger_schemas::ConversationKind;
+use chatledger_schemas::{ConversationKind, is_external_id};
 use hashbrown::HashSet;
 
 use crate::view::{JsonObject, JsonType, JsonValue};
@@ -15,6 +15,14 @@ use crate::view::{JsonObject, JsonType, JsonValue};
 /// The range of ClickHouse's `DateTime64(3)`, 1900-01-01T00:00:00.000Z to
 /// 2299-12-31T23:59:59.999Z, in milliseconds since the epoch.
 const MSGTIME_RANGE: (i64, i64) = (-2_208_988_800_000, 10_413_791_999_999);
+
+/// The years 2011 to 2099, in seconds since the epoch. In another unit none of these times is in this range, so the size of a
+/// number tells its unit.
+const PLAUSIBLE_SECONDS: (i64, i64) = (1_293_840_000, 4_102_444_800);
+
+/// Suffixes of the msgids of messages to people of another corp: external contacts, and partners up or down the supply chain
+/// (`connectors/wecom/WECOM.md` §4.1).
+const EXTERNAL_SUFFIXES: [&str; 2] = ["_external", "_updown_stream"];
 
 /// For up to this many receivers, a linear search is cheaper than a hash set.
 const LINEAR_SEARCH_MAX: usize = 16;
@@ -99,7 +107,9 @@ impl MessageHeader {
         let room_id = id(message, "roomid")?;
         let external = is_external_id(&from_id)
             || to_ids.iter().any(|id| is_external_id(id))
-            || msgid.ends_with("_external");
+            || EXTERNAL_SUFFIXES
+                .iter()
+                .any(|suffix| msgid.ends_with(suffix));
         let conversation_kind = match (room_id.is_empty(), external) {
             (true, false) => ConversationKind::SingleInternal,
             (true, true) => ConversationKind::SingleExternal,
@@ -107,7 +117,12 @@ impl MessageHeader {
             (false, true) => ConversationKind::GroupExternal,
         };
         let conversation_id = if room_id.is_empty() {
-            single_chat_id(&from_id, to_ids.first().map_or("", String::as_str))
+            // A call names everybody who took part, the caller too.
+            let other = to_ids.iter().find(|id| **id != from_id);
+            single_chat_id(
+                &from_id,
+                other.or(to_ids.first()).map_or("", String::as_str),
+            )
         } else {
             room_id.clone()
         };
@@ -198,13 +213,8 @@ fn single_chat_id(from: &str, to: &str) -> String {
     }
 }
 
-/// Returns whether an id is that of an external contact: `wm…` uses WeChat, `wo…` uses WeCom
-/// (`connectors/wecom/WECOM.md` §5.1).
-fn is_external_id(id: &str) -> bool {
-    id.starts_with("wm") || id.starts_with("wo")
-}
-
-/// Reads milliseconds since the epoch from a number or from a string that holds one.
+/// Reads milliseconds since the epoch from a number or from a string that holds one. A time in seconds, microseconds or
+/// nanoseconds is recognised by its size.
 fn msgtime(node: Option<JsonValue<'_>>) -> i64 {
     let Some(text) = node.and_then(JsonValue::text) else {
         return 0;
@@ -214,7 +224,21 @@ fn msgtime(node: Option<JsonValue<'_>>) -> i64 {
         // A fraction, an exponent or too many digits. `as` saturates and turns NaN into 0.
         text.parse::<f64>().map_or(0, |number| number as i64)
     });
-    millis.clamp(MSGTIME_RANGE.0, MSGTIME_RANGE.1)
+    in_milliseconds(millis).clamp(MSGTIME_RANGE.0, MSGTIME_RANGE.1)
+}
+
+/// Converts a time of another unit to milliseconds. A time that is plausible in no unit is returned unchanged.
+fn in_milliseconds(time: i64) -> i64 {
+    let (first, last) = PLAUSIBLE_SECONDS;
+    if (first..last).contains(&time) {
+        return time * 1000;
+    }
+    for per_second in [1_000_000, 1_000_000_000] {
+        if (first..last).contains(&(time / per_second)) {
+            return time / (per_second / 1000);
+        }
+    }
+    time
 }
 
 #[cfg(test)]
@@ -232,6 +256,24 @@ mod tests {
                 }
             }
             assert_eq!(deduplicate(ids), expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn unit_of_a_time_is_known_by_its_size() {
+        const MILLIS: i64 = 1_764_000_000_123;
+        for (time, expected) in [
+            (MILLIS, MILLIS),
+            (MILLIS / 1000, 1_764_000_000_000),
+            (MILLIS * 1000 + 7, MILLIS),
+            (MILLIS * 1_000_000 + 7, MILLIS),
+            (0, 0),
+            (-5, -5),
+            (1_000_000_000, 1_000_000_000),
+            (1_293_840_000_000, 1_293_840_000_000),
+            (4_102_444_799_999, 4_102_444_799_999),
+        ] {
+            assert_eq!(in_milliseconds(time), expected, "{time}");
         }
     }
 

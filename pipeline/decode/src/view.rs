@@ -74,6 +74,14 @@ impl<'a> JsonObject<'a> {
             .map(|(_, value)| JsonValue(value))
     }
 
+    /// Returns every field with its name, in the order of the text. Names that are not UTF-8 are left out.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, JsonValue<'a>)> {
+        self.fields.iter().filter_map(|(key, value)| {
+            let name = std::str::from_utf8(key).ok()?;
+            Some((name, JsonValue(value)))
+        })
+    }
+
     /// Returns the first of these fields that is present.
     pub(crate) fn first(&self, names: &[&str]) -> Option<JsonValue<'a>> {
         names.iter().find_map(|name| self.get(name))

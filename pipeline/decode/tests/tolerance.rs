@@ -49,20 +49,38 @@ fn conversation_is_determined_by_the_message_alone() {
         (
             "m",
             r#""from":"a","tolist":["a","b"]"#,
+            "a|b",
+            "single_internal",
+        ),
+        (
+            "m",
+            r#""from":"a","tolist":["a"]"#,
             "a|a",
             "single_internal",
         ),
         ("m", r#""tolist":["b"]"#, "b", "single_internal"),
         (
             "m",
-            r#""from":"a","tolist":["wmX"]"#,
-            "a|wmX",
+            r#""from":"wmin","tolist":["wolf.li"]"#,
+            "wmin|wolf.li",
+            "single_internal",
+        ),
+        (
+            "1_2_updown_stream",
+            r#""from":"a","tolist":["partner"]"#,
+            "a|partner",
             "single_external",
         ),
         (
             "m",
-            r#""from":"woX","tolist":["a"]"#,
-            "a|woX",
+            r#""from":"a","tolist":["wmAbCdEfGhIjKlMnOpQrStUvWxYz0001"]"#,
+            "a|wmAbCdEfGhIjKlMnOpQrStUvWxYz0001",
+            "single_external",
+        ),
+        (
+            "m",
+            r#""from":"woAbCdEfGhIjKlMnOpQrStUvWxYz0001","tolist":["a"]"#,
+            "a|woAbCdEfGhIjKlMnOpQrStUvWxYz0001",
             "single_external",
         ),
         (
@@ -85,7 +103,7 @@ fn conversation_is_determined_by_the_message_alone() {
         ),
         (
             "m",
-            r#""from":"a","tolist":["b","woX"],"roomid":"wr1""#,
+            r#""from":"a","tolist":["b","woAbCdEfGhIjKlMnOpQrStUvWxYz0001"],"roomid":"wr1""#,
             "wr1",
             "group_external",
         ),

@@ -211,10 +211,96 @@ fn types_without_searchable_text_give_empty_content() {
         json!({"info": {"callduration": 10, "invitetype": 1, "content": "x"}}),
         &[],
     );
+}
+
+#[test]
+fn type_that_is_not_known_gives_the_strings_of_fields_that_hold_text() {
+    check(
+        "note",
+        json!({"note": {"title": "会议笔记", "content": "供应商返点三成", "sdkfileid": "c2Rr", "md5sum": "0123",
+            "items": [{"name": "第一条", "doc_url": "https://example.com"}, {"Remark": "备注"}], "count": 3}}),
+        // `json!` sorts the fields.
+        &["供应商返点三成", "第一条", "备注", "会议笔记"],
+    );
     check(
         "solitaire",
         json!({"solitaire": {"title": "新类型"}, "info": {"content": "x"}}),
+        &["新类型"],
+    );
+    check("memo", json!({"info": {"subject": "主题"}}), &["主题"]);
+    check("memo", json!({"memo": "直接写着"}), &["直接写着"]);
+    check("memo", json!({"memo": "{\"text\":\"串里\"}"}), &["串里"]);
+    check(
+        "memo",
+        json!({"other_key": {"options": ["甲", "乙"]}}),
+        &["甲", "乙"],
+    );
+    check(
+        "memo",
+        json!({"memo": {"id": "x", "key": "y", "url": "z", "userid": "u"}}),
         &[],
+    );
+}
+
+#[test]
+fn forwarded_items_of_every_kind_give_the_text_of_the_same_message() {
+    let forwarded = |kind: &str, body: Value, expected: &[&str]| {
+        let item = json!({"type": kind, "content": body.to_string()});
+        let record = json!({"chatrecord": {"title": "记录", "item": [item]}});
+        let expected: Vec<&str> = std::iter::once("记录")
+            .chain(expected.iter().copied())
+            .collect();
+        check("chatrecord", record, &expected);
+    };
+    forwarded(
+        "ChatRecordMeeting",
+        json!({"topic": "会议返点", "address": "", "remarks": "备注"}),
+        &["会议返点", "备注"],
+    );
+    forwarded(
+        "ChatRecordWeapp",
+        json!({"title": "小程序", "description": "d", "username": "x@app", "displayname": "显示名返点"}),
+        &["小程序", "d", "显示名返点"],
+    );
+    forwarded(
+        "ChatRecordVote",
+        json!({"votetitle": "投票返点", "voteitem": ["选项"]}),
+        &["投票返点", "选项"],
+    );
+    forwarded(
+        "ChatRecordCollect",
+        json!({"title": "t", "room_name": "r", "details": [{"id": 1, "ques": "问题返点", "type": "Text"}]}),
+        &["r", "t", "问题返点"],
+    );
+    forwarded(
+        "ChatRecordTodo",
+        json!({"title": "待办", "content": "打返点"}),
+        &["待办", "打返点"],
+    );
+    forwarded(
+        "ChatRecordSphfeed",
+        json!({"sph_name": "号", "feed_desc": "返点"}),
+        &["号", "返点"],
+    );
+    forwarded(
+        "ChatRecordRedpacket",
+        json!({"wish": "返点", "totalamount": 3}),
+        &["返点"],
+    );
+    forwarded(
+        "ChatRecordDoc",
+        json!({"title": "返点表", "link_url": "https://example.com"}),
+        &["返点表"],
+    );
+    forwarded(
+        "ChatRecordHologram",
+        json!({"summary": "返点", "sdkfileid": "c2Rr"}),
+        &["返点"],
+    );
+    forwarded(
+        "ChatRecordChatRecord",
+        json!({"title": "更早", "item": [{"type": "ChatRecordText", "content": "{\"content\":\"返点\"}"}]}),
+        &["更早", "返点"],
     );
 }
 
@@ -286,6 +372,7 @@ fn mixed_message_gives_each_item_by_its_type() {
             "附件.docx",
             "门店",
             "路",
+            "不认识",
             "裸文本",
         ],
     );

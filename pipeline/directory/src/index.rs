@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use chatledger_schemas::directory::{Customer, Member, Room, RoomMember, Snapshot};
-use chatledger_schemas::{Message, PartyKind};
+use chatledger_schemas::{Message, PartyKind, is_external_id, is_robot_id};
 use hashbrown::HashSet;
 
 use crate::departments::Departments;
@@ -81,10 +81,9 @@ impl Directory {
     ///
     /// | `from_id` | `from_kind` |
     /// |---|---|
-    /// | starts with `wb` | robot |
-    /// | starts with `wm` or `wo` | customer |
     /// | equals the id of a member, active or inactive; ASCII case is ignored | member |
-    /// | equals the id of a customer | customer |
+    /// | equals the id of a customer, or has the form of an external contact ([`is_external_id`]) | customer |
+    /// | has the form of a robot ([`is_robot_id`]) | robot |
     /// | anything else | unknown |
     ///
     /// The first match applies. The name is the member's, else the customer's, else the display
@@ -141,14 +140,12 @@ impl Directory {
             Some(_) => None,
             None => self.customer(id),
         };
-        message.from_kind = if id.starts_with("wb") {
-            PartyKind::Robot
-        } else if id.starts_with("wm") || id.starts_with("wo") {
-            PartyKind::Customer
-        } else if member.is_some() {
+        message.from_kind = if member.is_some() {
             PartyKind::Member
-        } else if customer.is_some() {
+        } else if customer.is_some() || is_external_id(id) {
             PartyKind::Customer
+        } else if is_robot_id(id) {
+            PartyKind::Robot
         } else {
             PartyKind::Unknown
         };

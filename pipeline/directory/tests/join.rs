@@ -32,7 +32,7 @@ fn company() -> Snapshot {
     ];
     snapshot.customers = vec![
         customer("wmWang", "王女士"),
-        customer("wmNameless", ""),
+        customer("wmNamelessAbCdEfGhIjKlMnOpQrSt01", ""),
         customer("oldid", "老客户"),
     ];
     snapshot.rooms = vec![
@@ -41,18 +41,18 @@ fn company() -> Snapshot {
         room("wr3", "", RoomKind::Wanted),
         room("wr4", "", RoomKind::Unresolved),
     ];
-    let mut gone = room_member("wr1", "wmStranger", "以前的名字", 9);
+    let mut gone = room_member("wr1", "wmStrangerAbCdEfGhIjKlMnOpQrSt01", "以前的名字", 9);
     gone.active = false;
     snapshot.room_members = vec![
         gone,
-        room_member("wr1", "wmStranger", "", 8),
-        room_member("wr2", "wmStranger", "先前", 3),
-        room_member("wr3", "wmStranger", "现在", 5),
-        room_member("wr4", "wmStranger", "更早", 4),
-        room_member("wr1", "wmNameless", "群里的名字", 1),
+        room_member("wr1", "wmStrangerAbCdEfGhIjKlMnOpQrSt01", "", 8),
+        room_member("wr2", "wmStrangerAbCdEfGhIjKlMnOpQrSt01", "先前", 3),
+        room_member("wr3", "wmStrangerAbCdEfGhIjKlMnOpQrSt01", "现在", 5),
+        room_member("wr4", "wmStrangerAbCdEfGhIjKlMnOpQrSt01", "更早", 4),
+        room_member("wr1", "wmNamelessAbCdEfGhIjKlMnOpQrSt01", "群里的名字", 1),
         room_member("wr1", "wmWang", "群里叫小王", 1),
         room_member("wr1", "nameless", "群里的同事", 1),
-        room_member("wr1", "wbRobot", "小助手", 1),
+        room_member("wr1", "wbRobotAbCdEfGhIjKlMnOpQrStUvW01", "小助手", 1),
     ];
     snapshot
 }
@@ -71,13 +71,26 @@ fn senders_get_kind_name_and_department() {
         ("unplaced", "member", "未分", 0, ""),
         ("nameless", "member", "群里的同事", 99, ""),
         ("wmWang", "customer", "王女士", 0, ""),
-        ("wmwang", "customer", "", 0, ""),
-        ("wmNameless", "customer", "群里的名字", 0, ""),
-        ("wmStranger", "customer", "现在", 0, ""),
-        ("woNobody", "customer", "", 0, ""),
+        ("wmwang", "unknown", "", 0, ""),
+        ("wmAbCdEfGhIjKlMnOpQrStUvWxYz0001", "customer", "", 0, ""),
+        (
+            "wmNamelessAbCdEfGhIjKlMnOpQrSt01",
+            "customer",
+            "群里的名字",
+            0,
+            "",
+        ),
+        (
+            "wmStrangerAbCdEfGhIjKlMnOpQrSt01",
+            "customer",
+            "现在",
+            0,
+            "",
+        ),
+        ("woAbCdEfGhIjKlMnOpQrStUvWxYz0001", "customer", "", 0, ""),
         ("oldid", "customer", "老客户", 0, ""),
-        ("wbRobot", "robot", "小助手", 0, ""),
-        ("wbOther", "robot", "", 0, ""),
+        ("wbRobotAbCdEfGhIjKlMnOpQrStUvW01", "robot", "小助手", 0, ""),
+        ("wbOtherAbCdEfGhIjKlMnOpQrStUvW01", "robot", "", 0, ""),
         ("nobody", "unknown", "", 0, ""),
         ("", "unknown", "", 0, ""),
     ] {

@@ -30,6 +30,7 @@ mod fold;
 mod kind;
 mod matcher;
 mod prefilter;
+mod quote;
 mod rule;
 mod scope;
 mod section;

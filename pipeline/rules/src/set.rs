@@ -11,6 +11,7 @@ use chatledger_schemas::{Message, Violation};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::matcher::{MatchedSpan, Matcher, Scratch};
+use crate::quote;
 use crate::rule::hash_field;
 use crate::{Rule, RuleError, RuleFile, source};
 
@@ -100,7 +101,8 @@ impl RuleSet {
     /// `departments_above` returns the departments of a userid with all their ancestors, and an
     /// empty slice for ids of other parties. It is called only for rules with departments: for
     /// messages in which such a rule has a hit, and for all messages if it has a condition besides
-    /// words. `detected_at_ms` (milliseconds since the epoch, UTC) is copied into
+    /// words. Words that a reply only quotes are those of another message, and no violation of this one. `detected_at_ms`
+    /// (milliseconds since the epoch, UTC) is copied into
     /// the violations.
     pub fn check<'d>(
         &self,
@@ -116,7 +118,16 @@ impl RuleSet {
                     .scope
                     .covers(message, &departments_above)
             };
-            let hits = self.matcher.scan(&message.content, &mut scratch, covers);
+            let mut hits = self.matcher.scan(&message.content, &mut scratch, covers);
+            let own: Vec<MatchedSpan>;
+            if !hits.is_empty() && message.msgtype == "text" {
+                let own_words = quote::own_words(&message.content);
+                if own_words > 0 {
+                    let is_own = |hit: &&MatchedSpan| hit.span.end.byte > own_words;
+                    own = hits.iter().filter(is_own).cloned().collect();
+                    hits = &own;
+                }
+            }
             violations.extend(
                 hits.chunk_by(|a, b| a.rule == b.rule)
                     .map(|hits| self.violation(message, hits, detected_at_ms)),

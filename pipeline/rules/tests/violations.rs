@@ -345,3 +345,27 @@ fn text_of_nested_words_is_checked_in_bounded_memory() {
     assert_eq!(violations.len(), 1);
     assert_eq!(violations[0].spans[0], (0, 1_000));
 }
+
+#[test]
+fn quoted_words_are_no_violation_of_the_one_who_quotes_them() {
+    let set = rules(
+        "[[rule]]\nid = 'r'\nname = 'r'\nseverity = 'low'\nscope.all = true\nwords = ['私账']\n",
+    );
+    let spans = |text: &str, msgtype: &str| -> Vec<(u32, u32)> {
+        let mut message = message(text);
+        msgtype.clone_into(&mut message.msgtype);
+        let violations = set.check(&[message], no_departments, 7);
+        violations
+            .into_iter()
+            .flat_map(|violation| violation.spans)
+            .collect()
+    };
+    let quoted = "「客户甲：打你私账行吗」\n- - - - - - - - - - - - - - -\n";
+    assert_eq!(spans(&format!("{quoted}不行"), "text"), []);
+    let both = format!("{quoted}打私账");
+    let end = u32::try_from(both.chars().count()).unwrap();
+    assert_eq!(spans(&both, "text"), [(end - 2, end)]);
+    // No other type has quotations.
+    assert_eq!(spans(&format!("{quoted}不行"), "link").len(), 1);
+    assert_eq!(spans("「打私账」\n- - - - - - -\n好", "text").len(), 1);
+}

@@ -331,14 +331,32 @@ impl RuleMatcher {
             return Vec::new();
         }
         let text = FoldedText::new(content);
+        let own_words = own_words(content);
         self.rules
             .iter()
             .filter_map(|(rule, scope, scanner)| {
-                let spans = scanner.find(&text);
+                let mut spans = scanner.find(&text);
+                spans.retain(|span| span.1 > own_words);
                 (!spans.is_empty() && scope.covers(from, to)).then_some(RuleHit { rule, spans })
             })
             .collect()
     }
+}
+
+/// Returns the character at which the sender's own words begin. What a reply quotes was written by somebody else; the
+/// simulator writes quotations in two forms (`render/words.rs`).
+fn own_words(content: &str) -> u32 {
+    let separator = if content.starts_with('「') {
+        "」\n- - - - - - - - - - - - - - -\n"
+    } else if content.starts_with("这是一条引用/回复消息：") {
+        "\"\n------\n"
+    } else {
+        return 0;
+    };
+    let quoted = content.split_once(separator).map(|(quoted, _)| quoted);
+    quoted.map_or(0, |quoted| {
+        (quoted.chars().count() + separator.chars().count()) as u32
+    })
 }
 
 impl Scope {

@@ -243,11 +243,11 @@ impl MessageRenderer<'_> {
         MessageBody::under("info", body, vec![filename])
     }
 
-    /// A type whose format is not documented: readers must keep it without interpreting it.
+    /// A type whose format is not documented: readers find its title, and nothing that is not text.
     pub(super) fn solitaire_note(&mut self) -> MessageBody {
         let title = self.entry("collect");
         let mut body = self.object();
         body.text("title", &title).texts("entries", ["1", "2"]);
-        MessageBody::under("solitaire_note", body, Vec::new())
+        MessageBody::under("solitaire_note", body, vec![title])
     }
 }
