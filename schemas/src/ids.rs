@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_wecom_gives_are_known_by_their_form_and_not_by_their_first_letters() {
+    fn ids_that_wecom_gives_are_known_by_their_whole_form() {
         for id in [
             "wmAbCdEfGhIjKlMnOpQrStUvWxYz0001",
             "woAJ2GCAAAXtWyujaWJHDDGi0mAC-_12",

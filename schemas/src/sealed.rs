@@ -128,11 +128,11 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Deserialises a `u64` that a gateway may have re-serialised as a string
-/// (`connectors/wecom/WECOM.md` §4).
+/// Deserialises a `u64` that a gateway may have re-serialised as a string, or as a floating-point number such as `301.0`
+/// (`connectors/wecom/WECOM.md` §4). Whole numbers below 2^53 are exact in any form.
 ///
 /// # Errors
-/// The value is neither a number nor a string that contains one.
+/// The value is neither a whole number nor a string that contains one.
 pub fn u64_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Number;
     impl Visitor<'_> for Number {
@@ -146,13 +146,25 @@ pub fn u64_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D:
         fn visit_i64<E: de::Error>(self, v: i64) -> Result<u64, E> {
             u64::try_from(v).map_err(|_| E::invalid_value(Unexpected::Signed(v), &self))
         }
+        fn visit_f64<E: de::Error>(self, v: f64) -> Result<u64, E> {
+            whole(v).ok_or_else(|| E::invalid_value(Unexpected::Float(v), &self))
+        }
         fn visit_str<E: de::Error>(self, v: &str) -> Result<u64, E> {
-            v.trim()
-                .parse()
-                .map_err(|_| E::invalid_value(Unexpected::Other("text"), &self))
+            let text = v.trim();
+            text.parse()
+                .ok()
+                .or_else(|| whole(text.parse().ok()?))
+                .ok_or_else(|| E::invalid_value(Unexpected::Other("text"), &self))
         }
     }
     deserializer.deserialize_any(Number)
+}
+
+/// The integer that a floating-point number stands for, if it is exact.
+fn whole(number: f64) -> Option<u64> {
+    const LIMIT: f64 = (1_u64 << 53) as f64;
+    let is_exact = number.fract() == 0.0 && number.is_sign_positive() && number < LIMIT;
+    is_exact.then_some(number as u64)
 }
 
 fn u32_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
@@ -184,6 +196,37 @@ mod tests {
         assert_eq!((fields.seq, fields.publickey_ver), (u64::MAX, 3));
         assert_eq!(fields.msgid, "a/b");
         assert!(matches!(fields.encrypt_random_key, Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn whole_number_is_read_in_whatever_form_it_is_written() {
+        let seq = |text: &str| u64_or_text(&mut serde_json::Deserializer::from_str(text)).ok();
+        for text in [
+            "301",
+            "301.0",
+            "3.01e2",
+            "\"301\"",
+            "\" 301.0 \"",
+            "\"3.01E2\"",
+        ] {
+            assert_eq!(seq(text), Some(301), "{text}");
+        }
+        assert_eq!(seq("9007199254740991.0"), Some(9_007_199_254_740_991));
+        for text in [
+            "301.5",
+            "-1.0",
+            "-0",
+            "-0.0",
+            "9007199254740992.0",
+            "1e300",
+            "\"NaN\"",
+            "\"inf\"",
+            "\"\"",
+            "null",
+            "18446744073709551616",
+        ] {
+            assert_eq!(seq(text), None, "{text}");
+        }
     }
 
     #[test]

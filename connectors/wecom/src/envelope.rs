@@ -303,6 +303,12 @@ mod tests {
     }
 
     #[test]
+    fn seq_is_read_as_the_whole_number_it_is() {
+        let page = r#"{"chatdata":[{"seq":301.0},{"seq":"302.0"},{"seq":3.03e2}]}"#;
+        assert_eq!(seqs(page, 300), [301, 302, 303]);
+    }
+
+    #[test]
     fn substituted_seq_is_after_the_requested_one() {
         assert_eq!(
             seqs(r#"{"chatdata":[{"seq":8},{"x":1},{"seq":4},{"x":2}]}"#, 5),

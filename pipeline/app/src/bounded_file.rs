@@ -4,24 +4,26 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use crate::text_encoding;
+
 /// Reads the text of a file of at most `max_bytes` bytes.
 ///
 /// # Errors
-/// The file cannot be read, is larger, or is not UTF-8.
+/// The file cannot be read, is larger, or its encoding is not certain ([`text_encoding`]).
 pub fn text(path: &Path, max_bytes: u64) -> io::Result<String> {
-    let mut text = String::new();
-    let read = File::open(path)?
+    let mut bytes = Vec::new();
+    File::open(path)?
         .take(max_bytes + 1)
-        .read_to_string(&mut text);
-    let too_long = |bytes: u64| bytes > max_bytes;
-    // If the limit splits a character, the file is too large and not invalid UTF-8.
-    if too_long(text.len() as u64)
-        || (read.is_err() && path.metadata().is_ok_and(|m| too_long(m.len())))
-    {
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
         let what = format!("the file has more than {max_bytes} bytes");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
-    read.map(|_| text)
+    text_encoding::decode(&bytes).ok_or_else(|| {
+        let what = "found text that is neither UTF-8, nor UTF-16 with a byte order mark, nor Chinese in GBK; accepted: save the \
+                    file as UTF-8";
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    })
 }
 
 #[cfg(test)]

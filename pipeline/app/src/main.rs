@@ -21,6 +21,7 @@ mod observe;
 mod progress;
 mod rules_dir;
 mod sinks;
+mod text_encoding;
 mod wecom;
 mod wiring;
 

@@ -6,7 +6,7 @@
 use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockModeDecrypt, KeyIvInit};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use chatledger_schemas::Reason;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -61,13 +61,52 @@ impl MessageKey {
     }
 }
 
+/// Decodes base64. Line breaks and other white space mean nothing in it, padding can be missing, and the alphabet can be that
+/// for URLs: gateways and JSON libraries are known to write it so.
 pub(crate) fn decode(field: &str, text: &str) -> Result<Vec<u8>, CipherError> {
-    STANDARD.decode(text.trim_ascii()).map_err(|_| {
-        (
-            Reason::BadBase64,
-            format!("{field} is not valid base64 ({} bytes)", text.len()),
-        )
-    })
+    if let Ok(bytes) = STANDARD.decode(text) {
+        return Ok(bytes);
+    }
+    let mut plain = Vec::with_capacity(text.len());
+    let (mut standard, mut url, mut odd) = (false, false, 0_usize);
+    for byte in text.bytes() {
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' => continue,
+            b'+' | b'/' => standard = true,
+            b'-' | b'_' => url = true,
+            b'=' => {}
+            _ if byte.is_ascii_alphanumeric() => {}
+            _ => odd += 1,
+        }
+        plain.push(match byte {
+            b'-' => b'+',
+            b'_' => b'/',
+            other => other,
+        });
+    }
+    let reject = |what: String| {
+        let error = format!("{field} is not valid base64 ({} bytes): {what}", text.len());
+        Err((Reason::BadBase64, error))
+    };
+    if odd > 0 {
+        return reject(format!("{odd} bytes belong to no base64 alphabet"));
+    }
+    if standard && url {
+        return reject("it mixes the standard alphabet with that for URLs".to_owned());
+    }
+    let end = plain
+        .iter()
+        .rposition(|byte| *byte != b'=')
+        .map_or(0, |last| last + 1);
+    if plain[..end].contains(&b'=') {
+        return reject("padding in the middle".to_owned());
+    }
+    match STANDARD_NO_PAD.decode(&plain[..end]) {
+        Ok(bytes) => Ok(bytes),
+        Err(_) => reject(format!(
+            "{end} characters without padding are cut off or changed"
+        )),
+    }
 }
 
 pub(crate) fn check_whole_blocks(body: &[u8]) -> Result<(), CipherError> {
@@ -81,4 +120,47 @@ pub(crate) fn check_whole_blocks(body: &[u8]) -> Result<(), CipherError> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_as_gateways_write_it_and_an_error_says_what_is_odd() {
+        let bytes: Vec<u8> = (0..=255).chain([0xfb, 0xff, 0xfe, 1]).collect();
+        let text = STANDARD.encode(&bytes);
+        let lines: Vec<&[u8]> = text.as_bytes().chunks(76).collect();
+        let lines = lines.join(b"\r\n".as_slice());
+        let lines = String::from_utf8(lines).unwrap();
+        let forms = [
+            text.clone(),
+            lines.clone(),
+            format!(" {lines}\n"),
+            text.trim_end_matches('=').to_owned(),
+            text.replace('+', "-").replace('/', "_"),
+            lines
+                .trim_end_matches('=')
+                .replace('+', "-")
+                .replace('/', "_"),
+        ];
+        for form in forms {
+            assert_eq!(decode("x", &form).unwrap(), bytes, "{form}");
+        }
+        assert!(decode("x", "").unwrap().is_empty());
+        for (odd, what) in [
+            ("AA*=", "1 bytes belong to no base64 alphabet"),
+            ("+A-A", "mixes"),
+            ("AA==AA==", "padding in the middle"),
+            ("AAAAA", "cut off"),
+        ] {
+            let (reason, error) = decode("encrypt_chat_msg", odd).unwrap_err();
+            assert_eq!(reason, Reason::BadBase64);
+            assert!(
+                error.contains(what) && error.starts_with("encrypt_chat_msg"),
+                "{error}"
+            );
+            assert!(!error.contains(odd), "{error}");
+        }
+    }
 }

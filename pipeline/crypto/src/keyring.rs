@@ -7,14 +7,13 @@ use aws_lc_rs::rsa::{Pkcs1PrivateDecryptingKey, PrivateDecryptingKey};
 use chatledger_schemas::sealed::MAX_RECORD_BYTES;
 use chatledger_schemas::{Reason, SealedRecord, Secret};
 use rayon::prelude::*;
-use rsa::pkcs1::DecodeRsaPrivateKey;
-use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use rsa::BigUint;
+use rsa::pkcs8::EncodePrivateKey;
 use rsa::traits::PublicKeyParts;
-use rsa::{BigUint, RsaPrivateKey};
 use zeroize::Zeroizing;
 
 use crate::cipher::{self, MessageKey};
-use crate::{OpenError, OpenedRecord, Opener};
+use crate::{OpenError, OpenedRecord, Opener, pem};
 
 /// Minimum number of records per task: fewer are not worth a switch to another core.
 const MIN_RECORDS_PER_TASK: usize = 4;
@@ -49,6 +48,22 @@ pub enum KeyError {
     /// The text is not a private key in a supported PEM format.
     #[error("not an RSA private key in PEM form (PKCS#1 or PKCS#8, without a passphrase)")]
     NotPem,
+    /// The key is protected by a passphrase.
+    #[error(
+        "a private key with a passphrase; accepted: one without (openssl pkey -in FILE -out NEW)"
+    )]
+    Encrypted,
+    /// The frame of the PEM text has no end.
+    #[error("the PEM text ends in the middle: the line -----END …----- is missing")]
+    NoEnd,
+    /// The text holds something else.
+    #[error(
+        "{found}; accepted: an RSA private key (-----BEGIN PRIVATE KEY----- or -----BEGIN RSA PRIVATE KEY-----)"
+    )]
+    OtherKind {
+        /// What it holds.
+        found: &'static str,
+    },
     /// The key does not have 2048 bits.
     #[error("an RSA key of {bits} bits; WeCom uses 2048 bits")]
     Size {
@@ -85,10 +100,7 @@ impl KeyRing {
         if self.keys.contains_key(&version) {
             return Err(KeyError::DuplicateVersion(version));
         }
-        let text = pem.expose().trim();
-        let key = RsaPrivateKey::from_pkcs8_pem(text)
-            .or_else(|_| RsaPrivateKey::from_pkcs1_pem(text))
-            .map_err(|_| KeyError::NotPem)?;
+        let key = pem::read(pem.expose())?;
         if key.size() != cipher::RSA_BYTES {
             return Err(KeyError::Size {
                 bits: key.n().bits(),

@@ -11,6 +11,7 @@
 
 mod cipher;
 mod keyring;
+mod pem;
 mod seal;
 
 pub use cipher::MessageKey;

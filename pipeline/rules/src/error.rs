@@ -91,6 +91,18 @@ pub enum RuleError {
         /// Maximum number of characters of a word.
         max: usize,
     },
+    /// A line of a words file has several columns.
+    #[error(
+        "{at}: {words_file:?}, line {line}: found a tab between columns; accepted: one word a line"
+    )]
+    Columns {
+        /// Location of the key `words_file`.
+        at: SourceLocation,
+        /// Name of the words file, as written.
+        words_file: String,
+        /// Line in the words file, starting at 1.
+        line: usize,
+    },
     /// The rules have too many words.
     #[error("found {found} words and allow phrases in all rules; accepted: at most {max}")]
     TooManyWords {

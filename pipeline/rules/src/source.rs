@@ -124,13 +124,22 @@ fn definition(
     if let Some(name) = rule.value("words_file", TEXT, not_blank, errors) {
         match words_file(rule.location_of("words_file"), &name) {
             Ok(text) => {
+                let at = rule.location_of("words_file");
                 let long = |(_, line): &(usize, &str)| word_is_long(line);
-                if let Some((line, _)) = text.lines().enumerate().find(long) {
+                if let Some((line, _)) = lines_of_file(&text).find(long) {
                     errors.push(RuleError::LongWord {
-                        at: rule.location_of("words_file"),
+                        at,
                         words_file: name,
-                        line: line + 1,
+                        line,
                         max: MAX_CHARACTERS,
+                    });
+                } else if let Some((line, _)) =
+                    lines_of_file(&text).find(|(_, line)| has_columns(line))
+                {
+                    errors.push(RuleError::Columns {
+                        at,
+                        words_file: name,
+                        line,
                     });
                 } else {
                     words.extend(words_of_file(&text));
@@ -196,13 +205,55 @@ fn refuse_duplicate_ids(
     }
 }
 
-/// Returns the words of a words file: its lines without trimming, except blank lines and comments.
+/// Returns the words of a words file: its lines without the blanks around them, except blank lines and comments. A word in
+/// quotation marks, as a spreadsheet writes it, is what is between them; empty columns after it are ignored.
 fn words_of_file(text: &str) -> impl Iterator<Item = String> {
-    text.strip_prefix('\u{feff}')
-        .unwrap_or(text)
-        .lines()
-        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
+    lines_of_file(text)
+        .map(|(_, line)| unquoted(line))
+        .filter(|word| !word.is_empty())
+}
+
+/// Returns the lines that hold words, with their numbers from 1.
+fn lines_of_file(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // Line ends of Windows, Unix and old spreadsheets.
+    let lines = text
+        .split('\n')
+        .flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'));
+    lines
+        .map(|line| line.trim_matches(is_blank))
+        .enumerate()
+        .map(|(index, line)| (index + 1, line))
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// White space, and characters without a width that editors leave.
+fn is_blank(character: char) -> bool {
+    character.is_whitespace() || matches!(character, '\u{feff}' | '\u{200b}'..='\u{200f}')
+}
+
+/// Whether a line has a second column: then it is a table, and which column holds the word is unknown.
+fn has_columns(line: &str) -> bool {
+    without_empty_columns(line).contains('\t')
+}
+
+fn without_empty_columns(line: &str) -> &str {
+    line.trim_end_matches([',', '\t', ' '])
+}
+
+fn unquoted(line: &str) -> String {
+    let whole = without_empty_columns(line);
+    let inner = whole
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    match inner {
+        // `""` stands for a quotation mark; a single one would end the column.
+        Some(inner) if !inner.replace("\"\"", "").contains('"') => inner
+            .replace("\"\"", "\"")
+            .trim_matches(is_blank)
+            .to_owned(),
+        _ => whole.trim_end_matches(is_blank).to_owned(),
+    }
 }
 
 fn word(value: &DeValue<'_>) -> Option<String> {

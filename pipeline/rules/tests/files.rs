@@ -63,7 +63,8 @@ fn words_file_adds_its_lines_to_the_words() {
         ("返点", 1),
         ("# 注释", 0),
         (" 回 扣 ", 1),
-        ("回 扣", 0),
+        ("回 扣", 1),
+        ("回扣", 0),
         ("\u{feff}", 0),
         ("转我私账", 1),
     ] {
@@ -334,5 +335,48 @@ fn words_beyond_the_limits_are_refused_with_their_location() {
             }]
         ),
         "{errors:?}"
+    );
+}
+
+const RULE_WITH_FILE: &str = "[[rule]]\nid = 'a'\nname = 'a'\nseverity = 'low'\nwords_file = 'w.txt'\n[rule.scope]\nall = true\n";
+
+#[test]
+fn words_file_is_read_as_spreadsheets_and_editors_leave_it() {
+    let words = |text: &str| -> Vec<String> {
+        let rule = RULE_WITH_FILE;
+        let file = RuleFile {
+            name: "a.toml",
+            text: rule,
+        };
+        let set = compile(&[file], |_, _| Ok::<_, std::io::Error>(text.to_owned())).unwrap();
+        ["加我微信", "转我,私账", "说\"好\""]
+            .into_iter()
+            .filter(|word| !set.find(word).is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    for text in [
+        "加我微信\n转我,私账\n说\"好\"\n",
+        "\u{feff}加我微信\r\n转我,私账\r\n说\"好\"",
+        "加我微信\r转我,私账\r说\"好\"\r",
+        "加我微信,,\r\n\"转我,私账\",,\r\n\"说\"\"好\"\"\",,\r\n,,\r\n",
+        "加我微信\t\n\"转我,私账\"\t\t\n  说\"好\"\u{a0}\u{3000}\n\u{200b}\n# 注释\n",
+    ] {
+        assert_eq!(
+            words(text),
+            ["加我微信", "转我,私账", "说\"好\""],
+            "{text:?}"
+        );
+    }
+    let file = RuleFile {
+        name: "a.toml",
+        text: RULE_WITH_FILE,
+    };
+    let table = |_: &str, _: &str| Ok::<_, std::io::Error>("词\t级别\n加我微信\t高\n".to_owned());
+    let errors = compile(&[file], table).unwrap_err();
+    assert!(
+        errors[0].to_string().contains("line 1: found a tab"),
+        "{}",
+        errors[0]
     );
 }

@@ -11,6 +11,8 @@ use std::path::Path;
 
 use chatledger_schemas::Secret;
 
+use crate::text_encoding;
+
 /// Largest file with a secret, in bytes. An RSA-2048 key in PEM form has about 1,700.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -36,9 +38,12 @@ pub enum SecretFileError {
     /// It is larger than any secret.
     #[error("the file has more than {MAX_BYTES} bytes, which is too large for a secret")]
     TooLong,
-    /// It is not UTF-8.
-    #[error("the file is not UTF-8 text")]
+    /// Its encoding is not certain.
+    #[error("the file is not text; accepted: UTF-8, or UTF-16 with a byte order mark")]
     NotText,
+    /// It has more than one line, or a control character.
+    #[error("the file has a line break or a control character in the middle; accepted: one line")]
+    NotOneLine,
 }
 
 const ACCEPTED_MODES: &str =
@@ -84,9 +89,26 @@ pub fn bytes(path: &Path, allow_open: bool) -> Result<Secret<Vec<u8>>, SecretFil
 /// # Errors
 /// See [`SecretFileError`].
 pub fn text(path: &Path, allow_open: bool) -> Result<Secret, SecretFileError> {
+    let text = whole_text(path, allow_open)?;
+    let line = text.expose().trim_end_matches(['\r', '\n']);
+    let line = line.trim_start_matches(['\r', '\n']);
+    if line.is_empty() {
+        return Err(SecretFileError::Empty);
+    }
+    if line.chars().any(char::is_control) {
+        return Err(SecretFileError::NotOneLine);
+    }
+    Ok(Secret::new(line.to_owned()))
+}
+
+/// Reads the text of the file, with all its lines and without a byte order mark.
+///
+/// # Errors
+/// See [`SecretFileError`].
+pub fn whole_text(path: &Path, allow_open: bool) -> Result<Secret, SecretFileError> {
     let bytes = bytes(path, allow_open)?;
-    let text = std::str::from_utf8(bytes.expose()).map_err(|_| SecretFileError::NotText)?;
-    Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    let text = text_encoding::decode(bytes.expose()).ok_or(SecretFileError::NotText)?;
+    Ok(Secret::new(text))
 }
 
 #[cfg(test)]
@@ -134,6 +156,18 @@ mod tests {
         };
         assert_eq!(text_of(b" a b \r\n", 0o600, false).unwrap(), " a b ");
         assert_eq!(text_of(b"a", 0o644, true).unwrap(), "a");
+        assert_eq!(
+            text_of(b"\xef\xbb\xbfab\r\n\r\n", 0o600, false).unwrap(),
+            "ab"
+        );
+        assert_eq!(
+            text_of(b"\xff\xfea\0b\0\r\0\n\0", 0o600, false).unwrap(),
+            "ab"
+        );
+        assert_eq!(
+            text_of("pässwörd".as_bytes(), 0o600, false).unwrap(),
+            "pässwörd"
+        );
         let refused = text_of(b"a", 0o644, false).unwrap_err().to_string();
         assert!(
             refused.contains("0644") && refused.contains("chmod 600"),
@@ -142,7 +176,9 @@ mod tests {
         for (bytes, error) in [
             (b"\n\n".to_vec(), "empty"),
             (vec![b'a'; 70_000], "more than"),
-            (vec![0xff; 40], "not UTF-8"),
+            (vec![0xff; 40], "is not text"),
+            (b"a\nb\n".to_vec(), "line break"),
+            (b"\xef\xbb\xbf\r\n".to_vec(), "empty"),
         ] {
             let refused = text_of(&bytes, 0o600, false).unwrap_err().to_string();
             assert!(refused.contains(error), "{refused}");

@@ -321,7 +321,7 @@ impl<'a> Validator<'a> {
             let at = format!("{at}.archive.key[{index}]");
             let accepted = self.new_version(&at, key.version, &mut versions);
             let file_at = format!("{at}.file");
-            let Some(pem) = self.secret(&file_at, &key.file) else {
+            let Some(pem) = self.secret_lines(&file_at, &key.file) else {
                 continue;
             };
             // The file of a version that is not accepted is checked as well.
@@ -365,6 +365,11 @@ impl<'a> Validator<'a> {
     /// Reads a secret, without the line end that editors append.
     pub fn secret(&mut self, at: &str, file: &str) -> Option<Secret> {
         self.read_secret(at, file, secret_file::text)
+    }
+
+    /// Reads a secret of several lines.
+    pub fn secret_lines(&mut self, at: &str, file: &str) -> Option<Secret> {
+        self.read_secret(at, file, secret_file::whole_text)
     }
 
     /// Reads a secret, byte for byte.
