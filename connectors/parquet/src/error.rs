@@ -81,6 +81,22 @@ pub enum Error {
         /// The store's error.
         source: object_store::Error,
     },
+    /// The name of a batch is taken by an object that does not hold the batch.
+    #[error(
+        "{path} exists with {bytes} bytes and other rows ({}) than the {expected} of the batch of this name; something else \
+         has written it, or it was cut. Move it away and the batch is written again",
+        rows.map_or_else(|| "no whole file".to_owned(), |rows| rows.to_string())
+    )]
+    OtherContent {
+        /// Key within the bucket.
+        path: String,
+        /// Its size.
+        bytes: usize,
+        /// Its rows; `None` if it is not a whole Parquet file.
+        rows: Option<i64>,
+        /// Rows of the batch.
+        expected: usize,
+    },
     /// The runtime shut down during a file operation.
     #[error("the runtime stopped while a file was being written")]
     Interrupted,
@@ -94,6 +110,7 @@ impl Classified for Error {
             | Self::Name { .. }
             | Self::RowTooLarge { .. }
             | Self::Read { .. }
+            | Self::OtherContent { .. }
             | Self::Encode { .. } => FaultClass::Stop,
             Self::Interrupted => FaultClass::Retry,
             Self::Local { source, .. } => match source.kind() {

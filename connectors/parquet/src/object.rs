@@ -16,6 +16,8 @@ use object_store::{
     Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
 };
 
+use parquet::file::metadata::ParquetMetaDataReader;
+
 use crate::{EncodedFile, Error, PutResult};
 
 /// The object a check writes; hidden from readers of data sets.
@@ -129,9 +131,11 @@ impl Object {
             .await
         {
             Ok(_) => Ok(PutResult::Written),
-            Err(StoreError::AlreadyExists { .. }) => Ok(PutResult::AlreadyExists),
+            Err(refused @ StoreError::AlreadyExists { .. }) => {
+                self.confirm(&key, &file, refused).await
+            }
             Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => {
-                self.put_unless_found(&key, file.bytes).await
+                self.put_unless_found(&key, &file).await
             }
             Err(source) => Err(failed(&key, source)),
         };
@@ -163,17 +167,65 @@ impl Object {
         got.bytes().await.map_err(|source| failed(&key, source))
     }
 
-    async fn put_unless_found(&self, key: &Path, bytes: Bytes) -> Result<PutResult, Error> {
+    /// Confirms that an object exists after a store has refused to create it for that reason. The client reports status 409
+    /// in the same way, which also means that another request for the key is in progress and may fail. Without the object,
+    /// the refusal is returned as a fault that is retried.
+    async fn confirm(
+        &self,
+        key: &Path,
+        file: &EncodedFile,
+        refused: StoreError,
+    ) -> Result<PutResult, Error> {
         match self.store.head(key).await {
-            Ok(_) => return Ok(PutResult::AlreadyExists),
+            Ok(found) => self.compare(key, file, found.size).await,
+            Err(StoreError::NotFound { .. }) => Err(failed(key, refused)),
+            Err(source) => Err(failed(key, source)),
+        }
+    }
+
+    /// Compares an object with a file of the same name. The name stands for the rows, so another content is that of another
+    /// program version, unless it is no whole file with as many rows.
+    async fn compare(&self, key: &Path, file: &EncodedFile, size: u64) -> Result<PutResult, Error> {
+        let found = match self.store.get(key).await {
+            Ok(found) => found.bytes().await.map_err(|source| failed(key, source))?,
+            Err(source) => return Err(failed(key, source)),
+        };
+        if size == file.bytes.len() as u64 && found == file.bytes {
+            return Ok(PutResult::AlreadyExists);
+        }
+        match rows(&found) {
+            Some(rows) if rows == file.rows as i64 => {
+                tracing::warn!(%key, rows, "the object has the rows of this batch in other bytes, as another version writes them");
+                Ok(PutResult::AlreadyExists)
+            }
+            rows => Err(Error::OtherContent {
+                path: key.to_string(),
+                bytes: found.len(),
+                rows,
+                expected: file.rows,
+            }),
+        }
+    }
+
+    async fn put_unless_found(&self, key: &Path, file: &EncodedFile) -> Result<PutResult, Error> {
+        match self.store.head(key).await {
+            Ok(found) => return self.compare(key, file, found.size).await,
             Err(StoreError::NotFound { .. }) => {}
             Err(source) => return Err(failed(key, source)),
         }
-        match self.store.put(key, bytes.into()).await {
+        match self.store.put(key, file.bytes.clone().into()).await {
             Ok(_) => Ok(PutResult::Written),
             Err(source) => Err(failed(key, source)),
         }
     }
+}
+
+/// Number of rows of a Parquet file; `None` if it is not a whole one.
+fn rows(content: &Bytes) -> Option<i64> {
+    let metadata = ParquetMetaDataReader::new()
+        .parse_and_finish(content)
+        .ok()?;
+    Some(metadata.file_metadata().num_rows())
 }
 
 fn failed(key: &Path, source: StoreError) -> Error {
@@ -203,6 +255,8 @@ mod tests {
     struct Bucket {
         objects: Arc<Mutex<HashMap<String, Bytes>>>,
         forbidden: Arc<Mutex<bool>>,
+        /// Statuses with which the next uploads are refused.
+        refusals: Arc<Mutex<Vec<StatusCode>>>,
     }
 
     async fn answer(State(bucket): State<Bucket>, request: Request) -> Response {
@@ -217,6 +271,11 @@ mod tests {
         if *bucket.forbidden.lock().unwrap() {
             return StatusCode::FORBIDDEN.into_response();
         }
+        if head.method == Method::PUT
+            && let Some(status) = bucket.refusals.lock().unwrap().pop()
+        {
+            return status.into_response();
+        }
         let mut objects = bucket.objects.lock().unwrap();
         match head.method {
             Method::PUT if only_if_absent(&head.headers) && objects.contains_key(&key) => {
@@ -226,12 +285,7 @@ mod tests {
                 objects.insert(key, body);
                 [("etag", "\"1\"")].into_response()
             }
-            Method::HEAD if objects.contains_key(&key) => [
-                ("etag", "\"1\""),
-                ("last-modified", "Thu, 29 Feb 2024 12:00:00 GMT"),
-            ]
-            .into_response(),
-            Method::GET => match objects.get(&key) {
+            Method::HEAD | Method::GET => match objects.get(&key) {
                 Some(content) => {
                     let headers = [
                         ("etag", "\"1\""),
@@ -251,6 +305,35 @@ mod tests {
                 "<DeleteResult></DeleteResult>".into_response()
             }
             _ => StatusCode::NOT_FOUND.into_response(),
+        }
+    }
+
+    /// The file of a batch with one row.
+    fn file_of(rows: usize, comment: &str) -> EncodedFile {
+        use parquet::data_type::Int32Type;
+        use parquet::file::properties::WriterProperties;
+        use parquet::file::writer::SerializedFileWriter;
+        use parquet::schema::parser::parse_message_type;
+
+        let schema = Arc::new(parse_message_type("message m { required int32 a; }").unwrap());
+        let properties = WriterProperties::builder().set_created_by(comment.to_owned());
+        let mut bytes = Vec::new();
+        let mut writer =
+            SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties.build())).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let values = vec![7; rows];
+        column
+            .typed::<Int32Type>()
+            .write_batch(&values, None, None)
+            .unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        EncodedFile {
+            path: "messages/corp_id=a%2Fb/dt=2024-02-29/batch-1.parquet".into(),
+            rows,
+            bytes: bytes.into(),
         }
     }
 
@@ -274,14 +357,6 @@ mod tests {
         (Object::new(Arc::new(store), prefix), bucket)
     }
 
-    fn file(content: &'static str) -> EncodedFile {
-        EncodedFile {
-            path: "messages/corp_id=a%2Fb/dt=2024-02-29/batch-1.parquet".into(),
-            rows: 1,
-            bytes: Bytes::from_static(content.as_bytes()),
-        }
-    }
-
     #[tokio::test]
     async fn object_is_put_once_and_never_replaced() {
         for conditional in [S3ConditionalPut::ETagMatch, S3ConditionalPut::Disabled] {
@@ -291,18 +366,22 @@ mod tests {
                 bucket.objects.lock().unwrap().is_empty(),
                 "the probe is gone"
             );
-            assert_eq!(object.put(file("first")).await.unwrap(), PutResult::Written);
-            assert_eq!(
-                object.put(file("second")).await.unwrap(),
-                PutResult::AlreadyExists
-            );
+            let first = file_of(3, "first");
+            assert_eq!(object.put(first.clone()).await.unwrap(), PutResult::Written);
+            // The same again, and the same rows as another version writes them.
+            for again in [first.clone(), file_of(3, "second")] {
+                let put = object.put(again).await.unwrap();
+                assert_eq!(put, PutResult::AlreadyExists);
+            }
+            let error = object.put(file_of(4, "first")).await.unwrap_err();
+            assert_eq!(error.class(), FaultClass::Stop, "{error}");
             let objects = bucket.objects.lock().unwrap();
             let (key, content) = objects.iter().next().unwrap();
             // The path's own escape is escaped once more on the wire, so it is kept.
             let expected =
                 "/archive/some/prefix/messages/corp_id%3Da%252Fb/dt%3D2024-02-29/batch-1.parquet";
             assert_eq!(key, expected);
-            assert_eq!((objects.len(), content.as_ref()), (1, b"first".as_slice()));
+            assert_eq!((objects.len(), content), (1, &first.bytes));
         }
     }
 
@@ -323,12 +402,35 @@ mod tests {
         *bucket.forbidden.lock().unwrap() = true;
         for error in [
             object.check().await.unwrap_err(),
-            object.put(file("first")).await.unwrap_err(),
+            object.put(file_of(1, "")).await.unwrap_err(),
         ] {
             assert_eq!(error.class(), FaultClass::Retry, "{error:?}");
             assert!(!format!("{error:?}").contains("secret"));
         }
         *bucket.forbidden.lock().unwrap() = false;
-        assert_eq!(object.put(file("first")).await.unwrap(), PutResult::Written);
+        let put = object.put(file_of(1, "")).await.unwrap();
+        assert_eq!(put, PutResult::Written);
+    }
+
+    #[tokio::test]
+    async fn conflict_is_not_taken_for_an_object_that_exists() {
+        let (object, bucket) = object("", S3ConditionalPut::ETagMatch).await;
+        let file = file_of(3, "");
+        for status in [StatusCode::CONFLICT, StatusCode::PRECONDITION_FAILED] {
+            // More than the client retries by itself.
+            *bucket.refusals.lock().unwrap() = vec![status; 20];
+            let error = object.put(file.clone()).await.unwrap_err();
+            assert_eq!(error.class(), FaultClass::Retry, "{error:?}");
+            assert!(bucket.objects.lock().unwrap().is_empty());
+            bucket.refusals.lock().unwrap().clear();
+        }
+        assert_eq!(object.put(file.clone()).await.unwrap(), PutResult::Written);
+        // An object that was cut or replaced is not taken for the batch.
+        let cut = file.bytes.slice(..file.bytes.len() / 2);
+        for content in bucket.objects.lock().unwrap().values_mut() {
+            *content = cut.clone();
+        }
+        let error = object.put(file).await.unwrap_err();
+        assert_eq!(error.class(), FaultClass::Stop, "{error}");
     }
 }

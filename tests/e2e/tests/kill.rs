@@ -73,3 +73,50 @@ async fn drain_killed_ten_times_equals_the_truth(driver: Driver) {
     tenant.drain().await.unwrap();
     stored::equals_truth(&tenant).await.unwrap();
 }
+
+/// The server has forgotten the insert token of the batch, or the log no longer returns the same records: the rows that are
+/// there are found, and only the missing ones are inserted.
+#[tokio::test(flavor = "multi_thread")]
+async fn pending_batch_whose_rows_are_stored_is_not_stored_again() {
+    let plan = TenantPlan::new("pending", Driver::Direct, 400).faults("broken=7,duplicates=5");
+    let tenant = Tenant::start(plan).await.unwrap();
+    assert_eq!(tenant.run_to_end("migrate", &[]).await.unwrap().code, 0);
+    stored::set_merges(&tenant.clickhouse, false).await.unwrap();
+    tenant.drain().await.unwrap();
+    let counts = async || {
+        let mut counts = Vec::new();
+        for table in ["messages", "violations", "dead_letters"] {
+            let sql = format!("SELECT count() FROM {table}");
+            counts.push(tenant.clickhouse.number(&sql).await.unwrap());
+        }
+        counts
+    };
+    let before = counts().await;
+
+    let folder = std::fs::read_dir(tenant.dir.join("state")).unwrap();
+    let journal = folder
+        .flatten()
+        .map(|entry| entry.path().join("clickhouse.json"))
+        .find(|path| path.exists())
+        .unwrap();
+    let text = std::fs::read_to_string(&journal).unwrap();
+    let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let end = state["position"].clone();
+    // Another digest than that of the batches that were written: no token of the server matches.
+    state["cut"] = serde_json::json!({"first": 1, "last": end, "records": end, "digest": 1});
+    state["position"] = 0.into();
+    std::fs::write(&journal, state.to_string()).unwrap();
+    let some = "ALTER TABLE messages DELETE WHERE seq % 7 = 3 SETTINGS mutations_sync = 2";
+    tenant.clickhouse.query(some).await.unwrap();
+    assert_ne!(counts().await, before);
+
+    let again = tenant.run_to_end("run", &["--drain"]).await.unwrap();
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert!(
+        again.stderr.contains("repeating the pending batch"),
+        "{}",
+        again.stderr
+    );
+    assert_eq!(counts().await, before);
+    stored::equals_truth(&tenant).await.unwrap();
+}

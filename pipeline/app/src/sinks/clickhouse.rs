@@ -235,8 +235,8 @@ impl TableWriter {
         Ok(format!("{token}-{:016x}", rand::random::<u64>()))
     }
 
-    /// Inserts the rows of one table and, if they may have been sent before, checks that they are
-    /// there.
+    /// Inserts the rows of one table. If they may have been sent before, looks for them first, inserts those that are missing,
+    /// and checks that they are there.
     async fn deliver<T: BatchTable>(
         &mut self,
         table: T,
@@ -245,11 +245,18 @@ impl TableWriter {
         records: Vec<T::Record<'_>>,
     ) -> Result<(), Fault> {
         let client = Arc::clone(&self.client);
-        let inserted = client.insert(table, token, records.iter().copied());
-        inserted.await.map_err(Fault::new)?;
         if attempt == WriteAttempt::First {
+            let inserted = client.insert(table, token, records.iter().copied());
+            return inserted.await.map(drop).map_err(Fault::new);
+        }
+        // The server may have forgotten the token, or the rows may be there under another name: only what is missing is
+        // inserted, under the same token, because an earlier insert may still be in progress.
+        let missing = client.absent(table, &records).await.map_err(Fault::new)?;
+        if missing.is_empty() {
             return Ok(());
         }
+        let inserted = client.insert(table, token, missing.iter().copied());
+        inserted.await.map_err(Fault::new)?;
         loop {
             let absent = client.absent(table, &records).await.map_err(Fault::new)?;
             if absent.is_empty() {
