@@ -13,6 +13,7 @@ mod error;
 mod member;
 mod rebalance;
 mod record;
+mod topic_check;
 mod topics;
 mod writer;
 
@@ -20,6 +21,7 @@ pub use error::Error;
 pub use member::{Member, Membership};
 pub use rebalance::{AssignedPartition, MemberEvent, StartOffset};
 pub use record::{ConsumedRecord, Header, OutgoingRecord};
+pub use topic_check::{TopicProblem, topic_problems};
 pub use topics::{TopicSpec, ensure_topics, wait_for_open_transactions};
 pub use writer::{TRANSACTION_FAIL_POINTS, WriterConfig};
 

@@ -1,7 +1,7 @@
 //! Creates the topics a deployment needs; existing topics are not changed. Because this is the first
 //! request to the brokers, it also reports why they reject this client.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use crate::{Brokers, Error};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of one metadata request, after which the reason of the delay is checked.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to poll the client for the reason.
@@ -29,6 +29,8 @@ pub struct TopicSpec {
     pub name: String,
     /// Partitions, if it has to be created.
     pub partitions: u32,
+    /// Whether it must have exactly one partition.
+    pub one_partition: bool,
     /// Replication factor, if it has to be created.
     pub replication: u16,
     /// Topic settings by their names in Kafka.
@@ -87,12 +89,12 @@ pub async fn wait_for_open_transactions(brokers: &Brokers, topic: &str) -> Resul
 /// [`Error::Rejected`], [`Error::Topics`], or [`Error::Create`].
 pub async fn ensure_topics(brokers: &Brokers, topics: &[TopicSpec]) -> Result<(), Error> {
     let brokers_to_list = brokers.clone();
-    let known = tokio::task::spawn_blocking(move || known_topics(&brokers_to_list))
+    let known = tokio::task::spawn_blocking(move || partitions(&brokers_to_list))
         .await
         .map_err(|_| Error::Topics(KafkaError::Canceled))??;
     let missing: Vec<NewTopic<'_>> = topics
         .iter()
-        .filter(|topic| !known.contains(&topic.name))
+        .filter(|topic| !known.contains_key(&topic.name))
         .map(|topic| {
             let new = NewTopic::new(
                 &topic.name,
@@ -127,8 +129,8 @@ pub async fn ensure_topics(brokers: &Brokers, topics: &[TopicSpec]) -> Result<()
     Ok(())
 }
 
-/// Returns the names of the existing topics.
-fn known_topics(brokers: &Brokers) -> Result<HashSet<String>, Error> {
+/// Returns the existing topics with their numbers of partitions.
+pub(crate) fn partitions(brokers: &Brokers) -> Result<HashMap<String, usize>, Error> {
     let client: BaseConsumer<RejectionListener> = brokers
         .client(&[])
         .create_with_context(RejectionListener::default())
@@ -138,7 +140,9 @@ fn known_topics(brokers: &Brokers) -> Result<HashSet<String>, Error> {
         match client.fetch_metadata(None, METADATA_TIMEOUT) {
             Ok(metadata) => {
                 let topics = metadata.topics().iter();
-                return Ok(topics.map(|topic| topic.name().to_owned()).collect());
+                let count =
+                    |topic: &MetadataTopic| (topic.name().to_owned(), topic.partitions().len());
+                return Ok(topics.map(count).collect());
             }
             Err(source) => {
                 // The client reports why a broker rejects it only while it is polled.

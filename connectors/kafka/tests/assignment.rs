@@ -94,6 +94,7 @@ async fn revoked_partition_is_neither_committed_nor_read_by_a_member_that_waited
     let spec = TopicSpec {
         name: TOPIC.to_owned(),
         partitions: PARTITIONS,
+        one_partition: false,
         replication: 1,
         settings: Vec::new(),
     };

@@ -261,7 +261,8 @@ pub struct CheckArgs {
     /// Configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Also connect to the archive, to the sinks and, with the kafka driver, to Kafka.
+    /// Also ask what `run` asks: the archive, the directory with each secret, the sinks and, with the kafka driver, Kafka
+    /// and whether existing topics fit.
     #[arg(long)]
     pub connect: bool,
     /// Print one JSON object instead of text.

@@ -204,6 +204,7 @@ impl Names {
                     } else {
                         kafka.partitions
                     },
+                    one_partition: topic.has_one_partition(),
                     replication: kafka.replication,
                     settings,
                 }

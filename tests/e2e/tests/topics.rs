@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use chatledger_e2e::seal::SealKey;
 use chatledger_e2e::tenant::{Tenant, TenantPlan};
 use chatledger_e2e::{Driver, Expected, paths, services, stored};
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -298,4 +298,38 @@ async fn assert_names_begin_with_prefix(broker: &str, prefix: &str) {
         let policy = settings.entry_map()["cleanup.policy"].value.clone();
         assert_eq!(policy.as_deref(), Some("compact"), "{topic}");
     }
+}
+
+/// Topics that an administrator has made with the defaults of the broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_do_not_fit_are_named_with_the_command_that_mends_them() {
+    let broker = services::broker().await.unwrap();
+    let plan = TenantPlan::new("topics_of_others", Driver::Kafka, 10);
+    let tenant = Tenant::start(plan).await.unwrap();
+    let prefix = &tenant.topic_prefix;
+    let admin: AdminClient<DefaultClientContext> = client(broker).create().unwrap();
+    let names = ["cursor", "raw", "ledger"].map(|topic| format!("{prefix}.{topic}"));
+    let topics: Vec<NewTopic<'_>> = names
+        .iter()
+        .map(|name| NewTopic::new(name, 4, TopicReplication::Fixed(1)))
+        .collect();
+    let options = AdminOptions::new();
+    for created in admin.create_topics(&topics, &options).await.unwrap() {
+        created.unwrap();
+    }
+    let check = tenant.run_to_end("check", &["--connect"]).await.unwrap();
+    assert_eq!(check.code, 3, "{}", check.stderr);
+    let output = check.stdout.join("\n");
+    for expected in [
+        format!("topic {prefix}.cursor: found 4 partitions; accepted: 1"),
+        format!("--entity-name {prefix}.cursor --add-config cleanup.policy=compact"),
+        format!("--entity-name {prefix}.raw --add-config max.message.bytes=16777216"),
+        format!("--entity-name {prefix}.ledger --add-config retention.ms=-1"),
+    ] {
+        assert!(output.contains(&expected), "{expected}\n{output}");
+    }
+    assert!(
+        !output.contains(&format!("topic {prefix}.raw: found 4 partitions")),
+        "{output}"
+    );
 }

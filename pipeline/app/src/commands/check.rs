@@ -9,6 +9,7 @@ use super::say;
 use crate::cli::CheckArgs;
 use crate::config::{self, Settings};
 use crate::exit::{Failure, chain};
+use crate::kafka_log::Names;
 use crate::{rules_dir, wiring};
 
 /// Checks the configuration and what it names.
@@ -62,9 +63,20 @@ async fn connect(settings: &Settings) -> Result<Vec<Peer>, Failure> {
         }
     }
     if settings.driver.mode == chatledger_schemas::config::Mode::Kafka {
-        let answer = chatledger_kafka::ensure_topics(&settings.kafka.brokers, &[]).await;
-        let what = format!("Kafka {}", settings.kafka.brokers.bootstrap);
-        add(what, answer.err().map(|error| chain(&error)));
+        let kafka = &settings.kafka;
+        let topics = Names::new(kafka, String::new()).topics(kafka);
+        let answer = chatledger_kafka::topic_problems(&kafka.brokers, &topics).await;
+        let what = format!("Kafka {}", kafka.brokers.bootstrap);
+        match answer {
+            Ok(problems) => {
+                add(what, None);
+                for problem in problems {
+                    let mended = format!("{}. {}", problem.what, problem.mend);
+                    add(format!("topic {}", problem.topic), Some(mended));
+                }
+            }
+            Err(error) => add(what, Some(chain(&error))),
+        }
     }
     Ok(peers)
 }

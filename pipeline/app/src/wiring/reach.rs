@@ -8,7 +8,7 @@ use chatledger_engine::sink::{ProbeError, SchemaVersions, Sink};
 use chatledger_schemas::Classified;
 use chatledger_schemas::config::Mode;
 use chatledger_wecom::{Archive, ArchiveOptions, OnCall};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::cli::StageName;
 use crate::config::{Corp, Settings, redacted};
@@ -92,6 +92,17 @@ pub(super) async fn reach(settings: &Settings, needs: Needs) -> Result<(), Failu
         })
         .await
         .map_err(|error| not_reached("Kafka", &kafka.brokers.bootstrap, &error))?;
+        match chatledger_kafka::topic_problems(&kafka.brokers, &topics).await {
+            Ok(problems) => {
+                for problem in problems {
+                    error!(%problem, "a topic does not fit");
+                }
+            }
+            Err(error) => warn!(
+                error = chain(&error),
+                "cannot check the settings of the topics"
+            ),
+        }
     }
     for corp in settings.corps.iter().filter(|_| needs.archive) {
         let archive = archive(corp, Arc::new(|_, _| {}))?;
