@@ -35,6 +35,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     cli::init_logs(&cli);
+    protect();
     #[cfg(feature = "failpoints")]
     match failpoints::arm() {
         Ok(failpoints::Armed::ToRun) => {}
@@ -54,5 +55,38 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit::report(&failure),
+    }
+}
+
+/// Keeps plain text and keys from other users of the machine: files and folders that this process creates are its owner's
+/// alone (a default ACL of a folder can admit readers), and its memory is neither dumped nor readable by its user's other
+/// processes.
+fn protect() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    if let Err(error) =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%error, "cannot exclude the memory of this process from dumps");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn protected_process_is_not_dumped_and_creates_files_for_its_owner_alone() {
+        super::protect();
+        let dumped = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(dumped, rustix::process::DumpableBehavior::NotDumpable);
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b");
+        std::fs::create_dir_all(&inner).unwrap();
+        let file = inner.join("c");
+        std::fs::write(&file, "x").unwrap();
+        for (path, mode) in [(inner, 0o700), (file, 0o600)] {
+            let found = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{}", path.display());
+        }
     }
 }

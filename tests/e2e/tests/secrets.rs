@@ -4,6 +4,9 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use chatledger_e2e::tenant::{Tenant, TenantPlan};
@@ -85,6 +88,17 @@ async fn secrets(tenant: &Tenant) -> Vec<(&'static str, String)> {
     secrets
 }
 
+/// Checks that other users can neither read nor change what is below a folder, nor the folder.
+fn assert_private(path: &Path) {
+    let mode = fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", path.display());
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            assert_private(&entry.unwrap().path());
+        }
+    }
+}
+
 /// Returns the contents of messages that occur in a text.
 fn contents_in(text: &str, contents: &[&str]) -> Vec<String> {
     let start = |content: &str| content.chars().take(SHORTEST).collect::<String>();
@@ -125,7 +139,11 @@ async fn run_with_a_detailed_log_reveals_no_secret_and_no_message(driver: Driver
     .await
     .unwrap();
     let command_line = fs::read(format!("/proc/{}/cmdline", run.id())).unwrap();
-    let environment = fs::read(format!("/proc/{}/environ", run.id())).unwrap();
+    // Only root may read that of a process that is not dumpable.
+    let environment = match fs::read(format!("/proc/{}/environ", run.id())) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Vec::new(),
+        environment => environment.unwrap(),
+    };
     let metrics = endpoints.scrape().await.unwrap().0;
     run.terminate().unwrap();
     let (code, stdout) = run.finish(Duration::from_secs(60)).await.unwrap();
@@ -133,6 +151,10 @@ async fn run_with_a_detailed_log_reveals_no_secret_and_no_message(driver: Driver
     assert_eq!(code, 0, "{log}");
     stored::equals_truth(&tenant).await.unwrap();
     assert!(log.contains("DEBUG"), "the log contains no debug messages");
+
+    for folder in ["state", "parquet"] {
+        assert_private(&tenant.dir.join(folder));
+    }
 
     // Error messages are checked too: of an archive that answers, of one that does not, and of an address that is wrong.
     let check = tenant.run_to_end("check", &["--connect"]).await.unwrap();
