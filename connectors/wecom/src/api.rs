@@ -88,7 +88,7 @@ impl Api {
     }
 
     /// Returns whether the API takes only a token of the archive's secret, which no other API takes
-    /// (`connectors/wecom/WECOM.md` §1.3).
+    /// (`connectors/wecom/WECOM.md` §5.2).
     pub fn needs_archive_secret(self) -> bool {
         self == Self::ChatData || self.as_str().starts_with("msgaudit/")
     }

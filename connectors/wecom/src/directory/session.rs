@@ -65,7 +65,7 @@ struct ApiAccess {
     errcode: Option<i64>,
 }
 
-/// The clients of the two secrets. Each API may be called with one of them only (`connectors/wecom/WECOM.md` §1.3).
+/// The clients of the two secrets. Each API may be called with one of them only (`connectors/wecom/WECOM.md` §5.2).
 #[derive(Clone, Copy)]
 pub(super) struct Clients<'a> {
     /// That of the archive's secret: `msgaudit/*`.
