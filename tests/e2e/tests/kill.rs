@@ -106,8 +106,11 @@ async fn pending_batch_whose_rows_are_stored_is_not_stored_again() {
     state["cut"] = serde_json::json!({"first": 1, "last": end, "records": end, "digest": 1});
     state["position"] = 0.into();
     std::fs::write(&journal, state.to_string()).unwrap();
+    // A deletion is a merge.
+    stored::set_merges(&tenant.clickhouse, true).await.unwrap();
     let some = "ALTER TABLE messages DELETE WHERE seq % 7 = 3 SETTINGS mutations_sync = 2";
     tenant.clickhouse.query(some).await.unwrap();
+    stored::set_merges(&tenant.clickhouse, false).await.unwrap();
     assert_ne!(counts().await, before);
 
     let again = tenant.run_to_end("run", &["--drain"]).await.unwrap();
