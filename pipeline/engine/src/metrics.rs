@@ -304,6 +304,13 @@ impl Metrics {
             .set(since.as_secs_f64());
     }
 
+    /// Removes what only the process that reads an archive knows about it: values that stand still would mislead alerts.
+    pub fn not_read_here(&self, corp: &str) {
+        // There is nothing to remove if it never read the archive.
+        let _ = self.source.unanswered.remove_label_values(&[corp]);
+        let _ = self.source.hours.remove_label_values(&[corp]);
+    }
+
     /// Sets whether the archive is not read until a person acts.
     pub fn stopped(&self, corp: &str, stopped: bool) {
         self.source

@@ -271,6 +271,8 @@ impl Progress {
             };
             metrics.hours_until_loss(corp, waiting.max(self.unanswered(reading)));
             metrics.unanswered(corp, self.unanswered(reading));
+        } else {
+            metrics.not_read_here(corp);
         }
         metrics.stopped(corp, lock(&self.stopped).is_some());
         if let Some(read_at) = *lock(&self.directory_at) {
@@ -339,5 +341,25 @@ mod tests {
         assert!((value(&published(&progress), "source_stopped") - 1.0).abs() < 0.1);
         progress.reads_archive(ClockReading::now());
         assert!(value(&published(&progress), "source_stopped") < 0.1);
+    }
+
+    #[test]
+    fn process_that_no_longer_reads_an_archive_exports_no_time_of_it() {
+        let progress = Progress::default();
+        progress.reads_archive(ClockReading::now());
+        let metrics = Metrics::new("test").unwrap();
+        let published = || {
+            progress.publish("ww1", &metrics, ClockReading::now());
+            metrics.render().unwrap()
+        };
+        let names = [
+            "chatledger_source_unanswered_seconds{",
+            "chatledger_source_hours_until_loss{",
+        ];
+        let text = published();
+        assert!(names.iter().all(|name| text.contains(name)), "{text}");
+        progress.left_to_others();
+        let text = published();
+        assert!(!names.iter().any(|name| text.contains(name)), "{text}");
     }
 }
