@@ -11,6 +11,7 @@ use chatledger_schemas::{CorpId, SealedRecord, Secret};
 use serde_json::json;
 
 use crate::call::{ApiClient, ApiRequest};
+use crate::envelope::Strays;
 use crate::{Api, Error, OnCall, envelope};
 
 /// Maximum records in a page.
@@ -38,6 +39,7 @@ pub struct Archive {
     client: ApiClient,
     corp_id: CorpId,
     size: PageSize,
+    strays: Strays,
     /// Timeout that is sent to the gateway, in seconds.
     gateway_timeout_secs: u64,
 }
@@ -69,6 +71,7 @@ impl Archive {
             )?,
             corp_id: options.corp_id,
             size: PageSize::new(options.limit),
+            strays: Strays::default(),
             gateway_timeout_secs: options.timeout.as_secs().saturating_sub(1).max(1),
         })
     }
@@ -84,7 +87,7 @@ impl Archive {
         let result = self
             .client
             .call(Api::ChatData, &request, |body| {
-                envelope::read(body, &self.corp_id, after_seq)
+                envelope::read(body, &self.corp_id, after_seq, &self.strays)
             })
             .await;
         match result {

@@ -6,6 +6,10 @@
 //! the other records of its page are copied, so that the page is freed.
 //! Errors inside a record are not detected here: opening it fails, and it becomes a dead letter.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use chatledger_schemas::sealed::{MAX_MSGID_BYTES, MAX_RECORD_BYTES};
 use chatledger_schemas::{CorpId, SealedRecord, sealed};
@@ -14,6 +18,12 @@ use serde_json::value::RawValue;
 
 use crate::call::{ResponseError, ResponseStatus};
 use crate::lenient;
+
+/// Largest distance between two successive records of an archive. Positions are not dense, but a corp has fewer messages than
+/// this in years.
+pub(crate) const MAX_JUMP: u64 = 1 << 32;
+/// Largest position of the first record that is read of an archive.
+const MAX_FIRST_JUMP: u64 = 1 << 40;
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
@@ -41,6 +51,12 @@ struct PageRecord<'a> {
 }
 
 impl PageRecord<'_> {
+    fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.raw.get().hash(&mut hasher);
+        hasher.finish()
+    }
+
     fn is_oversize(&self) -> bool {
         self.raw.get().len() > MAX_RECORD_BYTES || self.msgid.len() > MAX_MSGID_BYTES
     }
@@ -49,13 +65,14 @@ impl PageRecord<'_> {
 /// Parses a response of the archive as [`Archive::page`](crate::Archive::page) does. Returns `None` if
 /// it holds an errcode or is not a page.
 pub fn read_page(body: &Bytes, corp_id: &CorpId, after_seq: u64) -> Option<Vec<SealedRecord>> {
-    read(body, corp_id, after_seq).ok()
+    read(body, corp_id, after_seq, &Strays::default()).ok()
 }
 
 /// Parses a page that was requested with `after_seq`.
 ///
 /// A record whose `seq` cannot be read gets that of the next readable record of the page, else of
-/// the previous one, so that the cursor passes it.
+/// the previous one, so that the cursor passes it. A `seq` that is [out of reach](MAX_JUMP) counts as unreadable: the cursor
+/// must not follow one damaged record to the end of all numbers, behind which nothing would ever be read.
 ///
 /// # Errors
 /// Fails on an errcode, on JSON with neither errcode nor `chatdata`, on a response that is not an envelope even after stray control bytes are
@@ -64,15 +81,16 @@ pub(crate) fn read(
     body: &Bytes,
     corp_id: &CorpId,
     after_seq: u64,
+    strays: &Strays,
 ) -> Result<Vec<SealedRecord>, ResponseError> {
-    match read_strictly(body, corp_id, after_seq) {
+    match read_strictly(body, corp_id, after_seq, strays) {
         Err(malformed @ ResponseError::Malformed { .. }) => {
             // An errcode counts even if the other fields do not have the documented form.
             if let Err(refused @ ResponseError::Refused { .. }) = ResponseStatus::check(body) {
                 return Err(refused);
             }
             let repaired = repair(body).ok_or(malformed)?;
-            read_strictly(&repaired, corp_id, after_seq)
+            read_strictly(&repaired, corp_id, after_seq, strays)
         }
         result => result,
     }
@@ -82,6 +100,7 @@ fn read_strictly(
     body: &Bytes,
     corp_id: &CorpId,
     after_seq: u64,
+    strays: &Strays,
 ) -> Result<Vec<SealedRecord>, ResponseError> {
     let envelope: Envelope<'_> = serde_json::from_slice(body)?;
     match envelope.errcode {
@@ -94,19 +113,21 @@ fn read_strictly(
             });
         }
     }
-    let records: Vec<PageRecord<'_>> = envelope
+    let mut records: Vec<PageRecord<'_>> = envelope
         .chatdata
         .unwrap_or_default()
         .into_iter()
         .map(page_record)
         .collect();
-    let seqs = assign_seqs(
-        &records.iter().map(|record| record.seq).collect::<Vec<_>>(),
-        after_seq,
-    )
-    .ok_or(ResponseError::NoReadableSeq {
+    let stray = take_strays(&mut records, after_seq);
+    if !stray.is_empty() && strays.drop_known(&mut records, &stray) {
+        return Ok(Vec::new());
+    }
+    let read: Vec<Option<u64>> = records.iter().map(|record| record.seq).collect();
+    let seqs = assign_seqs(&read, after_seq).ok_or(ResponseError::NoReadableSeq {
         records: records.len(),
     })?;
+    strays.remember(stray);
     let has_oversize = records.iter().any(PageRecord::is_oversize);
     let mut sealed: Vec<SealedRecord> = records
         .into_iter()
@@ -156,6 +177,84 @@ fn page_record(raw: &RawValue) -> PageRecord<'_> {
     }
 }
 
+/// Records with a `seq` out of reach that were returned already, by the hash of their JSON. The archive returns such a record
+/// again after every position, as long as it keeps it.
+#[derive(Debug, Default)]
+pub(crate) struct Strays(Mutex<HashSet<u64>>);
+
+impl Strays {
+    /// Most of them to remember: an archive with more is damaged as a whole.
+    const MOST: usize = 10_000;
+
+    /// Removes the known ones from a page. Returns whether nothing is left.
+    fn drop_known(&self, records: &mut Vec<PageRecord<'_>>, stray: &HashSet<u64>) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        records.retain(|record| {
+            let hash = record.hash();
+            !(stray.contains(&hash) && known.contains(&hash))
+        });
+        records.is_empty()
+    }
+
+    fn remember(&self, stray: HashSet<u64>) {
+        if stray.is_empty() {
+            return;
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = stray.iter().filter(|hash| !known.contains(hash)).count();
+        if new > 0 {
+            tracing::warn!(
+                records = new,
+                "records have a seq that no archive can have reached; they are kept at the position of their neighbours, and \
+                 reading continues from there"
+            );
+        }
+        if known.len() < Self::MOST {
+            known.extend(stray);
+        }
+    }
+}
+
+/// Removes the `seq` of records that are out of reach. Returns the hashes of these records.
+fn take_strays(records: &mut [PageRecord<'_>], after_seq: u64) -> HashSet<u64> {
+    let read: Vec<Option<u64>> = records.iter().map(|record| record.seq).collect();
+    let reached = within_reach(&read, after_seq);
+    let mut stray = HashSet::new();
+    for (record, reached) in records.iter_mut().zip(reached) {
+        if record.seq != reached {
+            stray.insert(record.hash());
+            record.seq = reached;
+        }
+    }
+    stray
+}
+
+/// Returns the `seq`s of a page without those that are out of reach of the one before them.
+fn within_reach(read: &[Option<u64>], after_seq: u64) -> Vec<Option<u64>> {
+    // Before the first page, nothing is known but that no corp has had more messages than this.
+    let first_jump = if after_seq == 0 {
+        MAX_FIRST_JUMP
+    } else {
+        MAX_JUMP
+    };
+    let mut ascending: Vec<u64> = read
+        .iter()
+        .copied()
+        .flatten()
+        .filter(|seq| *seq > after_seq)
+        .collect();
+    ascending.sort_unstable();
+    let (mut last, mut jump) = (after_seq, first_jump);
+    for seq in ascending {
+        if seq - last > jump {
+            break;
+        }
+        (last, jump) = (seq, MAX_JUMP);
+    }
+    let reached = |seq: &u64| *seq <= last;
+    read.iter().map(|seq| seq.filter(reached)).collect()
+}
+
 /// Returns the `seq` of every record, in the order of the page. Returns `None` if one has none and no
 /// record after `after_seq` can supply one.
 fn assign_seqs(read: &[Option<u64>], after_seq: u64) -> Option<Vec<u64>> {
@@ -198,258 +297,4 @@ fn repair(body: &Bytes) -> Option<Bytes> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn page(json: impl Into<Bytes>, after_seq: u64) -> Result<Vec<SealedRecord>, ResponseError> {
-        read(&json.into(), &"ww1".into(), after_seq)
-    }
-
-    fn seqs(json: impl Into<Bytes>, after_seq: u64) -> Vec<u64> {
-        page(json, after_seq)
-            .unwrap()
-            .iter()
-            .map(|record| record.seq)
-            .collect()
-    }
-
-    #[test]
-    fn records_are_slices_of_the_page_byte_for_byte() {
-        let record = r#"{ "seq" : 196,"msgid":"a\/b=","publickey_ver":3,"new":[1, 2] }"#;
-        let body = Bytes::from(format!(
-            r#"{{"errcode":0,"errmsg":"ok","chatdata":[ {record} ]}}"#
-        ));
-        let records = read(&body, &"ww1".into(), 0).unwrap();
-        assert_eq!(records.len(), 1);
-        assert_eq!(records[0].seq, 196);
-        assert_eq!(&*records[0].msgid, "a/b=");
-        assert_eq!(records[0].json, record.as_bytes());
-        let within = body.as_ptr_range();
-        assert!(within.contains(&records[0].json.as_ptr()));
-    }
-
-    #[test]
-    fn missing_or_null_chatdata_is_an_empty_page() {
-        for empty in [
-            r#"{"errcode":0}"#,
-            r#"{"chatdata":[]}"#,
-            r#"{"errcode":"0","chatdata":null}"#,
-            r#"{"errcode":0,"errmsg":null,"chatdata":[]}"#,
-        ] {
-            assert!(page(empty, 5).unwrap().is_empty(), "{empty}");
-        }
-    }
-
-    #[test]
-    fn errcode_counts_regardless_of_the_other_fields() {
-        for refused in [
-            r#"{"errcode":301042,"errmsg":"whiteip","chatdata":[]}"#,
-            r#"{"errcode":"301042","errmsg":"whiteip","chatdata":[{"seq":1}]}"#,
-            r#"{"errcode":301042,"errmsg":{},"chatdata":""}"#,
-        ] {
-            assert!(
-                matches!(
-                    page(refused, 0),
-                    Err(ResponseError::Refused { code: 301_042, .. })
-                ),
-                "{refused}"
-            );
-        }
-    }
-
-    #[test]
-    fn truncated_or_unrelated_responses_are_malformed() {
-        for bad in [
-            "",
-            "<html></html>",
-            r#"{"errcode":0,"chatdata":[{"seq":1,"msgid":"a"#,
-            r#"{"errcode":0,"chatdata":{}}"#,
-            "3",
-        ] {
-            assert!(
-                matches!(page(bad, 0), Err(ResponseError::Malformed { .. })),
-                "{bad}"
-            );
-        }
-    }
-
-    #[test]
-    fn json_with_neither_errcode_nor_chatdata_is_not_an_empty_page() {
-        for foreign in [
-            "{}",
-            r#"{"code":500,"message":"upstream unavailable"}"#,
-            r#"{"code":0,"data":{"errcode":0,"chatdata":[]}}"#,
-            r#"{"errcode":null,"chatdata":null}"#,
-        ] {
-            assert!(
-                matches!(page(foreign, 5), Err(ResponseError::NotAnAnswer)),
-                "{foreign}"
-            );
-        }
-    }
-
-    #[test]
-    fn malformed_records_are_kept_with_a_seq_that_the_cursor_passes() {
-        let malformed = r#"{"chatdata":[{"msgid":"x"},{"seq":"7","msgid":5},"text",{"seq":9},
-                      [3,"y"],{"seq":-4},null]}"#;
-        assert_eq!(seqs(malformed, 0), [7, 7, 9, 9, 9, 9, 9]);
-        let records = page(malformed, 0).unwrap();
-        assert_eq!(&*records[0].msgid, "x");
-        assert_eq!(&*records[1].msgid, "");
-        assert_eq!(records[2].json, br#""text""#.as_slice());
-    }
-
-    #[test]
-    fn seq_is_read_as_the_whole_number_it_is() {
-        let page = r#"{"chatdata":[{"seq":301.0},{"seq":"302.0"},{"seq":3.03e2}]}"#;
-        assert_eq!(seqs(page, 300), [301, 302, 303]);
-    }
-
-    #[test]
-    fn substituted_seq_is_after_the_requested_one() {
-        assert_eq!(
-            seqs(r#"{"chatdata":[{"seq":8},{"x":1},{"seq":4},{"x":2}]}"#, 5),
-            [8, 8, 8]
-        );
-        assert!(matches!(
-            page(r#"{"chatdata":[{"seq":4},{"x":1}]}"#, 5),
-            Err(ResponseError::NoReadableSeq { records: 2 })
-        ));
-        assert!(matches!(
-            page(r#"{"chatdata":[{"x":1}]}"#, 0),
-            Err(ResponseError::NoReadableSeq { records: 1 })
-        ));
-    }
-
-    #[test]
-    fn records_are_sorted_and_earlier_ones_are_excluded() {
-        let json = r#"{"chatdata":[{"seq":9},{"seq":5},{"seq":18446744073709551615},{"seq":6}]}"#;
-        assert_eq!(seqs(json, 5), [6, 9, u64::MAX]);
-        assert_eq!(seqs(json, u64::MAX), Vec::<u64>::new());
-    }
-
-    #[test]
-    fn control_bytes_and_invalid_utf8_inside_strings_are_repaired() {
-        let json =
-            b"{\"errmsg\":\"a\x01\tb\",\n\"chatdata\":[{\"seq\":3,\"msgid\":\"m\\\"\x02\xff\"}]}";
-        let records = page(Bytes::from_static(json), 0).unwrap();
-        assert_eq!(records[0].seq, 3);
-        assert_eq!(&*records[0].msgid, "m\" \u{fffd}");
-    }
-
-    #[test]
-    fn record_nested_ten_thousand_levels_deep_is_kept() {
-        let deep = format!(
-            r#"{{"chatdata":[{{"seq":1,"x":{}{}}}]}}"#,
-            "[".repeat(10_000),
-            "]".repeat(10_000)
-        );
-        assert_eq!(seqs(deep, 0), [1]);
-    }
-
-    #[test]
-    fn oversize_record_is_reduced_to_size_and_hash_and_its_neighbours_are_kept() {
-        let field = "x".repeat(MAX_RECORD_BYTES);
-        let large = format!(r#"{{"seq":2,"msgid":"b","encrypt_chat_msg":"{field}"}}"#);
-        let id = "i".repeat(MAX_MSGID_BYTES + 1);
-        let json = format!(
-            r#"{{"chatdata":[{{"seq":1,"msgid":"a"}},{large},{{"seq":3,"msgid":"{id}"}}]}}"#
-        );
-        let body = Bytes::from(json);
-        let records = read(&body, &"ww1".into(), 0).unwrap();
-        let ids: Vec<_> = records.iter().map(|r| (r.seq, &*r.msgid)).collect();
-        assert_eq!(ids, [(1, "a"), (2, "b"), (3, "")]);
-        assert_eq!(records[0].json, br#"{"seq":1,"msgid":"a"}"#.as_slice());
-        assert!(!body.as_ptr_range().contains(&records[0].json.as_ptr()));
-        assert!(records[1].json.len() < 300);
-        let kept = records[1].too_large().unwrap();
-        assert_eq!(kept.bytes, large.len() as u64);
-        assert!(records[2].too_large().is_some());
-    }
-
-    #[test]
-    fn record_of_the_maximum_size_is_kept_unchanged() {
-        let frame = r#"{"seq":2,"x":""}"#.len();
-        let record = format!(
-            r#"{{"seq":2,"x":"{}"}}"#,
-            "x".repeat(MAX_RECORD_BYTES - frame)
-        );
-        let records = page(format!(r#"{{"chatdata":[{record}]}}"#), 0).unwrap();
-        assert_eq!(records[0].json, record.as_bytes());
-        assert!(records[0].too_large().is_none());
-    }
-
-    fn value() -> impl Strategy<Value = String> {
-        prop_oneof![
-            any::<u64>().prop_map(|n| n.to_string()),
-            any::<u64>().prop_map(|n| format!("\"{n}\"")),
-            any::<i64>().prop_map(|n| n.to_string()),
-            any::<f64>().prop_map(|n| n.to_string()),
-            Just("null".to_owned()),
-            Just("[]".to_owned()),
-            any::<String>().prop_map(|s| serde_json::to_string(&s).unwrap()),
-        ]
-    }
-
-    fn record() -> impl Strategy<Value = String> {
-        prop_oneof![
-            (value(), value()).prop_map(|(seq, id)| format!(r#"{{"seq":{seq},"msgid":{id}}}"#)),
-            value().prop_map(|seq| format!(r#"{{"seq":{seq}}}"#)),
-            value(),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_parsed_without_a_panic(bytes in any::<Vec<u8>>(), after in any::<u64>()) {
-            let _ = page(bytes, after);
-        }
-
-        #[test]
-        fn any_page_keeps_every_record_after_the_cursor(
-            records in prop::collection::vec(record(), 0..8),
-            after in 0..3u64,
-        ) {
-            let json = format!(r#"{{"errcode":0,"chatdata":[{}]}}"#, records.join(","));
-            let is_earlier = |raw: &String| {
-                serde_json::from_str::<serde_json::Value>(raw)
-                    .ok()
-                    .and_then(|value| match &value["seq"] {
-                        serde_json::Value::String(text) => text.trim().parse::<u64>().ok(),
-                        number => number.as_u64(),
-                    })
-                    .is_some_and(|seq| seq <= after)
-            };
-            match page(json, after) {
-                Ok(read) => {
-                    prop_assert!(read.is_sorted_by_key(|r| r.seq));
-                    prop_assert!(read.iter().all(|r| r.seq > after));
-                    let mut kept: Vec<_> = read.iter().map(|r| r.json_text().into_owned()).collect();
-                    let mut given: Vec<_> =
-                        records.iter().filter(|raw| !is_earlier(raw)).cloned().collect();
-                    kept.sort();
-                    given.sort();
-                    prop_assert_eq!(kept, given);
-                }
-                // JSON cannot represent NaN and infinity.
-                Err(ResponseError::Malformed { .. }) => {
-                    prop_assert!(records.iter().any(|r| r.contains("NaN") || r.contains("inf")));
-                }
-                Err(ResponseError::NoReadableSeq { .. }) => {}
-                Err(other) => prop_assert!(false, "{:?}", other),
-            }
-        }
-
-        #[test]
-        fn any_truncated_page_is_malformed(length in 0usize..60) {
-            let whole = r#"{"errcode":0,"errmsg":"ok","chatdata":[{"seq":1,"msgid":"a"}]}"#;
-            prop_assert!(length < whole.len());
-            let read = page(whole[..length].to_owned(), 0);
-            let malformed = matches!(read, Err(ResponseError::Malformed { .. }));
-            prop_assert!(malformed);
-        }
-    }
-}
+mod tests;
