@@ -6,7 +6,8 @@
 //! the other records of its page are copied, so that the page is freed.
 //! Errors inside a record are not detected here: opening it fails, and it becomes a dead letter.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use chatledger_schemas::sealed::{MAX_MSGID_BYTES, MAX_RECORD_BYTES};
 use chatledger_schemas::{CorpId, SealedRecord, sealed};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::call::{ResponseError, ResponseStatus};
@@ -105,6 +107,10 @@ fn read_strictly(
     let envelope: Envelope<'_> = serde_json::from_slice(body)?;
     match envelope.errcode {
         None if envelope.chatdata.is_none() => return Err(ResponseError::NotAnAnswer),
+        // Without records, only the errcode and its text are known to come: another field may hold the records.
+        Some(0) if envelope.chatdata.is_none() && has_other_fields(body)? => {
+            return Err(ResponseError::NotAnAnswer);
+        }
         None | Some(0) => {}
         Some(code) => {
             return Err(ResponseError::Refused {
@@ -156,6 +162,17 @@ fn read_strictly(
         sealed.sort_by_key(|record| record.seq);
     }
     Ok(sealed)
+}
+
+fn has_other_fields(body: &Bytes) -> Result<bool, ResponseError> {
+    #[expect(
+        clippy::zero_sized_map_values,
+        reason = "JSON has maps, and only the names matter"
+    )]
+    let fields: HashMap<Cow<'_, str>, IgnoredAny> = serde_json::from_slice(body)?;
+    let known = ["errcode", "errmsg"];
+    let has_list = fields.contains_key("chatdata");
+    Ok(!has_list && fields.keys().any(|name| !known.contains(&name.as_ref())))
 }
 
 fn page_record(raw: &RawValue) -> PageRecord<'_> {

@@ -35,6 +35,9 @@ fn tenant(call: &ReceivedCall) -> ServerReply {
                 {"userid": "zhang", "name": "张三", "position": "经理", "department": [12, 1],
                  "main_department": 12, "status": 1},
                 {"userid": "li", "name": "李四", "department": [1], "status": 2}]}),
+            ("12", "0") => json!({"userlist": [
+                {"userid": "zhang", "name": "张三", "position": "经理", "department": [12, 1],
+                 "main_department": 12, "status": 1}]}),
             _ => return errcode(60011),
         },
         "msgaudit/get_permit_user_list" => json!({"ids": ["zhang", "not-visible"]}),

@@ -13,6 +13,12 @@ pub struct Failure {
     text: String,
 }
 
+impl Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl Failure {
     /// 2: the configuration is wrong.
     pub fn config(text: impl Display) -> Self {

@@ -28,6 +28,7 @@ use crate::fault::{Fault, Retry};
 use crate::lane::{Closed, Lane, LaneCheckpoint, Offer};
 use crate::metrics::Metrics;
 use crate::ports::{BatchWriter, CheckpointStore, Journal, WriteAttempt};
+use crate::shared::newest_plausible;
 use crate::sink::{Limits, Sink};
 use crate::sink_checkpoint::SinkCheckpoint;
 
@@ -151,7 +152,7 @@ impl Delivery {
         }
         self.writer.append(Arc::clone(batch)).await?;
         self.open.rows += batch.rows();
-        let newest = batch.messages.iter().map(|message| message.msgtime).max();
+        let newest = newest_plausible(batch.messages.iter().map(|message| message.msgtime));
         self.open.newest = self.open.newest.max(newest);
         self.open.since.get_or_insert_with(Instant::now);
         self.metrics.sink_pending(self.sink, batch.rows() as i64);

@@ -141,6 +141,18 @@ impl Totals {
 /// 2016-01-01, milliseconds since the epoch, UTC.
 const EARLIEST_MESSAGE: i64 = 1_451_606_400_000;
 
+/// Clocks of people's devices and of this machine differ by less, milliseconds.
+const CLOCK_DIFFERENCE: i64 = 10 * 60 * 1000;
+
+/// Returns the newest of the times of messages that can be right, milliseconds since the epoch, UTC. One message from the
+/// future must not hide how old the others are.
+pub(crate) fn newest_plausible(times: impl Iterator<Item = i64>) -> Option<i64> {
+    let latest = now_ms() + CLOCK_DIFFERENCE;
+    times
+        .filter(|time| (EARLIEST_MESSAGE..=latest).contains(time))
+        .max()
+}
+
 /// How far one corp is.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -210,13 +222,9 @@ impl Progress {
     }
 
     /// Notes that a sink holds everything up to a position; `newest` is the time of its newest message,
-    /// milliseconds since the epoch, UTC. It is when the message says that it was sent, so it can be in the future; a
-    /// message in a sink counts as sent by now.
+    /// milliseconds since the epoch, UTC. It is when the message says that it was sent, so an implausible one is ignored.
     pub fn reached(&self, sink: &'static str, position: u64, newest: Option<i64>) {
-        let now = now_ms();
-        let newest = newest
-            .map(|newest| newest.min(now))
-            .filter(|newest| *newest >= EARLIEST_MESSAGE);
+        let newest = newest_plausible(newest.into_iter());
         let mut sinks = lock(&self.sinks);
         let progress = sinks.entry(sink).or_default();
         progress.position = progress.position.max(position);
@@ -307,8 +315,13 @@ mod tests {
         let progress = Progress::default();
         progress.reads_archive(ClockReading::now());
         progress.answered(ClockReading::now());
-        let future = now_ms() + 90 * 24 * 3_600_000;
+        let (now, future) = (now_ms(), now_ms() + 90 * 24 * 3_600_000);
+        assert_eq!(
+            newest_plausible([now - 5, future, 0].into_iter()),
+            Some(now - 5)
+        );
         progress.pulled(7, false);
+        progress.reached("table", 6, Some(now));
         progress.reached("table", 7, Some(future));
         progress.pulled(7, true);
         skip_time(30 * HOUR);

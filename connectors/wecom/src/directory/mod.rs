@@ -312,9 +312,12 @@ async fn members_below(
         .await;
     let (mut members, denial) = match whole {
         Ok(answer) => {
-            let below = |department: &u32| *department != root && subtree.contains(department);
-            let departments = answer.userlist.items.iter().flat_map(|row| &row.department);
-            if subtree.len() == 1 || departments.into_iter().any(below) {
+            // Somebody who is only in a descendant proves that these were read.
+            let is_below = |row: &wire::Member| {
+                let below = |department: &u32| subtree.contains(department);
+                !row.department.contains(&root) && row.department.iter().any(below)
+            };
+            if subtree.len() == 1 || answer.userlist.items.iter().any(is_below) {
                 return Ok(answer.userlist);
             }
             (answer.userlist, None)

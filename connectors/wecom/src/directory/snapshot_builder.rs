@@ -64,7 +64,12 @@ impl SnapshotBuilder {
 
     pub(super) fn departments(&mut self, rows: Items<wire::Department>) {
         let part = Some(SnapshotPart::Departments);
-        for row in self.readable(rows, part, |row| row.id != 0) {
+        let rows = self.readable(rows, part, |row| row.id != 0);
+        if self.incomplete.contains(&SnapshotPart::Departments) {
+            // Nobody asks for the members of a department that is not known.
+            self.incomplete.insert(SnapshotPart::Members);
+        }
+        for row in rows {
             self.departments.insert(
                 row.id,
                 Department {

@@ -85,6 +85,7 @@ fn json_with_neither_errcode_nor_chatdata_is_not_an_empty_page() {
         r#"{"code":500,"message":"upstream unavailable"}"#,
         r#"{"code":0,"data":{"errcode":0,"chatdata":[]}}"#,
         r#"{"errcode":null,"chatdata":null}"#,
+        r#"{"errcode":0,"errmsg":"ok","data":{"chatdata":[{"seq":6}]}}"#,
     ] {
         assert!(
             matches!(page(foreign, 5), Err(ResponseError::NotAnAnswer)),

@@ -6,6 +6,7 @@ use chatledger_engine::direct::StateError;
 use chatledger_engine::direct::driver::{self, Context, CorpSetup};
 use chatledger_engine::directory_sync::{DirectorySync, remembered};
 use chatledger_engine::fault::{Fault, Retry};
+use chatledger_engine::pull::AcceptGap;
 use chatledger_engine::shared::WantedRooms;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -91,9 +92,10 @@ pub(super) async fn run(parts: Parts, options: &RunOptions) -> Result<(), Failur
 }
 
 /// Runs a corp, and again after a failure that may pass.
-async fn restarted(setup: CorpSetup, context: Context) -> Result<(), driver::DriverError> {
+async fn restarted(setup: CorpSetup, mut context: Context) -> Result<(), driver::DriverError> {
     let (corp, progress) = (setup.corp_id.clone(), Arc::clone(&setup.puller.progress));
-    let mut retry = Retry::new(&context.stop);
+    let stop = context.stop.clone();
+    let mut retry = Retry::new(&stop);
     loop {
         let Err(failure) = driver::run(setup.clone(), context.clone()).await else {
             return Ok(());
@@ -104,6 +106,8 @@ async fn restarted(setup: CorpSetup, context: Context) -> Result<(), driver::Dri
             error!(%corp, error, "this corp is not archived any more; the others are");
             return Err(failure);
         }
+        // A person has accepted the gap of the start, not one that comes later.
+        context.accept_gap = AcceptGap::Refuse;
         let log = |pause| error!(%corp, error, ?pause, "this corp has failed; starting it again");
         if !retry
             .wait(&Fault::local(std::io::Error::other(error.clone())), log)

@@ -246,15 +246,16 @@ impl Stages<'_> {
         }
     }
 
-    /// Waits until the stages have ended; the first failure stops the others.
+    /// Waits until the stages have ended. Outside a drain, the first failure stops the others.
     async fn join(mut self) -> Result<(), Failure> {
         let mut result = Ok(());
         while let Some(ended) = self.tasks.join_next().await {
             let ended = ended.map_err(Failure::other).and_then(|ended| ended);
-            if ended.is_err() && result.is_ok() {
+            // A drain delivers what was pulled also if an archive was refused: a stage that has ended ends those after it.
+            if ended.is_err() && !self.options.drain {
                 self.options.stop.cancel();
-                result = ended;
             }
+            result = result.and(ended);
         }
         let only_directory = self.runs(StageName::Directory) && !self.runs(StageName::Source);
         if only_directory && !self.options.drain {

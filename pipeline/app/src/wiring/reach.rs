@@ -104,17 +104,44 @@ pub(super) async fn reach(settings: &Settings, needs: Needs) -> Result<(), Failu
             ),
         }
     }
-    for corp in settings.corps.iter().filter(|_| needs.archive) {
-        let archive = archive(corp, Arc::new(|_, _| {}))?;
-        // After every possible seq: checks token and address without moving records.
-        attempt("archive", || archive.page(i64::MAX as u64))
-            .await
-            .map_err(|error| not_reached("the archive", &corp.base_url, &error))?;
+    if needs.archive {
+        reach_archives(&settings.corps).await?;
     }
     for sink in settings.sinks.iter().filter(|sink| needs.needs(sink)) {
         prepare(sink).await?;
     }
     Ok(())
+}
+
+/// Reaches the archives side by side. One that cannot be reached must not stop the other corps: its puller goes on trying.
+///
+/// # Errors
+/// None can be reached.
+async fn reach_archives(corps: &[Corp]) -> Result<(), Failure> {
+    let attempts = corps.iter().map(|corp| async move {
+        let archive = archive(corp, Arc::new(|_, _| {}))?;
+        // After every possible seq: checks token and address without moving records.
+        attempt("archive", || archive.page(i64::MAX as u64))
+            .await
+            .map(drop)
+            .map_err(|error| not_reached("the archive", &corp.base_url, &error))
+    });
+    let failures: Vec<(&Corp, Failure)> = futures::future::join_all(attempts)
+        .await
+        .into_iter()
+        .zip(corps)
+        .filter_map(|(reached, corp)| Some((corp, reached.err()?)))
+        .collect();
+    if failures.len() < corps.len() {
+        for (corp, error) in &failures {
+            error!(corp = %corp.id, %error, "the archive of this corp cannot be reached; trying on while the others are read");
+        }
+        return Ok(());
+    }
+    failures
+        .into_iter()
+        .next()
+        .map_or(Ok(()), |(_, error)| Err(error))
 }
 
 /// Prepares a sink for writing.

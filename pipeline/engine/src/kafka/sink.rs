@@ -29,7 +29,7 @@ use crate::fault::{Fault, retry};
 use crate::lane::LaneCheckpoint;
 use crate::metrics::Metrics;
 use crate::ports::Journal;
-use crate::shared::Progress;
+use crate::shared::{Progress, newest_plausible};
 use crate::sink::Sink;
 use crate::sink_checkpoint::{SinkCheckpoint, UnverifiedCheckpoint, Verification};
 
@@ -68,7 +68,7 @@ struct PartitionLane {
     /// Records read and not decoded yet.
     gathered: Vec<LogRecord>,
     /// Highest `seq` and newest message time of each corp.
-    newest: BTreeMap<CorpId, (u64, i64)>,
+    newest: BTreeMap<CorpId, (u64, Option<i64>)>,
 }
 
 struct Unverified {
@@ -385,8 +385,9 @@ impl SinkStage {
             let newest = lane
                 .newest
                 .entry(message.corp_id.clone())
-                .or_insert((0, i64::MIN));
-            *newest = (newest.0.max(message.seq), newest.1.max(message.msgtime));
+                .or_insert((0, None));
+            let msgtime = newest_plausible(std::iter::once(message.msgtime));
+            *newest = (newest.0.max(message.seq), newest.1.max(msgtime));
         }
         let batch = Arc::new(batch);
         while !lane.delivery.push(&batch).await? {
@@ -409,7 +410,7 @@ impl SinkStage {
             Flushed::Delivered(_) => {
                 for (corp, (seq, newest)) in &lane.newest {
                     if let Some(progress) = self.progress.get(corp) {
-                        progress.reached(self.sink.name, *seq, Some(*newest));
+                        progress.reached(self.sink.name, *seq, *newest);
                     }
                 }
                 Ok(Continue::Yes)
