@@ -318,8 +318,8 @@ async fn topics_that_do_not_fit_are_named_with_the_command_that_mends_them() {
         created.unwrap();
     }
     let check = tenant.run_to_end("check", &["--connect"]).await.unwrap();
-    assert_eq!(check.code, 3, "{}", check.stderr);
     let output = check.stdout.join("\n");
+    assert_eq!(check.code, 3, "{output}\n{}", check.stderr);
     for expected in [
         format!("topic {prefix}.cursor: found 4 partitions; accepted: 1"),
         format!("--entity-name {prefix}.cursor --add-config cleanup.policy=compact"),
