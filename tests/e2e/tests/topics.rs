@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use chatledger_e2e::seal::SealKey;
 use chatledger_e2e::tenant::{Tenant, TenantPlan};
+use chatledger_e2e::waiting::until_true;
 use chatledger_e2e::{Driver, Expected, paths, services, stored};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -313,10 +314,19 @@ async fn topics_that_do_not_fit_are_named_with_the_command_that_mends_them() {
         .iter()
         .map(|name| NewTopic::new(name, 4, TopicReplication::Fixed(1)))
         .collect();
-    let options = AdminOptions::new();
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
     for created in admin.create_topics(&topics, &options).await.unwrap() {
         created.unwrap();
     }
+    // The controller answers before every broker knows the topics.
+    let reader: BaseConsumer = client(broker).create().unwrap();
+    until_true("the topics are known", PATIENCE, async || {
+        let known = reader.fetch_metadata(None, PATIENCE)?;
+        let is_known = |name: &String| known.topics().iter().any(|t| t.name() == name);
+        Ok(names.iter().all(is_known))
+    })
+    .await
+    .unwrap();
     let check = tenant.run_to_end("check", &["--connect"]).await.unwrap();
     let output = check.stdout.join("\n");
     assert_eq!(check.code, 3, "{output}\n{}", check.stderr);
