@@ -8,6 +8,7 @@ the path. Fails if a file cannot be read or contains a column that is also in it
 
 import hashlib
 import json
+import os
 import sys
 
 import pyarrow as pa
@@ -26,6 +27,8 @@ COLUMNS = {
 
 
 def main(folder: str, table: str) -> None:
+    if not os.path.isdir(folder):
+        return  # A table without rows has no folder. The caller compares with the rows it expects.
     path = ds.partitioning(pa.schema([("corp_id", pa.string()), ("dt", pa.string())]), flavor="hive")
     files = ds.dataset(folder, format="parquet", partitioning=path)
     for file in files.files:
