@@ -274,9 +274,14 @@ impl Rows {
                 })
                 .and_then(|message| bounded(message, version))
         });
+        let is_replay = retry.is_some();
+        let mut is_new = || match is_replay {
+            true => window.replayed(outcome.hash),
+            false => window.opened(outcome.hash),
+        };
         match decoded {
             // A message may occur twice within one batch; the first is kept.
-            Ok(message) if !record.msgid.is_empty() && !window.opened(outcome.hash) => {
+            Ok(message) if !record.msgid.is_empty() && !is_new() => {
                 outcome.outcome = Outcome::Duplicate;
                 let event =
                     retry.map(|r| settled(record, r, Event::Duplicate, message.key_version));

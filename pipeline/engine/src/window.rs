@@ -59,60 +59,85 @@ enum KnownOutcome {
     Logged(u64),
 }
 
-/// The last messages that were opened.
-pub struct Window {
-    capacity: usize,
+/// Messages and what is known of them, up to a number; the oldest is forgotten first.
+#[derive(Default)]
+struct Recent {
     order: VecDeque<MsgHash>,
     outcomes: HashMap<MsgHash, KnownOutcome, BuildHasherDefault<IdentityHasher>>,
 }
 
-impl Window {
-    /// Creates an empty window for `capacity` messages.
-    pub fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            order: VecDeque::new(),
-            outcomes: HashMap::default(),
-        }
-    }
-
-    /// Whether a record is a duplicate of one before. `body` computes its [`body_hash`].
-    pub fn is_duplicate(&self, hash: MsgHash, body: impl FnOnce() -> u64) -> bool {
-        match self.outcomes.get(&hash) {
-            None => false,
-            Some(KnownOutcome::Opened) => true,
-            Some(KnownOutcome::Logged(logged)) => *logged == body(),
-        }
-    }
-
-    /// Whether a message is known to have been opened.
-    pub fn has_opened(&self, hash: MsgHash) -> bool {
-        self.outcomes.get(&hash) == Some(&KnownOutcome::Opened)
-    }
-
-    /// Remembers a message that was opened; false if it had been opened before.
-    pub fn opened(&mut self, hash: MsgHash) -> bool {
-        self.remember(hash, KnownOutcome::Opened) != Some(KnownOutcome::Opened)
-    }
-
-    /// Remembers a record whose outcome is unknown, with its [`body_hash`].
-    pub fn logged(&mut self, hash: MsgHash, body: u64) {
-        if self.outcomes.get(&hash) != Some(&KnownOutcome::Opened) {
-            self.remember(hash, KnownOutcome::Logged(body));
-        }
-    }
-
-    fn remember(&mut self, hash: MsgHash, outcome: KnownOutcome) -> Option<KnownOutcome> {
-        let before = self.outcomes.insert(hash, outcome);
-        if before.is_none() {
+impl Recent {
+    fn remember(&mut self, hash: MsgHash, outcome: KnownOutcome, capacity: usize) {
+        if self.outcomes.insert(hash, outcome).is_none() {
             self.order.push_back(hash);
-            if self.order.len() > self.capacity
+            if self.order.len() > capacity
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.outcomes.remove(&oldest);
             }
         }
-        before
+    }
+}
+
+/// The last messages that were opened, and the last dead letters that were replayed. The two are kept
+/// apart: replays are old, and must not displace the newest messages.
+pub struct Window {
+    capacity: usize,
+    /// In the order of the archive.
+    pulled: Recent,
+    replayed: Recent,
+}
+
+impl Window {
+    /// Creates an empty window for `capacity` messages and as many replays.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            pulled: Recent::default(),
+            replayed: Recent::default(),
+        }
+    }
+
+    /// Whether a record is a duplicate of one before. `body` computes its [`body_hash`].
+    pub fn is_duplicate(&self, hash: MsgHash, body: impl FnOnce() -> u64) -> bool {
+        if self.has_opened(hash) {
+            return true;
+        }
+        match self.pulled.outcomes.get(&hash) {
+            Some(KnownOutcome::Logged(logged)) => *logged == body(),
+            Some(KnownOutcome::Opened) | None => false,
+        }
+    }
+
+    /// Whether a message is known to have been opened.
+    pub fn has_opened(&self, hash: MsgHash) -> bool {
+        let opened = Some(&KnownOutcome::Opened);
+        self.pulled.outcomes.get(&hash) == opened || self.replayed.outcomes.get(&hash) == opened
+    }
+
+    /// Remembers a message that was opened; false if it had been opened before.
+    pub fn opened(&mut self, hash: MsgHash) -> bool {
+        let is_new = !self.has_opened(hash);
+        self.pulled
+            .remember(hash, KnownOutcome::Opened, self.capacity);
+        is_new
+    }
+
+    /// Remembers a message that was opened when its dead letter was replayed; false if it had been
+    /// opened before.
+    pub fn replayed(&mut self, hash: MsgHash) -> bool {
+        let is_new = !self.has_opened(hash);
+        self.replayed
+            .remember(hash, KnownOutcome::Opened, self.capacity);
+        is_new
+    }
+
+    /// Remembers a record whose outcome is unknown, with its [`body_hash`].
+    pub fn logged(&mut self, hash: MsgHash, body: u64) {
+        if !self.has_opened(hash) {
+            self.pulled
+                .remember(hash, KnownOutcome::Logged(body), self.capacity);
+        }
     }
 }
 
@@ -132,6 +157,19 @@ mod tests {
                 && window.is_duplicate(b, || 0)
                 && window.is_duplicate(c, || 0)
         );
+    }
+
+    #[test]
+    fn replays_do_not_displace_the_newest_messages() {
+        let mut window = Window::new(2);
+        let [a, b] = ["a", "b"].map(msg_hash);
+        assert!(window.opened(a) && window.opened(b));
+        for replay in 0..100 {
+            assert!(window.replayed(msg_hash(&replay.to_string())));
+        }
+        assert!(window.has_opened(a) && window.has_opened(b));
+        assert!(!window.opened(msg_hash("99")) && !window.replayed(msg_hash("98")));
+        assert!(window.replayed(msg_hash("0")), "the oldest is forgotten");
     }
 
     #[test]

@@ -141,7 +141,7 @@ pub(super) fn prepare(
     };
     file.write(&plan)?;
     for msg in plan.opened() {
-        known.window.opened(msg);
+        known.window.replayed(msg);
     }
     rows.dead_letters = failed_again(&plan.events, retried.into_values());
     opened.replay = Some(PreparedReplay::new(plan, rows, WriteAttempt::First));

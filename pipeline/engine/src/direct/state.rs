@@ -98,7 +98,7 @@ impl CorpState {
         let plan = replay_file.read()?;
         let planned = plan.iter().flat_map(ReplayPlan::opened);
         for msg in store.index().replayed().chain(planned) {
-            recovered.window.opened(msg);
+            recovered.window.replayed(msg);
         }
         Ok(Self {
             folder: folder.to_owned(),

@@ -69,7 +69,8 @@ pub struct ProcessStage {
 pub(super) struct RawPartition {
     /// Records before this offset only fill the window.
     position: u64,
-    pub(super) window: Window,
+    /// Which messages of each corp are known. The same msgid in two corps is two messages.
+    windows: HashMap<String, Window>,
     /// A checkpoint ahead of the position, until the log has confirmed or refuted it.
     unverified: Option<UnverifiedCheckpoint>,
 }
@@ -78,7 +79,7 @@ impl RawPartition {
     fn new(position: u64, checkpoint: Option<SinkCheckpoint>) -> Self {
         Self {
             position,
-            window: Window::new(WINDOW * 2),
+            windows: HashMap::new(),
             unverified: UnverifiedCheckpoint::new(checkpoint, position, WINDOW as u64),
         }
     }
@@ -87,7 +88,15 @@ impl RawPartition {
     fn remember(&mut self, record: &LogRecord) {
         let sealed = sealed(record);
         let hash = msg_hash(&sealed.msgid);
-        self.window.logged(hash, body_hash(&sealed));
+        let window = self.window(&record.corp_id);
+        window.logged(hash, body_hash(&sealed));
+    }
+
+    /// The window of a corp.
+    pub(super) fn window(&mut self, corp: &str) -> &mut Window {
+        self.windows
+            .entry(corp.to_owned())
+            .or_insert_with(|| Window::new(WINDOW * 2))
     }
 
     /// Where reading starts, so that the window is filled before the position.
@@ -311,7 +320,7 @@ async fn verify(
         (Verification::Seek(offset), Some(record)) => {
             // What was read so far is too far back to be of use.
             if record.offset < offset {
-                partition.window = Window::new(WINDOW * 2);
+                partition.windows.clear();
             }
             offset
         }
@@ -329,4 +338,31 @@ async fn verify(
     group.seek(number, from).await?;
     ends.reads_from(number, from);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn same_msgid_in_two_corps_is_two_messages() {
+        let mut partition = RawPartition::new(0, None);
+        let record = LogRecord {
+            partition: 0,
+            offset: 0,
+            timestamp: 0,
+            key: Bytes::from_static(b"m1"),
+            value: Bytes::from_static(b"{}"),
+            corp_id: "wwa".to_owned(),
+            seq: 1,
+            link: None,
+            retry: None,
+        };
+        partition.remember(&record);
+        let (hash, body) = (msg_hash("m1"), body_hash(&sealed(&record)));
+        assert!(partition.window("wwa").is_duplicate(hash, || body));
+        assert!(!partition.window("wwb").is_duplicate(hash, || body));
+        assert!(partition.window("wwa").opened(hash) && partition.window("wwb").opened(hash));
+    }
 }

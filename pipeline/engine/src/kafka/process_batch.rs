@@ -110,7 +110,7 @@ pub(super) fn process_run(
         rules,
     };
     let mut since = Instant::now();
-    let processed = process(&tools, pulled, &mut partition.window, |stage| {
+    let processed = process(&tools, pulled, partition.window(&corp), |stage| {
         metrics.stage(stage.as_str(), since.elapsed());
         since = Instant::now();
     });
