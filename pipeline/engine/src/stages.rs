@@ -275,9 +275,12 @@ impl Rows {
                 .and_then(|message| bounded(message, version))
         });
         let is_replay = retry.is_some();
-        let mut is_new = || match is_replay {
-            true => window.replayed(outcome.hash),
-            false => window.opened(outcome.hash),
+        let mut is_new = || {
+            if is_replay {
+                window.replayed(outcome.hash)
+            } else {
+                window.opened(outcome.hash)
+            }
         };
         match decoded {
             // A message may occur twice within one batch; the first is kept.
