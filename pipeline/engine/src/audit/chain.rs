@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::chain::Chain;
 
+/// Most numbers that are listed of a range of removed records. A damaged number can make the range as long as numbers go.
+const LISTED: u64 = 1000;
+
 /// How something differs from what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,8 +49,10 @@ pub struct Verifier {
     entries: u64,
     gaps: u64,
     findings: Vec<Alteration>,
-    /// Numbers that did not come where they were due, and the position before them.
-    absent: BTreeMap<u64, u64>,
+    /// Numbers that did not come where they were due: the first of a range, then its last and the position before it.
+    absent: BTreeMap<u64, (u64, u64)>,
+    /// The number that was due when the last entry came with a higher one.
+    skipped_from: Option<u64>,
     anchors: HashMap<u64, Vec<(ChainAnchor, String, bool)>>,
 }
 
@@ -70,6 +75,7 @@ impl Verifier {
             gaps: 0,
             findings: Vec::new(),
             absent: BTreeMap::new(),
+            skipped_from: None,
             anchors: by_seq,
         }
     }
@@ -83,7 +89,8 @@ impl Verifier {
                 *fits |= anchor.link == entry.link;
             }
         }
-        let due = self.chain.number + 1;
+        self.take_back_skip(entry.number);
+        let due = self.chain.number.saturating_add(1);
         if entry.number == due {
             if !entry.follows(&self.chain.link) {
                 self.find(Tampered::Changed, entry);
@@ -92,11 +99,10 @@ impl Verifier {
         } else if entry.number > due {
             // Reported at the end: it may come later.
             let seq = self.last.map_or(0, |last| last.seq);
-            for number in due..entry.number {
-                self.absent.insert(number, seq);
-            }
+            self.absent.insert(due, (entry.number - 1, seq));
             self.go_on(entry);
-        } else if self.absent.remove(&entry.number).is_some() {
+            self.skipped_from = Some(due);
+        } else if self.take_absent(entry.number) {
             self.find(Tampered::Moved, entry);
         } else if let Some(last) = self
             .last
@@ -117,9 +123,9 @@ impl Verifier {
 
     /// A place of the ledger that cannot be read as an entry.
     pub fn unreadable(&mut self) {
-        let number = self.chain.number + 1;
+        let number = self.chain.number.saturating_add(1);
         let seq = self.last.map_or(0, |last| last.seq);
-        self.absent.remove(&number);
+        self.take_absent(number);
         self.findings.push(Alteration {
             what: Tampered::Changed,
             place: "ledger".into(),
@@ -127,6 +133,41 @@ impl Verifier {
             seq,
         });
         self.chain.number = number;
+    }
+
+    /// The numbers after `number` go on as if the last entry had been the one that was due: then only its number was
+    /// changed, and nothing is absent.
+    fn take_back_skip(&mut self, number: u64) {
+        let (Some(due), Some(last)) = (self.skipped_from.take(), self.last) else {
+            return;
+        };
+        if number != due.saturating_add(1) || !self.absent.contains_key(&due) {
+            return;
+        }
+        self.absent.remove(&due);
+        let changed = LedgerEntry {
+            number: due,
+            ..last
+        };
+        self.find(Tampered::Changed, &changed);
+        self.chain = Chain::at(&changed);
+        self.last = Some(changed);
+    }
+
+    /// Takes a number out of those that are absent; false if it is not one of them.
+    fn take_absent(&mut self, number: u64) -> bool {
+        let range = self.absent.range(..=number).next_back();
+        let Some((&first, &(last, seq))) = range.filter(|(_, (last, _))| *last >= number) else {
+            return false;
+        };
+        self.absent.remove(&first);
+        if first < number {
+            self.absent.insert(first, (number - 1, seq));
+        }
+        if number < last {
+            self.absent.insert(number + 1, (last, seq));
+        }
+        true
     }
 
     fn go_on(&mut self, entry: &LedgerEntry) {
@@ -146,13 +187,14 @@ impl Verifier {
 
     /// The end of the ledger: what was followed, and what was found, in the chain's order.
     pub fn finish(mut self) -> Followed {
-        for (number, seq) in std::mem::take(&mut self.absent) {
-            self.findings.push(Alteration {
+        for (first, (last, seq)) in std::mem::take(&mut self.absent) {
+            let listed = first..=last.min(first.saturating_add(LISTED - 1));
+            self.findings.extend(listed.map(|number| Alteration {
                 what: Tampered::Removed,
                 place: "ledger".into(),
                 number,
                 seq,
-            });
+            }));
         }
         self.findings.sort_by_key(|finding| finding.number);
         let anchors = self
@@ -265,6 +307,35 @@ mod tests {
         });
         forged.insert(4, forgery);
         assert_eq!(follow(&forged, &[]), [(T::Inserted, 5, 45)]);
+    }
+
+    #[test]
+    fn damaged_number_is_one_finding_and_takes_no_memory() {
+        let good = entries();
+        for bit in 4..64 {
+            let mut damaged = good.clone();
+            damaged[4].number |= 1 << bit;
+            assert_eq!(follow(&damaged, &[]), [(Tampered::Changed, 5, 50)]);
+        }
+        // Nothing follows that tells a damaged number from a removal.
+        let mut damaged = good.clone();
+        damaged[8].number = u64::MAX;
+        let found = follow(&damaged, &[]);
+        assert_eq!(found.len() as u64, LISTED);
+        assert!(found.iter().all(|(what, ..)| *what == Tampered::Removed));
+    }
+
+    #[test]
+    fn ledger_with_any_numbers_is_followed_within_bounds() {
+        use proptest::prelude::*;
+        proptest!(|(numbers in prop::collection::vec(any::<u64>(), 9))| {
+            let mut damaged = entries();
+            for (entry, number) in damaged.iter_mut().zip(numbers) {
+                entry.number = number;
+            }
+            let found = follow(&damaged, &[]);
+            prop_assert!(!found.is_empty() && found.len() as u64 <= 10 * LISTED + 9);
+        });
     }
 
     #[test]
