@@ -19,8 +19,8 @@
 //! # Limits
 //! It is not a server for many users (one user, no roles, no quotas), is not replicated, and does not
 //! offer the native protocol or TLS. Responses are not compressed. `file`, `url`, `s3` and other
-//! table functions that access data outside the database are refused. The scalar function `file` is
-//! not: a client can read files that the process can read.
+//! table functions that access data outside the database are refused. The scalar function `file` and
+//! the engines `File` and `Filesystem` are not: a client can read files that the process can read.
 
 mod answer;
 mod datadir;

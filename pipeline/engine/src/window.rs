@@ -83,6 +83,8 @@ impl Recent {
 /// apart: replays are old, and must not displace the newest messages.
 pub struct Window {
     capacity: usize,
+    /// The corp that is selected; 0 if the window serves only one.
+    corp: MsgHash,
     /// In the order of the archive.
     pulled: Recent,
     replayed: Recent,
@@ -93,33 +95,45 @@ impl Window {
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
+            corp: 0,
             pulled: Recent::default(),
             replayed: Recent::default(),
         }
     }
 
+    /// Selects the corp that the next calls are about. Corps share the window's capacity, but the same
+    /// msgid in two corps is two messages.
+    pub fn of_corp(&mut self, corp: &str) -> &mut Self {
+        self.corp = msg_hash(corp);
+        self
+    }
+
     /// Whether a record is a duplicate of one before. `body` computes its [`body_hash`].
     pub fn is_duplicate(&self, hash: MsgHash, body: impl FnOnce() -> u64) -> bool {
-        if self.has_opened(hash) {
-            return true;
-        }
-        match self.pulled.outcomes.get(&hash) {
-            Some(KnownOutcome::Logged(logged)) => *logged == body(),
-            Some(KnownOutcome::Opened) | None => false,
+        let key = self.key(hash);
+        match self.pulled.outcomes.get(&key) {
+            Some(KnownOutcome::Opened) => true,
+            Some(KnownOutcome::Logged(logged)) if *logged == body() => true,
+            Some(KnownOutcome::Logged(_)) | None => self.replayed.outcomes.contains_key(&key),
         }
     }
 
     /// Whether a message is known to have been opened.
     pub fn has_opened(&self, hash: MsgHash) -> bool {
-        let opened = Some(&KnownOutcome::Opened);
-        self.pulled.outcomes.get(&hash) == opened || self.replayed.outcomes.get(&hash) == opened
+        let key = self.key(hash);
+        self.pulled.outcomes.get(&key) == Some(&KnownOutcome::Opened)
+            || self.replayed.outcomes.contains_key(&key)
+    }
+
+    fn key(&self, hash: MsgHash) -> MsgHash {
+        hash ^ self.corp
     }
 
     /// Remembers a message that was opened; false if it had been opened before.
     pub fn opened(&mut self, hash: MsgHash) -> bool {
         let is_new = !self.has_opened(hash);
         self.pulled
-            .remember(hash, KnownOutcome::Opened, self.capacity);
+            .remember(self.key(hash), KnownOutcome::Opened, self.capacity);
         is_new
     }
 
@@ -128,7 +142,7 @@ impl Window {
     pub fn replayed(&mut self, hash: MsgHash) -> bool {
         let is_new = !self.has_opened(hash);
         self.replayed
-            .remember(hash, KnownOutcome::Opened, self.capacity);
+            .remember(self.key(hash), KnownOutcome::Opened, self.capacity);
         is_new
     }
 
@@ -136,7 +150,7 @@ impl Window {
     pub fn logged(&mut self, hash: MsgHash, body: u64) {
         if !self.has_opened(hash) {
             self.pulled
-                .remember(hash, KnownOutcome::Logged(body), self.capacity);
+                .remember(self.key(hash), KnownOutcome::Logged(body), self.capacity);
         }
     }
 }

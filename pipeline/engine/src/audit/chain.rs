@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::chain::Chain;
 
-/// Most numbers that are listed of a range of removed records. A damaged number can make the range as long as numbers go.
+/// Most findings that are listed for a range of removed records; the others are counted. After a damaged number the range can
+/// have up to 2^64 numbers.
 const LISTED: u64 = 1000;
 
 /// How something differs from what was written.
@@ -135,8 +136,8 @@ impl Verifier {
         self.chain.number = number;
     }
 
-    /// The numbers after `number` go on as if the last entry had been the one that was due: then only its number was
-    /// changed, and nothing is absent.
+    /// If `number` is the successor of the number that was due at the last entry, then that entry was the one that was due,
+    /// and only its number was changed: nothing is absent.
     fn take_back_skip(&mut self, number: u64) {
         let (Some(due), Some(last)) = (self.skipped_from.take(), self.last) else {
             return;
@@ -187,8 +188,10 @@ impl Verifier {
 
     /// The end of the ledger: what was followed, and what was found, in the chain's order.
     pub fn finish(mut self) -> Followed {
+        let mut unlisted: u64 = 0;
         for (first, (last, seq)) in std::mem::take(&mut self.absent) {
             let listed = first..=last.min(first.saturating_add(LISTED - 1));
+            unlisted = unlisted.saturating_add(last - listed.end());
             self.findings.extend(listed.map(|number| Alteration {
                 what: Tampered::Removed,
                 place: "ledger".into(),
@@ -222,6 +225,7 @@ impl Verifier {
             anchors,
             end: self.chain,
             findings: self.findings,
+            unlisted,
         }
     }
 }
@@ -239,6 +243,8 @@ pub struct Followed {
     pub end: Chain,
     /// What was found.
     pub findings: Vec<Alteration>,
+    /// Number of removed records beside those in `findings`; `u64::MAX` if there are more.
+    pub unlisted: u64,
 }
 
 #[cfg(test)]
@@ -323,6 +329,26 @@ mod tests {
         let found = follow(&damaged, &[]);
         assert_eq!(found.len() as u64, LISTED);
         assert!(found.iter().all(|(what, ..)| *what == Tampered::Removed));
+    }
+
+    #[test]
+    fn every_removed_record_is_counted() {
+        let mut chain = Chain::genesis("ww1");
+        let digest = digest_of(b"x");
+        let mut verifier = Verifier::new("ww1", []);
+        for seq in 1..=5000 {
+            let entry = chain.record(&ChainInput {
+                seq,
+                at: 1,
+                msgid: digest,
+                sealed: digest,
+            });
+            if !(1000..4500).contains(&seq) {
+                verifier.entry(&entry);
+            }
+        }
+        let followed = verifier.finish();
+        assert_eq!(followed.findings.len() as u64 + followed.unlisted, 3500);
     }
 
     #[test]

@@ -69,8 +69,8 @@ pub struct ProcessStage {
 pub(super) struct RawPartition {
     /// Records before this offset only fill the window.
     position: u64,
-    /// Which messages of each corp are known. The same msgid in two corps is two messages.
-    windows: HashMap<String, Window>,
+    /// Which messages are known, of all corps.
+    window: Window,
     /// A checkpoint ahead of the position, until the log has confirmed or refuted it.
     unverified: Option<UnverifiedCheckpoint>,
 }
@@ -79,7 +79,7 @@ impl RawPartition {
     fn new(position: u64, checkpoint: Option<SinkCheckpoint>) -> Self {
         Self {
             position,
-            windows: HashMap::new(),
+            window: Window::new(WINDOW * 2),
             unverified: UnverifiedCheckpoint::new(checkpoint, position, WINDOW as u64),
         }
     }
@@ -92,11 +92,9 @@ impl RawPartition {
         window.logged(hash, body_hash(&sealed));
     }
 
-    /// The window of a corp.
+    /// The window, for the messages of a corp.
     pub(super) fn window(&mut self, corp: &str) -> &mut Window {
-        self.windows
-            .entry(corp.to_owned())
-            .or_insert_with(|| Window::new(WINDOW * 2))
+        self.window.of_corp(corp)
     }
 
     /// Where reading starts, so that the window is filled before the position.
@@ -320,7 +318,7 @@ async fn verify(
         (Verification::Seek(offset), Some(record)) => {
             // What was read so far is too far back to be of use.
             if record.offset < offset {
-                partition.windows.clear();
+                partition.window = Window::new(WINDOW * 2);
             }
             offset
         }

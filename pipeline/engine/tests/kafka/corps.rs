@@ -1,7 +1,7 @@
 //! Several corps in one stage `source`: one that cannot be read any further leaves the others alone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chatledger_engine::fault::Fault;
@@ -24,23 +24,27 @@ use tokio_util::sync::CancellationToken;
 const HEALTHY: &str = "wwa";
 const AWAY: &str = "wwb";
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Members that ended keep their partitions for this long.
-const SESSION: Duration = Duration::from_secs(15);
+/// Longest wait for a condition, in simulated time.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// An archive that does not answer while it is away.
 struct Away {
     archive: Arc<dyn Source>,
     away: Arc<AtomicBool>,
+    /// Number of calls that have ended.
+    asked: Arc<AtomicU64>,
 }
 
 impl Source for Away {
     fn page(&self, after: u64) -> BoxFuture<'_, Result<Vec<SealedRecord>, Fault>> {
         async move {
-            if self.away.load(Ordering::Relaxed) {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                return Err(Fault::local(std::io::Error::other("the network is down")));
-            }
-            self.archive.page(after).await
+            let answer = if self.away.load(Ordering::Relaxed) {
+                Err(Fault::local(std::io::Error::other("the network is down")))
+            } else {
+                self.archive.page(after).await
+            };
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            answer
         }
         .boxed()
     }
@@ -53,6 +57,8 @@ struct TwoCorps {
     archives: [FakeArchive; 2],
     /// Whether the archive of [`AWAY`] does not answer.
     away: Arc<AtomicBool>,
+    /// Calls of each archive that have ended.
+    asked: [Arc<AtomicU64>; 2],
 }
 
 struct RunningSource {
@@ -73,6 +79,7 @@ impl TwoCorps {
             log: MemoryLog::new(simulation, 2),
             archives,
             away: Arc::default(),
+            asked: Default::default(),
         }
     }
 
@@ -85,13 +92,15 @@ impl TwoCorps {
             .iter()
             .zip([HEALTHY, AWAY])
             .zip(away)
+            .zip(&self.asked)
             .zip(&progress);
-        let corps = corps.map(|(((archive, corp), away), progress)| {
+        let corps = corps.map(|((((archive, corp), away), asked), progress)| {
             Arc::new(Puller {
                 corp_id: corp.into(),
                 source: Arc::new(Away {
                     archive: archive.source(&process),
                     away,
+                    asked: Arc::clone(asked),
                 }),
                 poll_interval: Duration::from_millis(500),
                 progress: Arc::clone(progress),
@@ -134,37 +143,59 @@ impl TwoCorps {
     }
 
     async fn until_published(&self, corp: &str, count: usize) {
-        let waiting = async {
-            while self.published(corp) < count {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(600), waiting).await;
-        assert!(
-            waited.is_ok(),
-            "{corp} has {} records",
-            self.published(corp)
-        );
+        until("the records are on the log", || {
+            self.published(corp) >= count
+        })
+        .await;
     }
+
+    /// Waits until each archive has been asked twice more.
+    async fn until_asked(&self) {
+        for asked in &self.asked {
+            let before = asked.load(Ordering::Relaxed);
+            until("the archive is asked", || {
+                asked.load(Ordering::Relaxed) >= before + 2
+            })
+            .await;
+        }
+    }
+
+    /// Lets days pass, in which every archive is asked twice a day.
+    async fn pass_days(&self, days: u32) {
+        for _ in 0..2 * days {
+            skip_time(DAY / 2);
+            self.until_asked().await;
+        }
+    }
+}
+
+/// Waits for a condition.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    assert!(waited.is_ok(), "waiting until {what}");
 }
 
 impl RunningSource {
     async fn ended(self) -> Result<(), SourceError> {
-        let ended = tokio::time::timeout(Duration::from_secs(600), self.task).await;
+        let ended = tokio::time::timeout(PATIENCE, self.task).await;
         ended.expect("the stage must end").unwrap()
+    }
+
+    async fn until_archive_is_stopped(&self) {
+        until("the corp counts as stopped", || {
+            self.progress[1].why_stopped().is_some()
+        })
+        .await;
     }
 
     async fn stopped(self) -> Result<(), SourceError> {
         self.stop.cancel();
         self.ended().await
-    }
-}
-
-/// Lets days pass, in which archives that answer are asked twice a day.
-async fn pass_days(days: u32) {
-    for _ in 0..2 * days {
-        skip_time(DAY / 2);
-        tokio::time::sleep(Duration::from_secs(60)).await;
     }
 }
 
@@ -181,14 +212,13 @@ fn corp_that_was_away_too_long_is_seen_when_it_happens_and_the_others_are_read_o
             corps.until_published(HEALTHY, 20).await;
             corps.until_published(AWAY, 20).await;
             running.stopped().await.unwrap();
-            tokio::time::sleep(SESSION).await;
 
             corps.away.store(true, Ordering::Relaxed);
             let running = corps.start("a", false, AcceptGap::Refuse);
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            pass_days(6).await;
+            corps.until_asked().await;
+            corps.pass_days(6).await;
             corps.away.store(false, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_secs(120)).await;
+            running.until_archive_is_stopped().await;
             let why = running.progress[1].why_stopped();
             assert!(why.is_some_and(|why| why.contains("--accept-gap")));
             assert_eq!(running.progress[0].why_stopped(), None);
@@ -197,23 +227,19 @@ fn corp_that_was_away_too_long_is_seen_when_it_happens_and_the_others_are_read_o
             assert_eq!(corps.published(AWAY), 20);
             let error = running.stopped().await.unwrap_err();
             assert!(refused(&error), "{error}");
-            tokio::time::sleep(SESSION).await;
 
             // A start that finds it behind reads the other corp, and says so at the end.
             let drained = corps.start("b", true, AcceptGap::Refuse);
             let error = drained.ended().await.unwrap_err();
             assert!(refused(&error), "{error}");
-            tokio::time::sleep(SESSION).await;
 
             let other = AcceptGap::Corps(vec![HEALTHY.into()]);
             let drained = corps.start("b", true, other);
             assert!(refused(&drained.ended().await.unwrap_err()));
-            tokio::time::sleep(SESSION).await;
 
             let accepted = AcceptGap::Corps(vec![AWAY.into()]);
             corps.start("b", true, accepted).ended().await.unwrap();
             assert_eq!((corps.published(HEALTHY), corps.published(AWAY)), (40, 40));
-            tokio::time::sleep(SESSION).await;
             let again = corps.start("b", true, AcceptGap::Refuse);
             again.ended().await.unwrap();
             assert_eq!((corps.published(HEALTHY), corps.published(AWAY)), (40, 40));
@@ -230,10 +256,10 @@ fn silence_before_a_start_and_after_it_is_one_silence() {
         skip_time(3 * DAY);
         corps.away.store(true, Ordering::Relaxed);
         let running = corps.start("a", false, AcceptGap::Refuse);
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        pass_days(3).await;
+        corps.until_asked().await;
+        corps.pass_days(3).await;
         corps.away.store(false, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(120)).await;
+        running.until_archive_is_stopped().await;
         assert!(running.progress[1].why_stopped().is_some());
         assert!(refused(&running.stopped().await.unwrap_err()));
     });
@@ -248,15 +274,13 @@ fn time_of_day_that_jumps_for_a_moment_stops_no_corp() {
             let running = corps.start("a", false, AcceptGap::Refuse);
             corps.until_published(HEALTHY, 20).await;
             set_clock_error(jump);
-            tokio::time::sleep(Duration::from_secs(90)).await;
+            corps.until_asked().await;
             // The process dies and starts while the clock is wrong, and starts again when it is right.
             running.stopped().await.unwrap();
-            tokio::time::sleep(SESSION).await;
             let running = corps.start("a", false, AcceptGap::Refuse);
-            tokio::time::sleep(Duration::from_secs(90)).await;
+            corps.until_asked().await;
             running.stopped().await.unwrap();
             set_clock_error(0);
-            tokio::time::sleep(SESSION).await;
             corps.release_all();
             let drained = corps.start("a", true, AcceptGap::Refuse);
             drained.ended().await.unwrap();

@@ -208,7 +208,7 @@ impl Report {
     }
 
     fn add(&mut self, finding: Alteration) {
-        self.findings_total += 1;
+        self.findings_total = self.findings_total.saturating_add(1);
         if self.findings.len() < REPORTED {
             self.findings.push(finding);
         }
@@ -289,6 +289,7 @@ async fn follow(
     report.gaps = followed.gaps;
     report.anchors = followed.anchors;
     report.link = followed.end.link.hex();
+    report.findings_total = followed.unlisted;
     for finding in followed.findings {
         report.add(finding);
     }
