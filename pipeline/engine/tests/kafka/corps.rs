@@ -27,15 +27,15 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait for a condition, in simulated time.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// An archive that does not answer while it is away.
-struct Away {
+/// An archive that does not answer while it is away, and counts its calls.
+struct WatchedArchive {
     archive: Arc<dyn Source>,
     away: Arc<AtomicBool>,
     /// Number of calls that have ended.
     asked: Arc<AtomicU64>,
 }
 
-impl Source for Away {
+impl Source for WatchedArchive {
     fn page(&self, after: u64) -> BoxFuture<'_, Result<Vec<SealedRecord>, Fault>> {
         async move {
             let answer = if self.away.load(Ordering::Relaxed) {
@@ -97,7 +97,7 @@ impl TwoCorps {
         let corps = corps.map(|((((archive, corp), away), asked), progress)| {
             Arc::new(Puller {
                 corp_id: corp.into(),
-                source: Arc::new(Away {
+                source: Arc::new(WatchedArchive {
                     archive: archive.source(&process),
                     away,
                     asked: Arc::clone(asked),
