@@ -1,7 +1,6 @@
-//! A ClickHouse engine for this crate's tests: `test_engine [data-dir]`.
+//! A ClickHouse engine for this crate's tests: `test_engine DATA_DIR`.
 //!
 //! Requires the user and password in `CLICKHOUSE_USER` and `CLICKHOUSE_PASSWORD`, if both are set.
-//! Without a directory it uses a temporary one.
 //!
 //! Prints its address on stdout. It shuts down when its stdin is closed, so it never outlives the test
 //! that started it. It is a process of its own because tests kill it, and because the library allows
@@ -13,17 +12,13 @@ use std::error::Error;
 use std::io::Read;
 use std::path::PathBuf;
 
-use chatledger_embedded_clickhouse::{Credentials, Options, serve};
+use chatledger_embedded_clickhouse::{Credentials, Options, Server};
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let own_dir;
-    let data_dir = if let Some(given) = std::env::args_os().nth(1) {
-        PathBuf::from(given)
-    } else {
-        own_dir = tempfile::tempdir()?;
-        own_dir.path().to_owned()
-    };
+fn main() -> Result<(), Box<dyn Error>> {
+    let data_dir = std::env::args_os()
+        .nth(1)
+        .map(PathBuf::from)
+        .ok_or("usage: test_engine DATA_DIR")?;
     let mut options = Options::new(data_dir, "127.0.0.1:0".parse()?);
     options.credentials = match (
         std::env::var("CLICKHOUSE_USER"),
@@ -35,6 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }),
         _ => None,
     };
+    let server = Server::prepare(options)?;
     let (ended, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -43,6 +39,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let shutdown = async {
         let _ = end.await;
     };
-    serve(options, shutdown, |address| println!("http://{address}")).await?;
-    Ok(())
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(server.run(shutdown, |address| println!("http://{address}")));
+    runtime.shutdown_background();
+    Ok(result?)
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use chatledger_embedded_clickhouse::{
-    Credentials, DEFAULT_CONNECTIONS, DEFAULT_MAX_MEMORY_BYTES, Options, serve,
+    Credentials, DEFAULT_CONNECTIONS, DEFAULT_MAX_MEMORY_BYTES, Options, Server,
 };
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,8 +39,7 @@ struct Arguments {
     password: Option<String>,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
@@ -61,19 +60,27 @@ async fn main() -> anyhow::Result<()> {
             }),
         max_memory_bytes: arguments.max_memory_bytes,
         connections: arguments.connections,
+        unconfined: false,
     };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    serve(options, shutdown, |address| {
-        // The parent process reads the address; without a reader the server continues.
-        let _ = writeln!(std::io::stdout(), "listening on http://{address}");
-    })
-    .await?;
-    Ok(())
+    let server = Server::prepare(options)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server
+            .run(shutdown, |address| {
+                // The parent process reads the address; without a reader the server continues.
+                let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+            })
+            .await?;
+        Ok(())
+    });
+    runtime.shutdown_background();
+    result
 }

@@ -72,7 +72,8 @@ impl DataDir {
         self.root.join("spool")
     }
 
-    fn users(&self) -> PathBuf {
+    /// Returns the path of the user configuration.
+    pub(crate) fn users(&self) -> PathBuf {
         self.root.join("users.xml")
     }
 }
@@ -140,6 +141,8 @@ fn config_xml(users: &Path, options: &Options) -> String {
 ///
 /// - `async_insert` is on by default since 26.3; it is off, because an acknowledged row must be stored.
 /// - `session_timezone`: the engine uses the machine's time zone; results use UTC.
+/// - `max_execution_time`: a query that nobody waits for must not keep its place for ever. A client can
+///   set it up to an hour; 0, which means no limit, is refused.
 /// - Sorting and grouping spill to disk before they reach a query's limit.
 /// - `implicit_select` and `allow_introspection_functions` are set as in a server, not as in a shell.
 /// - Sources (`file`, `url`, `s3`, `remote`, …) give access to files and machines outside the database;
@@ -159,6 +162,11 @@ fn users_xml(options: &Options) -> String {
             <session_timezone>UTC</session_timezone>
             <implicit_select>0</implicit_select>
             <allow_introspection_functions>0</allow_introspection_functions>
+            <max_execution_time>600</max_execution_time>
+            <constraints>
+                <max_execution_time><min>1</min><max>3600</max></max_execution_time>
+                <max_memory_usage><min>1</min><max>{query}</max></max_memory_usage>
+            </constraints>
         </default>
     </profiles>
     <users>

@@ -2,13 +2,14 @@
 //!
 //! Guarantees: every request has its own connection, so no setting, database or temporary table is
 //! visible to another request (a connection costs about 0.2 ms); at most [`Options::connections`]
-//! statements run at once; [`Engine::stop`] returns after the last connection is closed and the engine
+//! statements and [`INSERTS`] `INSERT`s with data run at once; [`Engine::stop`] returns after the last connection is closed and the engine
 //! has written its data.
 //!
 //! Not here: HTTP, and the meaning of statements.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,11 +20,35 @@ use crate::datadir::DataDir;
 use crate::error::Error;
 use crate::exception::Exception;
 use crate::ffi::{Connection, Library};
-use crate::options::{Options, find_library};
+use crate::intake::MAX_TEXT;
+use crate::options::Options;
+use crate::statement::Statement;
 use crate::tokens;
 
 /// How long a request waits for a permit before it is refused.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// `INSERT`s with data that run at once, beside the other statements. Long queries cannot hold them up.
+const INSERTS: u32 = 4;
+
+/// Which permits a statement needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// An `INSERT` with data.
+    Insert,
+    /// Any other statement.
+    Other,
+}
+
+impl Lane {
+    /// Returns the lane of a statement.
+    pub(crate) fn of(statement: &Statement) -> Self {
+        match statement {
+            Statement::Insert { .. } => Self::Insert,
+            _ => Self::Other,
+        }
+    }
+}
 
 /// libchdb can run only one engine in a process.
 static RUNNING: AtomicBool = AtomicBool::new(false);
@@ -35,7 +60,10 @@ pub(crate) struct Engine {
     data_dir: DataDir,
     /// Kept open so that the engine does not stop between two requests.
     keep_alive: Mutex<Option<Connection>>,
-    permits: Arc<Semaphore>,
+    /// Connections that only parse statements.
+    parsers: Mutex<Vec<Connection>>,
+    inserts: Arc<Semaphore>,
+    others: Arc<Semaphore>,
     connections: u32,
     version: String,
     timezone: String,
@@ -44,9 +72,11 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Loads the library and starts the engine. Blocks for 0.1 to 1 s, longer with much data.
-    pub(crate) fn start(options: &Options) -> Result<Self, Error> {
-        let path = find_library(options.lib_path.clone())?;
-        let data_dir = DataDir::open(options)?;
+    pub(crate) fn start(
+        options: &Options,
+        path: PathBuf,
+        data_dir: DataDir,
+    ) -> Result<Self, Error> {
         let store = data_dir.store();
         tokens::repair(&store).map_err(|source| Error::RepairTokens {
             path: store.clone(),
@@ -96,7 +126,9 @@ impl Engine {
             store,
             data_dir,
             keep_alive: Mutex::new(Some(keep_alive)),
-            permits: Arc::new(Semaphore::new(connections as usize)),
+            parsers: Mutex::new(Vec::new()),
+            inserts: Arc::new(Semaphore::new(INSERTS as usize)),
+            others: Arc::new(Semaphore::new(connections as usize)),
             connections,
             version,
             timezone,
@@ -124,16 +156,20 @@ impl Engine {
         self.data_dir.spool()
     }
 
-    /// Waits for a permit to run a statement.
-    pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, Exception> {
-        match tokio::time::timeout(QUEUE_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await {
+    /// Waits for a permit to run a statement of `lane`.
+    pub(crate) async fn permit(&self, lane: Lane) -> Result<OwnedSemaphorePermit, Exception> {
+        let (permits, limit) = match lane {
+            Lane::Insert => (&self.inserts, INSERTS),
+            Lane::Other => (&self.others, self.connections),
+        };
+        match tokio::time::timeout(QUEUE_TIMEOUT, Arc::clone(permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(Exception::new(
                 202,
                 "TOO_MANY_SIMULTANEOUS_QUERIES",
                 format!(
-                    "Too many simultaneous queries. Maximum: {}",
-                    self.connections
+                    "Too many simultaneous queries. Maximum: {limit}; this one has waited {} s",
+                    QUEUE_TIMEOUT.as_secs()
                 ),
             )),
         }
@@ -144,6 +180,54 @@ impl Engine {
         self.library
             .connect(&[c"chatledger".to_owned(), self.store.clone()])
             .ok_or_else(|| Exception::internal("the engine refused a connection"))
+    }
+
+    /// Returns a statement in the engine's canonical form, on one line. The engine parses it and runs
+    /// nothing of it. The settings of a client have no influence.
+    pub(crate) fn canonical(&self, statement: &[u8]) -> Result<Vec<u8>, Exception> {
+        let idle = self
+            .parsers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let mut parser = match idle {
+            Some(connection) => connection,
+            None => self.parser()?,
+        };
+        let mut sql = b"SELECT formatQuerySingleLine('".to_vec();
+        for byte in statement {
+            if matches!(byte, b'\\' | b'\'') {
+                sql.push(b'\\');
+            }
+            sql.push(*byte);
+        }
+        sql.extend_from_slice(b"')");
+        let result = parser
+            .query(&sql, "TSVRaw", &[])
+            .map(|result| result.as_ref().to_vec())
+            .map_err(|error| {
+                // The engine quotes this module's own query after the reason.
+                let own = error.find(": In scope SELECT formatQuery");
+                Exception::from_engine(&own.map_or_else(
+                    || error.clone(),
+                    |end| format!("{}. (SYNTAX_ERROR)", &error[..end]),
+                ))
+            });
+        self.parsers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(parser);
+        result
+    }
+
+    /// Opens a connection that accepts a text of the size limit, twice as long by its escapes.
+    fn parser(&self) -> Result<Connection, Exception> {
+        let mut connection = self.connect()?;
+        let sql = format!("SET max_query_size = {}", 2 * MAX_TEXT + 100);
+        connection
+            .query(sql.as_bytes(), "Null", &[])
+            .map_err(|error| Exception::from_engine(&error))?;
+        Ok(connection)
     }
 
     /// Ends the running statements with this `log_comment`, or all of them. Blocks shortly.
@@ -169,8 +253,10 @@ impl Engine {
 
     /// Waits until no statement runs. No further statement can start afterwards.
     pub(crate) async fn drained(&self) {
-        if let Ok(all) = self.permits.acquire_many(self.connections).await {
-            all.forget();
+        for (permits, limit) in [(&self.inserts, INSERTS), (&self.others, self.connections)] {
+            if let Ok(all) = permits.acquire_many(limit).await {
+                all.forget();
+            }
         }
     }
 
@@ -182,6 +268,10 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         drop(keep_alive);
+        self.parsers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         // Closing the last connection shuts the engine down. Idle threads of its pools may remain (always
         // if a MergeTree table was loaded); they end with the process.
         let joined = self.library.shutdown();

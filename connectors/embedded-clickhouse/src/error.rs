@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Why [`serve`](crate::serve) could not start or had to stop.
+/// Why [`Server`](crate::Server) could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -44,6 +44,25 @@ pub enum Error {
         /// The id of the other process, if recorded.
         holder: Option<u32>,
     },
+    /// The kernel cannot confine the process.
+    #[error(
+        "cannot confine the process ({reason}); this needs Linux 5.19 or later with Landlock and \
+         seccomp. Without it a client can read every file that this user can read; \
+         --unconfined accepts that"
+    )]
+    Confine {
+        /// The step that failed.
+        reason: String,
+    },
+    /// The process had other threads, which could not have been confined.
+    #[error("the process has {threads} threads; it can only be confined while it has one")]
+    ConfineThreads {
+        /// How many there are.
+        threads: usize,
+    },
+    /// The users of connections cannot be found, which a server without a password needs.
+    #[error("cannot find the users of connections; set a user and a password")]
+    Peers(#[source] io::Error),
     /// The insert tokens that tables have recorded cannot be checked against their parts.
     #[error("cannot check the insert tokens recorded in {}", .path.display())]
     RepairTokens {

@@ -17,13 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 use crate::engine::Engine;
 use crate::exception::Exception;
 use crate::ffi::{Connection, EngineResult, Progress, StatementEffect};
-use crate::intake::{fill, read_statement};
+use crate::intake::fill;
 use crate::job::{Job, ResponseChunk, ResponseStart, StatementStatus};
 use crate::native;
+use crate::policy;
 use crate::request::QueryRequest;
 use crate::scope::SettingsScope;
 use crate::session::Sessions;
-use crate::spool::Spool;
 use crate::statement::Statement;
 
 /// Bytes passed to a running `INSERT` at a time. The engine queues 16 such chunks.
@@ -62,7 +62,7 @@ const STREAMABLE: &[&str] = &[
 const ROW_BINARY_WITH_HEADER: &str = "RowBinaryWithNamesAndTypes";
 
 /// Runs `job` to its end.
-pub(crate) fn run(job: Job) {
+pub(crate) fn run(mut job: Job) {
     let mut run = RunningRequest {
         engine: &job.engine,
         sessions: &job.sessions,
@@ -72,7 +72,9 @@ pub(crate) fn run(job: Job) {
         started: Instant::now(),
         reply: Some(job.reply),
     };
-    let end = run.request(job.body).unwrap_or_else(RequestEnd::Failed);
+    let end = run
+        .request(&job.text, job.statement, &mut *job.body)
+        .unwrap_or_else(RequestEnd::Failed);
     run.status.ended();
     match end {
         RequestEnd::Whole(reply) => {
@@ -122,13 +124,16 @@ impl RunningRequest<'_> {
         matches!(sent, Ok(Ok(())))
     }
 
-    fn request(&mut self, body: Spool) -> Result<RequestEnd, Exception> {
-        let mut body = body.reader(self.request.encoding.as_deref())?;
-        let (text, statement) = read_statement(&self.request.query, &mut *body)?;
+    fn request(
+        &mut self,
+        text: &[u8],
+        statement: Statement,
+        body: &mut dyn Read,
+    ) -> Result<RequestEnd, Exception> {
         let Some(session) = &self.request.session else {
             let mut connection = self.engine.connect()?;
             SettingsScope::enter(&mut connection, self.request, &self.status.log_comment)?;
-            return self.statement(&mut connection, &text, statement, &mut *body);
+            return self.statement(&mut connection, text, statement, body);
         };
         let mut connection = self.sessions.enter(session, || self.engine.connect())?;
         let (end, restored) = match SettingsScope::enter_session(
@@ -137,7 +142,7 @@ impl RunningRequest<'_> {
             &self.status.log_comment,
         ) {
             Ok(scope) => (
-                self.statement(&mut connection, &text, statement, &mut *body),
+                self.statement(&mut connection, text, statement, body),
                 scope.leave(&mut connection),
             ),
             Err((exception, restored)) => (Err(exception), restored),
@@ -175,6 +180,7 @@ impl RunningRequest<'_> {
             ));
         }
         let default = self.request.default_format();
+        self.check_policy(text, &statement)?;
         match statement {
             Statement::Empty => Err(Exception::syntax("Empty query")),
             Statement::Insert { head, format, data } => {
@@ -195,6 +201,28 @@ impl RunningRequest<'_> {
                 self.whole(connection, text, format.as_deref().unwrap_or(default))
             }
             Statement::Session => self.whole(connection, text, default),
+        }
+    }
+
+    /// Refuses what clients may not run. The engine's own parse decides, so a text that this crate's
+    /// lexer reads differently is checked as the engine reads it.
+    fn check_policy(&self, text: &[u8], statement: &Statement) -> Result<(), Exception> {
+        for (name, _) in &self.request.settings {
+            policy::check_setting(name)?;
+        }
+        for (_, value) in &self.request.parameters {
+            policy::check_parameter(value)?;
+        }
+        policy::check_format(self.request.default_format())?;
+        match statement {
+            Statement::Empty => Ok(()),
+            Statement::Insert { head, format, .. } => {
+                policy::check_format(format)?;
+                let mut complete = text[..*head].to_vec();
+                complete.extend_from_slice(b"\nFORMAT Null");
+                policy::check(&self.engine.canonical(&complete)?)
+            }
+            _ => policy::check(&self.engine.canonical(text)?),
         }
     }
 

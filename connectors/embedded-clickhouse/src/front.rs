@@ -7,6 +7,8 @@
 //!
 //! Not here: TLS, compression of responses, ClickHouse's `/play` and `/dashboard`.
 
+use std::io::Read;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,14 +22,17 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::{self, ResponseBody};
-use crate::engine::Engine;
+use crate::engine::{Engine, Lane};
 use crate::exception::Exception;
 use crate::execute;
+use crate::intake::read_statement;
 use crate::job::{Job, ResponseStart, StatementStatus};
 use crate::options::Credentials;
+use crate::peer::PeerCheck;
 use crate::request::{self, QueryRequest};
 use crate::session::Sessions;
 use crate::spool::{BodyError, MEMORY_PER_BODY, Spool, Spooler};
+use crate::statement::Statement;
 
 /// Attempts to end a statement whose client is gone: it may not be listed yet.
 const END_ATTEMPTS: usize = 20;
@@ -45,6 +50,8 @@ pub(crate) struct Front {
     pub(crate) spooler: Spooler,
     /// Required credentials.
     pub(crate) credentials: Option<Credentials>,
+    /// Without credentials: finds the user of a connection.
+    pub(crate) peers: Option<PeerCheck>,
     /// All spawned tasks, to wait for them at the end.
     pub(crate) tasks: TaskTracker,
 }
@@ -55,12 +62,39 @@ pub(crate) struct Front {
 pub(crate) struct ClientGone;
 
 impl Front {
-    /// Answers one request.
+    /// Returns whether the user at the other end of a connection may use a server without credentials.
+    pub(crate) async fn is_allowed(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        own: Option<SocketAddr>,
+    ) -> bool {
+        if self.peers.is_none() {
+            return true;
+        }
+        let front = Arc::clone(self);
+        let check = self.tasks.spawn_blocking(move || {
+            let (Some(peers), Some(own)) = (&front.peers, own) else {
+                return false;
+            };
+            peers.allows(peer, own)
+        });
+        check.await.unwrap_or(false)
+    }
+
+    /// Answers one request. `allowed` is the result of [`Front::is_allowed`] for its connection.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
+        allowed: bool,
     ) -> Result<Response<ResponseBody>, ClientGone> {
         let (head, body) = request.into_parts();
+        if !allowed {
+            return Ok(answer::plain(
+                StatusCode::FORBIDDEN,
+                "This server has no password, so it answers only programs of its own user. Start it \
+                 with a user and a password for others.\n",
+            ));
+        }
         if let Some(response) = self.refuse_remote(&head.headers) {
             return Ok(response);
         }
@@ -151,7 +185,15 @@ impl Front {
                 |(_, zone)| zone.clone(),
             );
         let query_id = request.query_id.clone();
-        let permit = self.engine.permit().await.map_err(BodyError::Exception)?;
+        let (request, statement, text, body) = self
+            .read(request, body)
+            .await
+            .map_err(BodyError::Exception)?;
+        let permit = self
+            .engine
+            .permit(Lane::of(&statement))
+            .await
+            .map_err(BodyError::Exception)?;
         let status = Arc::new(StatementStatus::new(request::new_id()));
         let guard = Guard {
             front: Arc::clone(self),
@@ -162,6 +204,8 @@ impl Front {
             engine: Arc::clone(&self.engine),
             sessions: Arc::clone(&self.sessions),
             request,
+            statement,
+            text,
             body,
             status,
             runtime: Handle::current(),
@@ -187,7 +231,21 @@ impl Front {
             Box::new(guard),
         ))
     }
+
+    /// Reads the statement's text. Decompression takes processor time, so it runs outside the async threads.
+    async fn read(&self, request: QueryRequest, body: Spool) -> Result<ReadRequest, Exception> {
+        let read = self.tasks.spawn_blocking(move || {
+            let mut body = body.reader(request.encoding.as_deref())?;
+            let (text, statement) = read_statement(&request.query, &mut *body)?;
+            Ok((request, statement, text, body))
+        });
+        read.await
+            .unwrap_or_else(|error| Err(Exception::internal(error.to_string())))
+    }
 }
+
+/// A request whose statement is classified: its text, and the rest of its body.
+type ReadRequest = (QueryRequest, Statement, Vec<u8>, Box<dyn Read + Send>);
 
 /// Ends the statement if its response is dropped before its end.
 struct Guard {

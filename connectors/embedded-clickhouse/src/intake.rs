@@ -14,7 +14,7 @@ use crate::statement::{self, Statement};
 const STEP: usize = 256 << 10;
 
 /// Limit of a statement's text, without the data of an `INSERT`.
-const MAX_TEXT: usize = 16 << 20;
+pub(crate) const MAX_TEXT: usize = 16 << 20;
 
 /// Reads the URL's text and as much of the body as is needed to classify the statement.
 pub(crate) fn read_statement(

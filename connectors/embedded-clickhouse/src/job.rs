@@ -5,6 +5,7 @@
 //!
 //! Not here: running it ([`crate::execute`]) and HTTP ([`crate::front`]).
 
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::exception::Exception;
 use crate::ffi::Progress;
 use crate::request::QueryRequest;
 use crate::session::Sessions;
-use crate::spool::Spool;
+use crate::statement::Statement;
 
 /// A request for the engine.
 pub(crate) struct Job {
@@ -28,8 +29,12 @@ pub(crate) struct Job {
     pub(crate) sessions: Arc<Sessions>,
     /// The request.
     pub(crate) request: QueryRequest,
-    /// Its body.
-    pub(crate) body: Spool,
+    /// Its statement.
+    pub(crate) statement: Statement,
+    /// The statement's text, up to where it was read to classify it.
+    pub(crate) text: Vec<u8>,
+    /// The rest of the body.
+    pub(crate) body: Box<dyn Read + Send>,
     /// Whether the statement may be ended without its client.
     pub(crate) status: Arc<StatementStatus>,
     /// For waiting on the client.

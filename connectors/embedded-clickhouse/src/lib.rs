@@ -1,7 +1,7 @@
 //! Serves the real ClickHouse engine, loaded as a shared library, over ClickHouse's HTTP interface.
 //! It knows nothing of what is stored: no table, no message, no other part of the pipeline.
 //!
-//! The engine is libchdb: ClickHouse with a C interface. [`serve`] loads it, opens a data directory and
+//! The engine is libchdb: ClickHouse with a C interface. [`Server`] loads it, opens a data directory and
 //! answers requests of the `clickhouse` crate, `clickhouse-connect`, `clickhouse-go` (and therefore
 //! Grafana's data source) and `curl`.
 //!
@@ -15,14 +15,17 @@
 //!   in the middle of an insert, its repeat inserts exactly the missing rows.
 //! - What one request sets is not visible to another.
 //! - One process at a time uses a data directory.
+//! - Without a password, only programs of the same user and of root are answered (`peer.rs`).
+//! - Long queries do not hold up an `INSERT` with data: it has permits of its own.
 //!
 //! # Limits
 //! It is not a server for many users (one user, no roles, no quotas), is not replicated, and does not
-//! offer the native protocol or TLS. Responses are not compressed. `file`, `url`, `s3` and other
-//! table functions that access data outside the database are refused. The scalar function `file` and
-//! the engines `File` and `Filesystem` are not: a client can read files that the process can read.
+//! offer the native protocol or TLS. Responses are not compressed. Statements, functions, engines and
+//! formats that reach anything outside the database are refused (`policy.rs`), and the kernel confines the
+//! process to its data directory, without connections and programs (`confine.rs`).
 
 mod answer;
+mod confine;
 mod datadir;
 mod engine;
 mod error;
@@ -36,6 +39,8 @@ mod job;
 mod lexer;
 mod native;
 mod options;
+mod peer;
+mod policy;
 mod request;
 mod scope;
 mod server;
@@ -50,4 +55,4 @@ pub use options::{
     Credentials, DEFAULT_CONNECTIONS, DEFAULT_MAX_MEMORY_BYTES, LIBCHDB_VERSION, LIBRARY_VARIABLE,
     Options, find_library,
 };
-pub use server::serve;
+pub use server::Server;

@@ -46,7 +46,7 @@ impl fmt::Debug for Credentials {
 pub struct Options {
     /// The data directory. Created if missing; used by one process at a time.
     pub data_dir: PathBuf,
-    /// The address to listen on; port 0 selects a free port, which [`serve`](crate::serve) reports.
+    /// The address to listen on; port 0 selects a free port, which [`Server::run`](crate::Server::run) reports.
     pub listen: SocketAddr,
     /// The library file; without it `CHATLEDGER_LIBCHDB` and then the cache folder are searched.
     pub lib_path: Option<PathBuf>,
@@ -54,8 +54,12 @@ pub struct Options {
     pub credentials: Option<Credentials>,
     /// Memory limit of the engine in bytes. One query may use 3/5 of it.
     pub max_memory_bytes: u64,
-    /// Number of statements that run in parallel; further ones wait. At least 1.
+    /// Number of statements that run in parallel; further ones wait. At least 1. `INSERT`s with data do not
+    /// count: four of them run beside the others.
     pub connections: usize,
+    /// Runs without confining the process, for kernels older than Linux 5.19 or without Landlock. A client
+    /// can then read every file that this user can read.
+    pub unconfined: bool,
 }
 
 impl Options {
@@ -68,6 +72,7 @@ impl Options {
             credentials: None,
             max_memory_bytes: DEFAULT_MAX_MEMORY_BYTES,
             connections: DEFAULT_CONNECTIONS,
+            unconfined: false,
         }
     }
 

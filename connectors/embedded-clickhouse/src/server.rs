@@ -1,4 +1,4 @@
-//! The lifecycle of the process: start the engine, listen, stop cleanly.
+//! The lifecycle of the process: listen, confine the process, start the engine, stop cleanly.
 //!
 //! Guarantees: after `shutdown` no new connection is accepted; running requests have [`GRACE_PERIOD`] to
 //! end, then their statements are ended, then the engine is closed. An insert is stored before it is
@@ -7,6 +7,7 @@
 //! Not here: signals. The caller provides `shutdown`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::confine::{AllowedPaths, confine};
+use crate::datadir::DataDir;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::front::Front;
-use crate::options::Options;
+use crate::options::{Options, find_library};
+use crate::peer::PeerCheck;
 use crate::session::Sessions;
 use crate::spool::Spooler;
 
@@ -40,49 +45,111 @@ const SESSION_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after a failed `accept`, which fails again at once if there are no file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs an embedded ClickHouse until `shutdown` completes, then stops it cleanly.
-///
-/// Calls `ready` once, with the address it listens on, as soon as queries are answered. The future must
-/// run on a multi-threaded Tokio runtime with time and I/O enabled. A process can run one engine, and
-/// cannot start another after it has stopped.
-///
-/// # Errors
-/// [`Error`], one variant per step; [`Error::StopEngine`] if a statement could not be ended and the
-/// engine was not closed.
-pub async fn serve(
+/// An embedded ClickHouse that holds its address and its data directory, in a process that is confined.
+pub struct Server {
     options: Options,
-    shutdown: impl Future<Output = ()>,
-    ready: impl FnOnce(SocketAddr),
-) -> Result<(), Error> {
-    options.check()?;
-    let failed = |source| Error::Listen {
-        listen: options.listen,
-        source,
-    };
-    // First, because it is cheap and the most frequent error.
-    let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    let credentials = options.credentials.clone();
-    let data_dir = options.data_dir.clone();
-    let engine = tokio::task::spawn_blocking(move || Engine::start(&options))
-        .await
-        .map_err(|error| Error::StartEngine {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    library: PathBuf,
+    data_dir: DataDir,
+    /// Without credentials.
+    peers: Option<PeerCheck>,
+}
+
+impl Server {
+    /// Listens on the address, locks the data directory and confines the process: from now on it can
+    /// open no other file and no connection (see `confine.rs`). This cannot be undone. Call it before
+    /// any thread is started, so before a Tokio runtime is built.
+    ///
+    /// # Errors
+    /// [`Error`], one variant per step.
+    pub fn prepare(options: Options) -> Result<Self, Error> {
+        options.check()?;
+        let failed = |source| Error::Listen {
+            listen: options.listen,
+            source,
+        };
+        // First, because it is cheap and the most frequent error.
+        let listener = std::net::TcpListener::bind(options.listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let library = find_library(options.lib_path.clone())?;
+        let data_dir = DataDir::open(&options)?;
+        let peers = match options.credentials {
+            Some(_) => None,
+            None => Some(PeerCheck::open().map_err(Error::Peers)?),
+        };
+        if options.unconfined {
+            tracing::warn!(
+                "this process is not confined: a client can read files and reach machines that this \
+                 user can"
+            );
+        } else {
+            confine(&AllowedPaths {
+                owned: vec![data_dir.store(), data_dir.spool()],
+                read: vec![data_dir.config(), data_dir.users(), library.clone()],
+            })?;
+        }
+        Ok(Self {
+            options,
+            listener,
+            address,
+            library,
             data_dir,
-            reason: error.to_string(),
-        })??;
-    let engine = Arc::new(engine);
-    let front = Arc::new(Front {
-        spooler: Spooler::new(engine.spool()),
-        engine: Arc::clone(&engine),
-        sessions: Arc::new(Sessions::default()),
-        credentials,
-        tasks: TaskTracker::new(),
-    });
-    ready(address);
-    let graceful = GracefulShutdown::new();
-    accept(&listener, &front, &graceful, shutdown).await;
-    drop(listener);
-    stop(&front, graceful).await
+            peers,
+        })
+    }
+
+    /// Runs until `shutdown` completes, then stops cleanly.
+    ///
+    /// Calls `ready` once, with the address it listens on, as soon as queries are answered. The future
+    /// must run on a multi-threaded Tokio runtime with time and I/O enabled. A process can run one
+    /// engine, and cannot start another after it has stopped.
+    ///
+    /// # Errors
+    /// [`Error`], one variant per step; [`Error::StopEngine`] if a statement could not be ended and the
+    /// engine was not closed.
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()>,
+        ready: impl FnOnce(SocketAddr),
+    ) -> Result<(), Error> {
+        let Self {
+            options,
+            listener,
+            address,
+            library,
+            data_dir,
+            peers,
+        } = self;
+        let listener = TcpListener::from_std(listener).map_err(|source| Error::Listen {
+            listen: address,
+            source,
+        })?;
+        let credentials = options.credentials.clone();
+        let folder = options.data_dir.clone();
+        let engine =
+            tokio::task::spawn_blocking(move || Engine::start(&options, library, data_dir))
+                .await
+                .map_err(|error| Error::StartEngine {
+                    data_dir: folder,
+                    reason: error.to_string(),
+                })??;
+        let engine = Arc::new(engine);
+        let front = Arc::new(Front {
+            spooler: Spooler::new(engine.spool()),
+            engine: Arc::clone(&engine),
+            sessions: Arc::new(Sessions::default()),
+            credentials,
+            peers,
+            tasks: TaskTracker::new(),
+        });
+        ready(address);
+        let graceful = GracefulShutdown::new();
+        accept(&listener, &front, &graceful, shutdown).await;
+        drop(listener);
+        stop(&front, graceful).await
+    }
 }
 
 async fn accept(
@@ -104,12 +171,21 @@ async fn accept(
                 front.tasks.spawn_blocking(move || sessions.expire(Instant::now()));
             }
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     // Small responses must not wait for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
+                    let own_user = Arc::new(OnceCell::new());
+                    let own = stream.local_addr();
                     let service = {
                         let front = Arc::clone(front);
-                        service_fn(move |request| Arc::clone(&front).answer(request))
+                        service_fn(move |request| {
+                            let (front, own_user) = (Arc::clone(&front), Arc::clone(&own_user));
+                            let own = own.as_ref().ok().copied();
+                            async move {
+                                let allowed = own_user.get_or_init(|| front.is_allowed(peer, own)).await;
+                                front.answer(request, *allowed).await
+                            }
+                        })
                     };
                     let connection = http.serve_connection(TokioIo::new(stream), service);
                     let connection = graceful.watch(connection);

@@ -194,7 +194,7 @@ impl Spool {
     ///
     /// # Errors
     /// [`Exception`] 48 for an unsupported encoding.
-    pub(crate) fn reader(self, encoding: Option<&str>) -> Result<Box<dyn Read>, Exception> {
+    pub(crate) fn reader(self, encoding: Option<&str>) -> Result<Box<dyn Read + Send>, Exception> {
         let raw = SpoolReader {
             memory: Cursor::new(self.memory),
             file: self.file,

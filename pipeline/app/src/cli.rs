@@ -342,6 +342,10 @@ pub struct EmbeddedArgs {
     /// Memory limit of the engine in MiB.
     #[arg(long, default_value_t = 2048, value_name = "MIB")]
     pub max_memory_mib: u64,
+    /// Start although the kernel cannot confine the process (Linux before 5.19, or without Landlock). A
+    /// client can then read every file that this user can read.
+    #[arg(long)]
+    pub unconfined: bool,
 }
 
 /// `chatledger demo`

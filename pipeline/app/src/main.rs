@@ -42,17 +42,7 @@ fn main() -> ExitCode {
         Ok(failpoints::Armed::ForTheList) => return ExitCode::SUCCESS,
         Err(error) => return exit::report(&exit::Failure::config(error)),
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return exit::report(&exit::Failure::other(error)),
-    };
-    let result = runtime.block_on(commands::run(cli));
-    // A blocking call into a C library may still be running; do not wait for it.
-    runtime.shutdown_background();
-    match result {
+    match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit::report(&failure),
     }

@@ -31,6 +31,8 @@ pub const MONTH: i64 = 31 * 86_400_000;
 pub struct Engine {
     child: Child,
     pub url: String,
+    /// Removed after the process has ended: a confined engine cannot remove its own directory.
+    own_dir: Option<tempfile::TempDir>,
 }
 
 impl Engine {
@@ -45,6 +47,8 @@ impl Engine {
             .nth(2)
             .unwrap()
             .join("examples/test_engine");
+        let own_dir = data_dir.is_none().then(|| tempfile::tempdir().unwrap());
+        let data_dir = data_dir.or(own_dir.as_ref().map(tempfile::TempDir::path));
         let mut child = Command::new(&program)
             .args(data_dir)
             .env_remove("CLICKHOUSE_USER")
@@ -67,6 +71,7 @@ impl Engine {
         Self {
             child,
             url: url.trim().to_owned(),
+            own_dir,
         }
     }
 

@@ -1,15 +1,15 @@
 //! `chatledger embedded-clickhouse`
 
-use chatledger_embedded_clickhouse::{Credentials, Error, Options, serve as serve_engine};
+use chatledger_embedded_clickhouse::{Credentials, Error, Options, Server};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::say;
+use super::{on_runtime, say};
 use crate::cli::EmbeddedArgs;
 use crate::config::secret_file;
 use crate::exit::{Failure, chain};
 
 /// Serves the engine until SIGTERM or SIGINT.
-pub async fn serve(args: EmbeddedArgs) -> Result<(), Failure> {
+pub fn serve(args: EmbeddedArgs) -> Result<(), Failure> {
     let mut options = Options::new(args.data_dir, args.listen);
     options.lib_path = args.lib;
     options.max_memory_bytes = args.max_memory_mib << 20;
@@ -21,22 +21,28 @@ pub async fn serve(args: EmbeddedArgs) -> Result<(), Failure> {
             password: password.expose().to_owned().into(),
         });
     }
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::other)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::other)?;
-    let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    let ready = |address: std::net::SocketAddr| {
-        // If stdout is closed, the address is not needed.
-        say(&format!("http://{address}")).ok();
-    };
-    serve_engine(options, shutdown, ready)
-        .await
-        .map_err(|error| match error {
-            Error::CredentialsRequired { .. } => Failure::config(chain(&error)),
-            other => Failure::other(other),
-        })
+    options.unconfined = args.unconfined;
+    let server = Server::prepare(options).map_err(failure)?;
+    on_runtime(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::other)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::other)?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let ready = |address: std::net::SocketAddr| {
+            // If stdout is closed, the address is not needed.
+            say(&format!("http://{address}")).ok();
+        };
+        server.run(shutdown, ready).await.map_err(failure)
+    })
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::CredentialsRequired { .. } => Failure::config(chain(&error)),
+        other => Failure::other(other),
+    }
 }

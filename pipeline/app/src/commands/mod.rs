@@ -17,8 +17,28 @@ use crate::wiring;
 ///
 /// # Errors
 /// The reason for an exit code other than 0.
-pub async fn run(cli: Cli) -> Result<(), Failure> {
+pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        // It confines the process, which must have one thread until then.
+        Command::EmbeddedClickhouse(args) => embedded::serve(args),
+        command => on_runtime(run_command(command)),
+    }
+}
+
+/// Runs `future` on a multi-threaded runtime.
+fn on_runtime(future: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::other)?;
+    let result = runtime.block_on(future);
+    // A blocking call into a C library may still be running; do not wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run_command(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::check(args).await,
         Command::Migrate { config } => {
@@ -38,7 +58,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Reconcile(args) => audit::reconcile::reconcile(args).await,
         Command::Verify(args) => audit::verify::verify(args).await,
         Command::Dlq(args) => dlq::dlq(args).await,
-        Command::EmbeddedClickhouse(args) => embedded::serve(args).await,
+        Command::EmbeddedClickhouse(args) => embedded::serve(args),
         Command::Demo(args) => demo::demo(args).await,
     }
 }
