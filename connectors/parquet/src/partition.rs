@@ -30,6 +30,11 @@ impl Zones {
         self.0.get(corp).copied().unwrap_or(DEFAULT_ZONE)
     }
 
+    /// Returns the name of a corp's time zone, by which its rows are divided into days.
+    pub fn name(&self, corp: &CorpId) -> &'static str {
+        self.of(corp).name()
+    }
+
     /// Returns the local date of `msgtime` (milliseconds since the epoch, UTC; any value) at `corp`.
     pub(crate) fn date(&self, corp: &CorpId, msgtime: i64) -> NaiveDate {
         // One day inside the years 1 to 9999, so that no time zone's offset leads outside.

@@ -14,6 +14,16 @@ pub struct BatchRange {
     pub records: u64,
     /// Sum of hashes of the records' positions and ids: the same records give the same digest.
     pub digest: u64,
+    /// Sum of the records' fingerprints: of their values and of the times at which the log accepted
+    /// them. It tells apart the same positions and ids in the topics of two deployments, and in a topic
+    /// and its successor of the same name. `None` in a log of one corp's archive, and in what an earlier
+    /// version recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<u64>,
+    /// Digest of the settings by which the sink divides these rows, if there are any: the same rows in
+    /// other files under the same name would be two copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<u64>,
 }
 
 impl BatchRange {
@@ -25,7 +35,17 @@ impl BatchRange {
             last: position,
             records: 1,
             digest,
+            content: None,
+            layout: None,
         }
+    }
+
+    /// Whether both ranges hold the same records. What an earlier version recorded says nothing of
+    /// their content.
+    pub fn same_records(&self, recorded: &Self) -> bool {
+        let plain = |range: &Self| (range.first, range.last, range.records, range.digest);
+        plain(self) == plain(recorded)
+            && (recorded.content.is_none() || recorded.content == self.content)
     }
 
     /// Appends the range that follows.
@@ -34,6 +54,10 @@ impl BatchRange {
         self.last = next.last;
         self.records += next.records;
         self.digest = self.digest.wrapping_add(next.digest);
+        self.content = self
+            .content
+            .zip(next.content)
+            .map(|(own, next)| own.wrapping_add(next));
     }
 
     /// The range of several records in ascending order; `None` if there are none.
@@ -53,7 +77,9 @@ impl BatchRange {
     pub fn name(&self, log: &str) -> String {
         format!(
             "{log}-{:020}-{:020}-{:016x}",
-            self.first, self.last, self.digest
+            self.first,
+            self.last,
+            self.content.unwrap_or(self.digest)
         )
     }
 }

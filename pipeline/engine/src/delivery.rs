@@ -14,10 +14,11 @@
 //! recorded, step 1 is repeated: a journal that refuses means that another process owns the lane
 //! now, and nothing may be written.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chatledger_schemas::FaultClass;
+use chatledger_schemas::{Classified, CorpId, FaultClass};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -29,7 +30,7 @@ use crate::lane::{Closed, Lane, LaneCheckpoint, Offer};
 use crate::metrics::Metrics;
 use crate::ports::{BatchWriter, CheckpointStore, Journal, WriteAttempt};
 use crate::shared::newest_plausible;
-use crate::sink::{Limits, Sink};
+use crate::sink::{Layout, Limits, Sink};
 use crate::sink_checkpoint::SinkCheckpoint;
 
 /// A pending batch recorded within this time still belongs to this process: no group moves a
@@ -63,8 +64,28 @@ pub struct Delivery {
     limits: Limits,
     writer: Box<dyn BatchWriter>,
     checkpoints: Option<Arc<dyn CheckpointStore>>,
+    layout: Option<Layout>,
     metrics: Arc<Metrics>,
     open: OpenBatch,
+}
+
+/// A pending batch would be written in other parts than before.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the time zone of a corp was changed while a batch of sink {sink} was being written ({log}, {first} to {last}): its \
+     rows would be stored twice. Start once with the former time zone, stop, then change it"
+)]
+struct LayoutChanged {
+    sink: &'static str,
+    log: String,
+    first: u64,
+    last: u64,
+}
+
+impl Classified for LayoutChanged {
+    fn class(&self) -> FaultClass {
+        FaultClass::Stop
+    }
 }
 
 /// What the delivery knows about the open batch.
@@ -78,6 +99,8 @@ struct OpenBatch {
     /// When its first rows arrived.
     since: Option<Instant>,
     close_now: bool,
+    /// The corps whose rows are in it, if the sink divides rows by corp.
+    corps: BTreeSet<CorpId>,
 }
 
 /// A batch that is being written: what a retry needs to know.
@@ -103,6 +126,7 @@ impl Delivery {
             limits: sink.limits,
             writer: sink.writer(),
             checkpoints: None,
+            layout: sink.layout.clone(),
             metrics,
             open: OpenBatch {
                 rows: 0,
@@ -110,6 +134,7 @@ impl Delivery {
                 fingerprint: 0,
                 since: None,
                 close_now: false,
+                corps: BTreeSet::new(),
             },
         }
     }
@@ -149,6 +174,15 @@ impl Delivery {
             }
             Offer::Take => {}
             Offer::TakeAndClose => self.open.close_now = true,
+        }
+        if self.layout.is_some() {
+            let messages = batch.messages.iter().map(|row| &row.corp_id);
+            let violations = batch.violations.iter().map(|row| &row.corp_id);
+            for corp in messages.chain(violations) {
+                if !self.open.corps.contains(corp) {
+                    self.open.corps.insert(corp.clone());
+                }
+            }
         }
         self.writer.append(Arc::clone(batch)).await?;
         self.open.rows += batch.rows();
@@ -199,10 +233,11 @@ impl Delivery {
     ) -> Result<Flushed, Fault> {
         let started = Instant::now();
         let repeated = self.lane.repeating();
-        let Some(closed) = self.lane.close() else {
+        let Some(mut closed) = self.lane.close() else {
             return Ok(Flushed::Nothing);
         };
         self.log_repeat(repeated, closed);
+        self.check_layout(&mut closed)?;
         let mut write = Write {
             range: closed.range,
             attempt: match repeated {
@@ -231,6 +266,27 @@ impl Delivery {
         }
         self.finish(started);
         Ok(Flushed::Delivered(self.lane.position()))
+    }
+
+    /// Adds the layout to a range, and refuses to repeat it with another one.
+    fn check_layout(&self, closed: &mut Closed) -> Result<(), Fault> {
+        let Some(layout) = &self.layout else {
+            return Ok(());
+        };
+        let text: String = (self.open.corps.iter())
+            .map(|corp| format!("{corp}={}\n", layout(corp)))
+            .collect();
+        let now = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
+        if !closed.record_first && closed.range.layout.is_some_and(|before| before != now) {
+            return Err(Fault::new(LayoutChanged {
+                sink: self.sink,
+                log: self.log.clone(),
+                first: closed.range.first,
+                last: closed.range.last,
+            }));
+        }
+        closed.range.layout = Some(now);
+        Ok(())
     }
 
     fn log_repeat(&self, repeated: Option<BatchRange>, closed: Closed) {
@@ -356,6 +412,7 @@ impl Delivery {
         self.open.rows = 0;
         self.open.since = None;
         self.open.close_now = false;
+        self.open.corps.clear();
     }
 }
 

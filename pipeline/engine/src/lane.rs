@@ -133,8 +133,11 @@ impl Lane {
 
     /// Ends the open batch; `None` if there is none.
     pub fn close(&mut self) -> Option<Closed> {
-        let range = self.open.take()?;
-        let record_first = self.repeat != Some(range);
+        let open = self.open.take()?;
+        let repeated = self.repeat.filter(|repeat| open.same_records(repeat));
+        // The pending batch keeps the name under which it may have been written.
+        let range = repeated.unwrap_or(open);
+        let record_first = repeated.is_none();
         Some(Closed {
             range,
             record_first,
@@ -197,6 +200,23 @@ mod tests {
         let closed = lane.close().unwrap();
         assert!(closed.record_first);
         assert_ne!(closed.range.name("x"), pending.name("x"));
+    }
+
+    #[test]
+    fn same_positions_and_ids_in_another_log_get_another_name() {
+        let with = |content| BatchRange {
+            content,
+            ..records(11..=20)
+        };
+        assert_ne!(with(Some(1)).name("x"), with(Some(2)).name("x"));
+        let mut lane = resumed(10, Some(with(Some(1))));
+        lane.offer(with(Some(2)));
+        assert!(lane.close().unwrap().record_first);
+        // Recorded by a version that did not know the content: repeated under the name of that time.
+        let mut lane = resumed(10, Some(with(None)));
+        lane.offer(with(Some(2)));
+        let closed = lane.close().unwrap();
+        assert_eq!((closed.range, closed.record_first), (with(None), false));
     }
 
     #[test]

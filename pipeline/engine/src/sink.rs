@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chatledger_schemas::{Classified, FaultClass};
+use chatledger_schemas::{Classified, CorpId, FaultClass};
 use futures::future::BoxFuture;
 
 use crate::audit::AuditReader;
@@ -44,6 +44,9 @@ pub struct Limits {
 /// Makes the writing end for one lane.
 pub type WriterFactory = Arc<dyn Fn() -> Box<dyn BatchWriter> + Send + Sync>;
 
+/// Returns the setting by which a sink divides the rows of a corp, such as its time zone.
+pub type Layout = Arc<dyn Fn(&CorpId) -> String + Send + Sync>;
+
 /// One sink.
 #[derive(Clone)]
 pub struct Sink {
@@ -60,6 +63,8 @@ pub struct Sink {
     pub limits: Limits,
     /// Makes the writing end for a lane.
     pub make_writer: WriterFactory,
+    /// How it divides a corp's rows, if that depends on settings that may change.
+    pub layout: Option<Layout>,
     /// Where it keeps how far each lane has been written, beside the rows.
     pub checkpoints: Arc<dyn CheckpointStore>,
     /// Whether it can be used.

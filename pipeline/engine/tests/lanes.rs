@@ -8,14 +8,18 @@ use std::time::Duration;
 use chatledger_engine::batch::{Batch, BatchRange};
 use chatledger_engine::delivery::{Delivery, Flushed};
 use chatledger_engine::fault::Fault;
+use chatledger_engine::lane::LaneCheckpoint;
 use chatledger_engine::metrics::Metrics;
+use chatledger_engine::ports::Journal;
 use chatledger_engine::sink::{Sink, Stream};
 use chatledger_engine::testing::journal::FakeJournal;
 use chatledger_engine::testing::sink::{FakeSink, NameMemory, PlantedSinkFault, small_limits};
 use chatledger_engine::testing::{
     Dice, FaultOdds, SimulatedProcess, Simulation, failing_seeds, for_each_seed, simulate,
 };
-use chatledger_schemas::{ConversationKind, Message, PartyKind};
+use chatledger_schemas::{Classified, ConversationKind, FaultClass, Message, PartyKind};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
@@ -212,4 +216,70 @@ fn lost_rows_of_a_sink_that_acknowledges_before_it_stores_are_found() {
 #[test]
 fn doubled_rows_of_a_journal_that_accepts_a_stale_owner_are_found() {
     assert!(found(Planted::StaleOwners) > 0);
+}
+
+/// Keeps the pending batch, and dies before the position is saved.
+#[derive(Default)]
+struct DiesBeforePosition(Option<LaneCheckpoint>);
+
+impl Journal for DiesBeforePosition {
+    fn save(&mut self, checkpoint: LaneCheckpoint) -> BoxFuture<'_, Result<(), Fault>> {
+        let died = checkpoint.pending.is_none();
+        if !died {
+            self.0 = Some(checkpoint);
+        }
+        async move {
+            if died {
+                return Err(Fault::new(Died));
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the process has died")]
+struct Died;
+
+impl Classified for Died {
+    fn class(&self) -> FaultClass {
+        FaultClass::Refresh
+    }
+}
+
+#[test]
+fn pending_batch_is_not_repeated_in_other_parts_after_a_setting_changed() {
+    simulate(1, |simulation| async move {
+        let fake = FakeSink::new("files", NameMemory::Files);
+        let process = simulation.process("p");
+        let in_zone = |zone: &'static str| {
+            let mut sink = fake.sink(&process, &[Stream::Messages], small_limits(100));
+            sink.layout = Some(Arc::new(move |_| zone.to_owned()));
+            sink
+        };
+        let resume = |zone, checkpoint| {
+            let metrics = Arc::new(Metrics::new("test").expect("metrics"));
+            Delivery::resume(&in_zone(zone), LOG.into(), checkpoint, metrics)
+        };
+        let cancel = CancellationToken::new();
+        let rows = batch(1..=10);
+        let mut journal = DiesBeforePosition::default();
+        let mut delivery = resume("Asia/Shanghai", LaneCheckpoint::default());
+        assert!(delivery.push(&rows).await.unwrap());
+        delivery.flush(&mut journal, &cancel).await.unwrap_err();
+        let pending = journal.0.expect("a pending batch");
+        assert_eq!(fake.rows().len(), 10);
+
+        let mut moved = resume("Europe/Paris", pending);
+        assert!(moved.push(&rows).await.unwrap());
+        let refused = moved.flush(&mut journal, &cancel).await.unwrap_err();
+        assert_eq!(refused.class, FaultClass::Stop);
+        assert!(refused.to_string().contains("time zone"), "{refused}");
+
+        let mut same = resume("Asia/Shanghai", pending);
+        assert!(same.push(&rows).await.unwrap());
+        same.flush(&mut journal, &cancel).await.unwrap_err();
+        assert_eq!(fake.rows().len(), 10);
+    });
 }

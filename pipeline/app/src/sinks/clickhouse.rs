@@ -122,6 +122,7 @@ fn make(config: &mut SinkConfig<'_, '_>) -> Option<Sink> {
         streams: &Stream::ALL,
         limits,
         make_writer: Arc::new(move || Box::new(TableWriter::new(Arc::clone(&writer)))),
+        layout: None,
         checkpoints: Arc::new(TableCheckpoints {
             client: Arc::clone(&client),
             prefix: config.prefix.to_owned(),

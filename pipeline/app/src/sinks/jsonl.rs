@@ -92,6 +92,7 @@ fn make(config: &mut SinkConfig<'_, '_>) -> Option<Sink> {
             interval,
         },
         make_writer: Arc::new(move || Box::new(LineWriter::new(writer.clone()))),
+        layout: None,
         checkpoints: Arc::new(Checkpoints {
             output: output.clone(),
             prefix: config.prefix.to_owned(),

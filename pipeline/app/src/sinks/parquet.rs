@@ -80,6 +80,7 @@ fn make(config: &mut SinkConfig<'_, '_>) -> Option<Sink> {
     let corps = config.corps.iter();
     let zones = Zones::new(corps.map(|corp| (corp.id.clone(), corp.zone)).collect());
     let writer = target.clone();
+    let layout_zones = zones.clone();
     Some(Sink {
         name: NAME,
         title: "Parquet",
@@ -91,6 +92,7 @@ fn make(config: &mut SinkConfig<'_, '_>) -> Option<Sink> {
             interval,
         },
         make_writer: Arc::new(move || Box::new(FileWriter::new(writer.clone(), zones.clone()))),
+        layout: Some(Arc::new(move |corp| layout_zones.name(corp).to_owned())),
         checkpoints: Arc::new(FileCheckpoints {
             target: target.clone(),
             prefix: config.prefix.to_owned(),

@@ -140,6 +140,8 @@ mod tests {
             last: 14,
             records: 5,
             digest: u64::MAX,
+            content: None,
+            layout: None,
         };
         let expected = [
             LaneCheckpoint {

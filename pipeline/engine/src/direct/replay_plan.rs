@@ -40,6 +40,7 @@ impl ReplayPlan {
             last: whole.last.max(one.last),
             records: whole.records + one.records,
             digest: whole.digest.wrapping_add(one.digest),
+            ..whole
         })?;
         Some(Self { range, events })
     }

@@ -132,6 +132,7 @@ impl MemorySink {
                     gathered: Vec::new(),
                 })
             }),
+            layout: None,
             checkpoints: Arc::new(Unused),
             probe: Arc::new(Unused),
             audit: None,

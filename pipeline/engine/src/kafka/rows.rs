@@ -22,11 +22,7 @@ pub(super) fn decode(
     records: &[LogRecord],
     seal: &SealRing,
 ) -> Result<Option<Batch>, Fault> {
-    let ids = records.iter().map(|record| {
-        let key = std::str::from_utf8(&record.key).unwrap_or_default();
-        (record.offset + 1, key)
-    });
-    let Some(range) = BatchRange::over(ids) else {
+    let Some(range) = range_of(records) else {
         return Ok(None);
     };
     let mut batch = Batch::empty(range);
@@ -59,6 +55,17 @@ pub(super) fn decode(
         | Topic::ProcessCheckpoints => {}
     }
     Ok(Some(batch))
+}
+
+fn range_of(records: &[LogRecord]) -> Option<BatchRange> {
+    let ids = records.iter().map(|record| {
+        let key = std::str::from_utf8(&record.key).unwrap_or_default();
+        (record.offset + 1, key)
+    });
+    let mut range = BatchRange::over(ids)?;
+    let fingerprints = records.iter().map(LogRecord::fingerprint);
+    range.content = Some(fingerprints.fold(0, u64::wrapping_add));
+    Some(range)
 }
 
 fn rows<T: DeserializeOwned>(
@@ -99,5 +106,36 @@ struct Unopened {
 impl Classified for Unopened {
     fn class(&self) -> FaultClass {
         FaultClass::Stop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use bytes::Bytes;
+
+    fn record(corp: &str, timestamp: i64) -> LogRecord {
+        LogRecord {
+            partition: 0,
+            offset: 0,
+            timestamp,
+            key: Bytes::from_static(b"m1"),
+            value: Bytes::from(format!("{{\"corp\":\"{corp}\"}}")),
+            corp_id: corp.to_owned(),
+            seq: 1,
+            link: None,
+            retry: None,
+        }
+    }
+
+    #[test]
+    fn deployments_and_successors_of_a_topic_never_share_a_name() {
+        let name = |record| range_of(&[record]).unwrap().name("messages-00000");
+        let own = name(record("wwa", 1));
+        assert_eq!(own, name(record("wwa", 1)));
+        // Another deployment with the same database, and the same topic created anew.
+        assert_ne!(own, name(record("wwb", 1)));
+        assert_ne!(own, name(record("wwa", 2)));
     }
 }

@@ -196,6 +196,7 @@ impl FakeSink {
                     unstored: Vec::new(),
                 })
             }),
+            layout: None,
             checkpoints: Arc::new(client.clone()),
             probe: Arc::new(client),
             audit: None,
