@@ -15,7 +15,7 @@
 //!
 //! [`REFUSED_CALLS`] fail with `EPERM`: the process opens no connection, executes no program, and does not
 //! look into other processes. Signals reach only itself (Landlock ABI 6, Linux 6.12). File names and
-//! attributes can still be read by whoever runs code in the process, because Landlock does not cover
+//! attributes can still be read by code in the process, because Landlock does not cover
 //! `stat`.
 //!
 //! Sources: `Documentation/userspace-api/landlock.rst` and `seccomp_filter.rst` of the Linux kernel.

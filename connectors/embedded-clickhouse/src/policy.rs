@@ -36,19 +36,14 @@ static ALLOWED_CALLS: LazyLock<HashSet<String>> = LazyLock::new(|| {
 
 /// Returns whether the function or type `name` may be called.
 pub(crate) fn allows_call(name: &str) -> bool {
-    let mut name = name.to_ascii_lowercase();
-    loop {
-        if ALLOWED_CALLS.contains(&name) {
-            return true;
-        }
-        let Some(shorter) = COMBINATORS
-            .iter()
-            .find_map(|suffix| name.strip_suffix(suffix))
-        else {
-            return false;
-        };
-        name.truncate(shorter.len());
+    fn allows(name: &str) -> bool {
+        ALLOWED_CALLS.contains(name)
+            || COMBINATORS
+                .iter()
+                .filter_map(|suffix| name.strip_suffix(suffix))
+                .any(allows)
     }
+    allows(&name.to_ascii_lowercase())
 }
 
 /// Checks the name of a format.
@@ -312,7 +307,9 @@ mod tests {
             check_refused(canonical, 497);
         }
         check_refused("SELECT newFunction(1)", 46);
-        check_allowed("SELECT t.file, sumIf(a, b), quantilesTDigestArrayIf(0.5)(a, b) FROM t");
+        check_allowed(
+            "SELECT t.file, sumIf(a, b), quantilesTDigestArrayIf(0.5)(a, b), quantileExactOrNull(0.5)(a) FROM t",
+        );
     }
 
     #[test]
