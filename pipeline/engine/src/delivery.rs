@@ -273,9 +273,12 @@ impl Delivery {
         let Some(layout) = &self.layout else {
             return Ok(());
         };
-        let text: String = (self.open.corps.iter())
-            .map(|corp| format!("{corp}={}\n", layout(corp)))
-            .collect();
+        let mut text = String::new();
+        for corp in &self.open.corps {
+            for part in [corp.as_str(), "=", &layout(corp), "\n"] {
+                text.push_str(part);
+            }
+        }
         let now = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
         if !closed.record_first && closed.range.layout.is_some_and(|before| before != now) {
             return Err(Fault::new(LayoutChanged {
