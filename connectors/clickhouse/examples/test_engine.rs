@@ -1,4 +1,7 @@
-//! A ClickHouse engine for this crate's tests: `test_engine DATA_DIR`.
+//! A ClickHouse engine for this crate's tests: `test_engine [DATA_DIR]`.
+//!
+//! Without a directory it uses a temporary one. A confined engine cannot remove its own directory, so then
+//! the engine is a child, and its parent removes the directory.
 //!
 //! Requires the user and password in `CLICKHOUSE_USER` and `CLICKHOUSE_PASSWORD`, if both are set.
 //!
@@ -11,14 +14,21 @@
 use std::error::Error;
 use std::io::Read;
 use std::path::PathBuf;
+use std::process::Command;
 
 use chatledger_embedded_clickhouse::{Credentials, Options, Server};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let data_dir = std::env::args_os()
-        .nth(1)
-        .map(PathBuf::from)
-        .ok_or("usage: test_engine DATA_DIR")?;
+    let Some(data_dir) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        let own_dir = tempfile::tempdir()?;
+        let child = Command::new(std::env::current_exe()?)
+            .arg(own_dir.path())
+            .status()?;
+        return child
+            .success()
+            .then_some(())
+            .ok_or("the engine failed".into());
+    };
     let mut options = Options::new(data_dir, "127.0.0.1:0".parse()?);
     options.credentials = match (
         std::env::var("CLICKHOUSE_USER"),

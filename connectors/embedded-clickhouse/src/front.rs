@@ -1,9 +1,9 @@
 //! The HTTP front: routes, access, and passing statements to the engine and results back.
 //!
 //! Guarantees: no async thread waits for the engine; a statement that only reads is ended when its
-//! client disconnects, one that writes runs to its end. Without credentials, only requests addressed to
-//! this machine by IP address or as `localhost` are answered, and none from a web page of another site,
-//! so that no such page can read or change the archive.
+//! client disconnects, one that writes runs to its end. Without credentials, only programs of the same
+//! user and of root are answered, only if they address this machine by IP address or as `localhost`, and
+//! no web page of another site, so that no such page can read or change the archive.
 //!
 //! Not here: TLS, compression of responses, ClickHouse's `/play` and `/dashboard`.
 

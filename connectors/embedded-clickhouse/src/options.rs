@@ -50,7 +50,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The library file; without it `CHATLEDGER_LIBCHDB` and then the cache folder are searched.
     pub lib_path: Option<PathBuf>,
-    /// Required credentials; without them everybody with access to a loopback address is accepted.
+    /// Required credentials; without them the address must be a loopback one, and only
+    /// programs of the same user and of root are accepted.
     pub credentials: Option<Credentials>,
     /// Memory limit of the engine in bytes. One query may use 3/5 of it.
     pub max_memory_bytes: u64,

@@ -35,7 +35,7 @@ static ALLOWED_CALLS: LazyLock<HashSet<String>> = LazyLock::new(|| {
 });
 
 /// Returns whether the function or type `name` may be called.
-pub(crate) fn allows_call(name: &str) -> bool {
+fn allows_call(name: &str) -> bool {
     fn allows(name: &str) -> bool {
         ALLOWED_CALLS.contains(name)
             || COMBINATORS
@@ -202,7 +202,9 @@ impl CanonicalStatement<'_> {
             ));
         }
         if self.is_keyword(at, "INFILE") {
-            return Err(refused("FROM INFILE"));
+            return Err(Exception::not_implemented(
+                "FROM INFILE reads files of the client, not of the server; send the data in the body",
+            ));
         }
         if self.is_keyword(at, "FORMAT") && self.is_name(at + 1) && self.ends_query(at + 2) {
             check_format(self.bare(at + 1))?;
@@ -232,7 +234,8 @@ impl CanonicalStatement<'_> {
         self.token(at).is_none() || self.is_symbol(at, b')') || self.is_keyword(at, "SETTINGS")
     }
 
-    /// A dictionary reads a table of this database, or nothing. A query or a condition would be text that is parsed later.
+    /// A dictionary reads a table of this database, or nothing. A query or a condition would be text that
+    /// is parsed later.
     fn check_source(&self, at: usize) -> Result<(), Exception> {
         let name = self.bare(at);
         if !matches!(name, "CLICKHOUSE" | "NULL") {
@@ -339,7 +342,7 @@ mod tests {
     #[test]
     fn files_and_formats_that_use_files_are_refused() {
         check_refused("SELECT 1 INTO OUTFILE 'x' FORMAT CSV", 358);
-        check_refused("INSERT INTO t FROM INFILE 'x' FORMAT CSV", 497);
+        check_refused("INSERT INTO t FROM INFILE 'x' FORMAT CSV", 48);
         check_refused("SELECT 1 FORMAT Template", 73);
         check_refused("SELECT 1 FORMAT Protobuf SETTINGS a = 1", 73);
         check_allowed("INSERT INTO OUTFILE (a) FORMAT CSV");

@@ -114,22 +114,15 @@ impl Server {
         shutdown: impl Future<Output = ()>,
         ready: impl FnOnce(SocketAddr),
     ) -> Result<(), Error> {
-        let Self {
-            options,
-            listener,
-            address,
-            library,
-            data_dir,
-            peers,
-        } = self;
-        let listener = TcpListener::from_std(listener).map_err(|source| Error::Listen {
-            listen: address,
+        let listener = TcpListener::from_std(self.listener).map_err(|source| Error::Listen {
+            listen: self.address,
             source,
         })?;
-        let credentials = options.credentials.clone();
-        let folder = options.data_dir.clone();
+        let credentials = self.options.credentials.clone();
+        let folder = self.options.data_dir.clone();
+        let start = move || Engine::start(&self.options, self.library, self.data_dir);
         let engine =
-            tokio::task::spawn_blocking(move || Engine::start(&options, library, data_dir))
+            tokio::task::spawn_blocking(start)
                 .await
                 .map_err(|error| Error::StartEngine {
                     data_dir: folder,
@@ -141,10 +134,10 @@ impl Server {
             engine: Arc::clone(&engine),
             sessions: Arc::new(Sessions::default()),
             credentials,
-            peers,
+            peers: self.peers,
             tasks: TaskTracker::new(),
         });
-        ready(address);
+        ready(self.address);
         let graceful = GracefulShutdown::new();
         accept(&listener, &front, &graceful, shutdown).await;
         drop(listener);

@@ -1,11 +1,10 @@
 //! Classifies a request's text, as far as the front needs it.
 //!
 //! The engine's C interface expects an `INSERT` without its `FORMAT` clause and with its data
-//! separate, executes `INTO OUTFILE` by writing a file on this machine, and runs several statements in
-//! one text. A server refuses the last two. Guarantees: the data of an `INSERT` begins exactly where
-//! ClickHouse's parser (`ParserInsertQuery.cpp`) finds it.
+//! separate, and runs several statements in one text, which a server refuses. Guarantees: the data of an
+//! `INSERT` begins exactly where ClickHouse's parser (`ParserInsertQuery.cpp`) finds it.
 //!
-//! Not here: knowledge of tables, types or settings.
+//! Not here: knowledge of tables, types or settings, and what is allowed ([`crate::policy`]).
 
 use crate::exception::Exception;
 use crate::lexer::{Lexer, Token, TokenKind};
@@ -45,8 +44,7 @@ pub(crate) enum Statement {
 /// means that more of it is needed.
 ///
 /// # Errors
-/// An [`Exception`] as a server would give it: several statements (62), `INTO OUTFILE` (358),
-/// `FROM INFILE` (48).
+/// An [`Exception`] as a server would give it: several statements (62).
 pub(crate) fn parse(text: &[u8], complete: bool) -> Result<Option<Statement>, Exception> {
     let mut lexer = Lexer::new(text);
     let mut tokens: Vec<Token> = Vec::new();
@@ -73,7 +71,6 @@ pub(crate) fn parse(text: &[u8], complete: bool) -> Result<Option<Statement>, Ex
         {
             return Ok(found.statement());
         }
-        refuse_files(text, &tokens, token)?;
         tokens.push(token);
     }
     Ok(finish(text, &tokens, complete))
@@ -176,26 +173,6 @@ fn name_of(text: &[u8], token: Token) -> String {
         _ => bytes,
     };
     String::from_utf8_lossy(bare).into_owned()
-}
-
-fn refuse_files(text: &[u8], before: &[Token], token: Token) -> Result<(), Exception> {
-    let Some(last) = before.last() else {
-        return Ok(());
-    };
-    let inserts = before.len() >= 2 && before[before.len() - 2].is_word(text, "INSERT");
-    if token.is_word(text, "OUTFILE") && last.is_word(text, "INTO") && !inserts {
-        return Err(Exception::new(
-            358,
-            "INTO_OUTFILE_NOT_ALLOWED",
-            "INTO OUTFILE is not allowed",
-        ));
-    }
-    if token.kind == TokenKind::Text && last.is_word(text, "INFILE") {
-        return Err(Exception::not_implemented(
-            "FROM INFILE reads files of the client, not of the server; send the data in the body",
-        ));
-    }
-    Ok(())
 }
 
 fn after_semicolon(text: &[u8], lexer: Lexer<'_>, complete: bool) -> Result<(), Exception> {
@@ -383,10 +360,8 @@ mod tests {
     }
 
     #[test]
-    fn several_statements_and_files_are_refused() {
+    fn several_statements_are_refused() {
         assert_eq!(code("SELECT 1; SELECT 2"), 62);
-        assert_eq!(code("SELECT 1 INTO OUTFILE 'x'"), 358);
-        assert_eq!(code("INSERT INTO t FROM INFILE 'x' FORMAT CSV"), 48);
         assert!(matches!(
             whole("SELECT ';' ;; -- end"),
             Statement::Select { .. }

@@ -330,7 +330,8 @@ pub struct EmbeddedArgs {
     /// deploy/local/fetch-libchdb downloads it].
     #[arg(long, value_name = "FILE")]
     pub lib: Option<PathBuf>,
-    /// User name that clients must send. Required to listen on an address other than the loopback.
+    /// User name that clients must send. Required to listen on an address other than the loopback. Without it,
+    /// only programs of this user and of root are answered.
     #[arg(long, requires = "password_file")]
     pub user: Option<String>,
     /// File with the user's password.

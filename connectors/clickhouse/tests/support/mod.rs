@@ -31,9 +31,6 @@ pub const MONTH: i64 = 31 * 86_400_000;
 pub struct Engine {
     child: Child,
     pub url: String,
-    /// Removed after the process has ended, because a confined engine cannot remove its own directory. That
-    /// of an engine shared by all tests of a program stays, in the build folder.
-    own_dir: Option<tempfile::TempDir>,
 }
 
 impl Engine {
@@ -48,10 +45,6 @@ impl Engine {
             .nth(2)
             .unwrap()
             .join("examples/test_engine");
-        let own_dir = data_dir
-            .is_none()
-            .then(|| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
-        let data_dir = data_dir.or(own_dir.as_ref().map(tempfile::TempDir::path));
         let mut child = Command::new(&program)
             .args(data_dir)
             .env_remove("CLICKHOUSE_USER")
@@ -74,7 +67,6 @@ impl Engine {
         Self {
             child,
             url: url.trim().to_owned(),
-            own_dir,
         }
     }
 

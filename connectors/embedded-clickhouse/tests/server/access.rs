@@ -98,6 +98,9 @@ const ATTACKS: &[&str] = &[
     "CREATE DICTIONARY d (k UInt64, b String) PRIMARY KEY k SOURCE(CLICKHOUSE(QUERY 'SELECT 1, file(''{FILE}'')')) LAYOUT(FLAT()) LIFETIME(0)",
     "CREATE DICTIONARY d (k UInt64, b String) PRIMARY KEY k SOURCE(CLICKHOUSE(TABLE 't' WHERE 'file(''{FILE}'') = a')) LAYOUT(FLAT()) LIFETIME(0)",
     "ATTACH TABLE k FROM '{FILE}' (a String) ENGINE = Log",
+    "CREATE TABLE k (a String) ENGINE = MergeTree ORDER BY a SETTINGS disk = disk(type = local, path = '{OUT}/')",
+    "CREATE TABLE k AS file('{FILE}', LineAsString)",
+    "CREATE TABLE k CLONE AS file('{FILE}', LineAsString)",
     // Files, through formats and settings.
     "SELECT 1 FORMAT Template SETTINGS format_template_row = '{FILE}'",
     "SELECT 1 FORMAT Template SETTINGS format_template_resultset = '{FILE}'",
@@ -147,6 +150,8 @@ const ATTACKS: &[&str] = &[
     "CREATE TABLE k (a String) ENGINE = MySQL('127.0.0.1:{PORT}', 'a', 'b', 'c', 'd')",
     "CREATE TABLE k (a String) ENGINE = Kafka('127.0.0.1:{PORT}', 'a', 'b', 'CSV')",
     "CREATE TABLE k (a String) ENGINE = Distributed('default', 'default', 't')",
+    "CREATE TABLE k (a String) ENGINE = MergeTree ORDER BY a SETTINGS disk = disk(type = s3, endpoint = 'http://127.0.0.1:{PORT}/a/')",
+    "ALTER TABLE t MODIFY SETTING disk = disk(type = web, endpoint = 'http://127.0.0.1:{PORT}/a/')",
     "CREATE DATABASE k ENGINE = MySQL('127.0.0.1:{PORT}', 'a', 'b', 'c')",
     "CREATE DATABASE k ENGINE = DataLakeCatalog('http://127.0.0.1:{PORT}')",
     "CREATE DICTIONARY d (k UInt64, b String) PRIMARY KEY k SOURCE(HTTP(URL 'http://127.0.0.1:{PORT}/' FORMAT 'TSV')) LAYOUT(FLAT()) LIFETIME(0)",
