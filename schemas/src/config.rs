@@ -261,4 +261,6 @@ impl Default for MetricsSection {
 pub struct SecretsSection {
     /// Whether to accept secrets and keys from files that other users can read.
     pub allow_open_files: bool,
+    /// Whether to send the secrets of a corp over plain HTTP to other machines.
+    pub allow_plain_http: bool,
 }

@@ -399,3 +399,53 @@ fn unit_grants_write_access_to_the_folders_of_the_example_and_does_not_restart_a
         "{stderr}"
     );
 }
+
+#[test]
+fn unit_of_the_engine_is_accepted_and_keeps_its_data_private() {
+    let unit = example("chatledger-clickhouse.service");
+    let start = of_unit(&unit, "ExecStart").remove(0);
+    let value_of = |option: &str| {
+        let mut words = start.split_whitespace().skip_while(|word| *word != option);
+        words.nth(1).unwrap().to_owned()
+    };
+    let state = format!("/var/lib/{}/", of_unit(&unit, "StateDirectory")[0]);
+    assert!(value_of("--data-dir").starts_with(&state));
+    assert_eq!(of_unit(&unit, "StateDirectoryMode"), ["0700"]);
+    assert_eq!(of_unit(&unit, "ProtectSystem"), ["strict"]);
+
+    // The example's sink connects to the address of the unit, as the user of the unit.
+    let sink = lines(&example("direct.toml"));
+    let key = |path: &str| sink.iter().find(|line| line.path == path).unwrap();
+    let listen = value_of("--listen");
+    assert_eq!(
+        key("sink.clickhouse.url").value,
+        format!("http://{listen}").as_str()
+    );
+    assert_eq!(
+        key("sink.clickhouse.user").value,
+        value_of("--user").as_str()
+    );
+
+    // The program accepts the command line of the unit, and misses only the files.
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("clickhouse.password");
+    std::fs::write(&password, "s3cret\n").unwrap();
+    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o400)).unwrap();
+    let words = start.split_whitespace().skip(1).map(|word| match word {
+        "${CREDENTIALS_DIRECTORY}/clickhouse.password" => password.display().to_string(),
+        "/usr/local/lib/libchdb.so" => folder.path().join("none.so").display().to_string(),
+        word if word.starts_with(&state) => folder.path().join("data").display().to_string(),
+        "127.0.0.1:8123" => "127.0.0.1:0".to_owned(),
+        word => word.to_owned(),
+    });
+    let output = Command::new(env!("CARGO_BIN_EXE_chatledger"))
+        .args(words)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("none.so") && !stderr.contains("s3cret"),
+        "{stderr}"
+    );
+}

@@ -152,6 +152,53 @@ fn secret_files_readable_by_others_are_refused_unless_allowed() {
 }
 
 #[test]
+fn secrets_are_sent_in_plain_text_only_to_this_machine_unless_allowed() {
+    let folder = folder();
+    let file = folder.path().join("chatledger.toml");
+    let with = |url: &str, rest: &str| {
+        let archive = GOOD.replace("http://127.0.0.1:1", url);
+        let directory =
+            format!("[corp.directory]\nbase_url = \"{url}\"\nsecret_file = \"secret\"\n");
+        let config = archive.replacen("[sink.", &format!("{directory}[sink."), 1);
+        std::fs::write(&file, format!("{config}\n{rest}")).unwrap();
+        load(&file)
+    };
+    for url in [
+        "http://127.0.0.1:1",
+        "http://127.8.9.1",
+        "http://[::1]:80",
+        "http://[::ffff:127.0.0.1]",
+        "http://localhost",
+        "http://LOCALHOST.:9",
+        "http://wecom.localhost:9",
+        "http://2130706433",
+        "https://gateway",
+        "https://10.0.0.1",
+    ] {
+        assert!(with(url, "").is_ok(), "{url}");
+    }
+    for url in [
+        "http://gateway:9701",
+        "http://10.0.0.1",
+        "http://0.0.0.0",
+        "http://[fe80::1]",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "http://127.0.0.1@gateway",
+        "http://qyapi.weixin.qq.com",
+    ] {
+        let found = with(url, "").err().unwrap().to_string();
+        for key in ["corp[0].archive.base_url", "corp[0].directory.base_url"] {
+            let line = found.lines().find(|line| line.contains(key));
+            let line = line.unwrap_or_else(|| panic!("{url}: no {key}\n{found}"));
+            assert!(line.contains("sent in plain text"), "{url}: {line}");
+        }
+        let allowed = with(url, "[secrets]\nallow_plain_http = true\n");
+        assert!(allowed.is_ok(), "{url}");
+    }
+}
+
+#[test]
 fn kafka_passwords_are_read_from_files_and_never_shown() {
     let folder = folder();
     let file = folder.path().join("chatledger.toml");

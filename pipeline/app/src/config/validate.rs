@@ -5,7 +5,7 @@
 //! about an invalid key, and returns no settings then.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,6 +123,8 @@ pub struct Validator<'a> {
     invalid: &'a InvalidKeys,
     /// Whether files with secrets may be readable by others.
     allow_open_files: bool,
+    /// Whether a corp's secrets may be sent over plain HTTP to other machines.
+    allow_plain_http: bool,
     problems: Vec<Problem>,
 }
 
@@ -139,9 +141,11 @@ impl<'a> Validator<'a> {
             file,
             folder: folder.unwrap_or(Path::new(".")),
             invalid,
-            // If it is unknown whether such files are allowed, they are not reported.
+            // If it is unknown whether something is allowed, it is not reported.
             allow_open_files: config.secrets.allow_open_files
                 || invalid.covers("secrets.allow_open_files"),
+            allow_plain_http: config.secrets.allow_plain_http
+                || invalid.covers("secrets.allow_plain_http"),
             problems: Vec::new(),
         }
     }
@@ -272,7 +276,7 @@ impl<'a> Validator<'a> {
                 let what = "missing; accepted: the address of the gateway (http:// or https://)";
                 self.problem(base_url_at, what);
             }
-            (Some(url), Transport::Http) => self.address(&base_url_at, url),
+            (Some(url), Transport::Http) => self.secret_address(&base_url_at, url),
         }
         let secret = self.secret(&format!("{at}.archive.secret_file"), &archive.secret_file);
         let poll_interval = self.duration(
@@ -301,7 +305,7 @@ impl<'a> Validator<'a> {
     }
 
     fn directory(&mut self, at: &str, directory: raw::DirectorySection) -> Option<DirectorySource> {
-        self.address(&format!("{at}.base_url"), &directory.base_url);
+        self.secret_address(&format!("{at}.base_url"), &directory.base_url);
         let secret = self.secret(&format!("{at}.secret_file"), &directory.secret_file);
         let interval = self.duration(
             &format!("{at}.refresh_interval"),
@@ -349,15 +353,36 @@ impl<'a> Validator<'a> {
         new
     }
 
-    /// Checks that an address can be parsed and has a host.
-    pub fn address(&mut self, at: &str, text: &str) {
-        let complete = reqwest::Url::parse(text)
-            .is_ok_and(|url| url.host_str().is_some_and(|host| !host.is_empty()));
-        if !complete {
+    /// Checks that an address can be parsed and has a host; returns it if so.
+    pub fn address(&mut self, at: &str, text: &str) -> Option<reqwest::Url> {
+        let url = reqwest::Url::parse(text)
+            .ok()
+            .filter(|url| url.host_str().is_some_and(|host| !host.is_empty()));
+        if url.is_none() {
             let found = redacted(text);
             self.problem(
                 at,
                 format!("found \"{found}\"; accepted: http://HOST:PORT or https://HOST:PORT"),
+            );
+        }
+        url
+    }
+
+    /// As [`Self::address`], for an address to which a corp's secret is sent: WeCom's `gettoken` has
+    /// `corpsecret` in its query, so everybody on the way could read it over plain HTTP.
+    fn secret_address(&mut self, at: &str, text: &str) {
+        let Some(url) = self.address(at, text) else {
+            return;
+        };
+        if url.scheme() == "http" && !is_this_machine(&url) && !self.allow_plain_http {
+            let found = redacted(text);
+            self.problem(
+                at,
+                format!(
+                    "found \"{found}\", to which the secret would be sent in plain text; accepted: \
+                     https://, http:// to this machine (127.0.0.1, [::1], localhost), or \
+                     `[secrets] allow_plain_http = true`"
+                ),
             );
         }
     }
@@ -409,5 +434,19 @@ impl<'a> Validator<'a> {
             );
         }
         parsed
+    }
+}
+
+/// Returns whether an address is on the loopback interface: `localhost` and names below it (RFC 6761),
+/// 127.0.0.0/8 and `::1`.
+fn is_this_machine(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => {
+            let name = bare.strip_suffix('.').unwrap_or(bare);
+            name == "localhost" || name.ends_with(".localhost")
+        }
     }
 }

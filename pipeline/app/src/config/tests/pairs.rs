@@ -7,11 +7,11 @@ fn two_corps() -> String {
     let corp = |id: &str| {
         format!(
             "[[corp]]\nid = \"{id}\"\ntimezone = \"Asia/Shanghai\"\n\
-             [corp.archive]\nbase_url = \"http://{id}:1\"\nsecret_file = \"secret\"\n\
+             [corp.archive]\nbase_url = \"https://{id}:1\"\nsecret_file = \"secret\"\n\
              poll_interval = \"2s\"\n\
              [[corp.archive.key]]\nversion = 1\nfile = \"key.pem\"\n\
              [[corp.archive.key]]\nversion = 2\nfile = \"key.pem\"\n\
-             [corp.directory]\nbase_url = \"https://{id}\"\nsecret_file = \"secret\"\n"
+             [corp.directory]\nbase_url = \"https://{id}/\"\nsecret_file = \"secret\"\n"
         )
     };
     let rest = "[driver]\nmode = \"kafka\"\n\
@@ -76,9 +76,9 @@ const SHAPE_FAULTS: &[Fault] = &[
         "corp[0].archive.poll_interval: found 2026-01-01; accepted: string",
     ),
     (
-        "https://ww1",
-        "ldap://somebody:hunter2@ww1",
-        "corp[0].directory.base_url: found \"ldap://***@ww1\"; accepted: an address beginning",
+        "https://ww1/",
+        "ldap://somebody:hunter2@ww1/",
+        "corp[0].directory.base_url: found \"ldap://***@ww1/\"; accepted: an address beginning",
     ),
     (
         "properties = { \"client.id\" = \"x\" }",
@@ -100,28 +100,33 @@ const VALUE_FAULTS: &[Fault] = &[
         "corp[1].timezone: found \"Mars/Olympus\"; accepted: an IANA name",
     ),
     (
-        "http://ww2:1\"\nsecret_file = \"secret\"",
-        "http://ww2:1\"\nsecret_file = \"nowhere\"",
+        "https://ww2:1\"\nsecret_file = \"secret\"",
+        "https://ww2:1\"\nsecret_file = \"nowhere\"",
         "corp[1].archive.secret_file: nowhere: cannot be read",
     ),
     (
-        "http://ww2:1",
-        "http://[ww2",
-        "corp[1].archive.base_url: found \"http://[ww2\"; accepted: http://HOST:PORT",
+        "https://ww1/",
+        "http://somebody:hunter2@ww1/",
+        "corp[0].directory.base_url: found \"http://***@ww1/\", to which the secret would be sent",
     ),
     (
-        "base_url = \"http://ww2:1\"\n",
+        "https://ww2:1",
+        "https://[ww2",
+        "corp[1].archive.base_url: found \"https://[ww2\"; accepted: http://HOST:PORT",
+    ),
+    (
+        "base_url = \"https://ww2:1\"\n",
         "",
         "corp[1].archive.base_url: missing; accepted: the address of the gateway",
     ),
     (
-        "[[corp.archive.key]]\nversion = 2\nfile = \"key.pem\"\n[corp.directory]\nbase_url = \"https://ww2\"",
-        "[[corp.archive.key]]\nversion = 1\nfile = \"key.pem\"\n[corp.directory]\nbase_url = \"https://ww2\"",
+        "[[corp.archive.key]]\nversion = 2\nfile = \"key.pem\"\n[corp.directory]\nbase_url = \"https://ww2/\"",
+        "[[corp.archive.key]]\nversion = 1\nfile = \"key.pem\"\n[corp.directory]\nbase_url = \"https://ww2/\"",
         "corp[1].archive.key[1].version: found 1, as for another key; accepted: one key per version",
     ),
     (
-        "[[corp.archive.key]]\nversion = 2\nfile = \"key.pem\"\n[corp.directory]\nbase_url = \"https://ww1\"",
-        "[[corp.archive.key]]\nversion = 0\nfile = \"secret\"\n[corp.directory]\nbase_url = \"https://ww1\"",
+        "[[corp.archive.key]]\nversion = 2\nfile = \"key.pem\"\n[corp.directory]\nbase_url = \"https://ww1/\"",
+        "[[corp.archive.key]]\nversion = 0\nfile = \"secret\"\n[corp.directory]\nbase_url = \"https://ww1/\"",
         "corp[0].archive.key[1].file: secret: not an RSA private key",
     ),
     (
