@@ -3,20 +3,22 @@
 //! The ledger does not depend on any sink. It is written before a sink receives a record (direct
 //! driver: to a file; kafka driver: to the topic `.ledger`, in the transaction that publishes the
 //! record), and no answer of a sink changes it. Its dense numbers and its hash chain prove that no
-//! record was changed, removed or inserted later. Its digests prove that a row in a sink belongs to
-//! a pulled record.
+//! record, outcome or digest was changed, removed or inserted later. Its digests prove that a row in a
+//! sink belongs to a pulled record and is as it was delivered.
 //!
 //! The ledger contains digests only. No sealed record and no content can be read from it.
 //!
 //! All integers are little endian.
 
 mod row;
+mod settlement;
 
 use sha2::{Digest, Sha256};
 
 use crate::CorpId;
 
-pub use row::{RecordKey, RowDigest, RowParts};
+pub use row::{RecordKey, RowDigest, RowParts, combined};
+pub use settlement::{Destruction, Outcome, RecordOutcome, SettledChain, Settlement};
 
 /// The first 128 bits of a SHA-256 digest, which is enough to resist second preimages. Every digest
 /// of a record, a msgid or a row has this type.
@@ -42,28 +44,16 @@ pub struct ChainLink(pub [u8; 32]);
 impl ChainLink {
     /// Returns the link before the first record of a corp.
     pub fn genesis(corp: &str) -> Self {
-        let mut hasher = Sha256::new_with_prefix(b"chatledger chain 1\0");
+        let mut hasher = Sha256::new_with_prefix(b"chatledger chain 2\0");
         hasher.update(corp.as_bytes());
         Self(hasher.finalize().into())
     }
 
-    /// Returns the link after the next record: SHA-256 over this link and the record's `number`,
-    /// `seq`, gap flag, digest of the msgid and digest of the sealed record.
+    /// Returns the link after `chained`, the encoded content of the next entry.
     #[must_use]
-    pub fn after(
-        &self,
-        number: u64,
-        seq: u64,
-        gap: bool,
-        msgid: &Digest128,
-        sealed: &Digest128,
-    ) -> Self {
+    fn after(&self, chained: &[u8]) -> Self {
         let mut hasher = Sha256::new_with_prefix(self.0);
-        hasher.update(number.to_le_bytes());
-        hasher.update(seq.to_le_bytes());
-        hasher.update([u8::from(gap)]);
-        hasher.update(msgid);
-        hasher.update(sealed);
+        hasher.update(chained);
         Self(hasher.finalize().into())
     }
 
@@ -96,45 +86,95 @@ impl std::fmt::Debug for ChainLink {
     }
 }
 
-/// One entry of the hash chain: a record that was pulled, or a gap that an operator accepted.
+/// What an entry of the hash chain stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A record that was pulled.
+    Record,
+    /// A gap that an operator accepted.
+    Gap,
+    /// Another settlement of a record that an earlier entry stands for: a dead letter that was
+    /// replayed, or a record that was processed again with another result.
+    Resettled,
+    /// Records that were destroyed deliberately: see [`Destruction`].
+    Destroyed,
+}
+
+impl EntryKind {
+    /// The two highest bits of an encoded `at`.
+    fn tag(self) -> u64 {
+        match self {
+            Self::Record => 0,
+            Self::Destroyed => 1 << 62,
+            Self::Gap => 2 << 62,
+            Self::Resettled => 3 << 62,
+        }
+    }
+}
+
+/// One entry of the hash chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LedgerEntry {
     /// Number of the entry within its corp: starts at 1 and has no gaps, unlike `seq`.
     pub number: u64,
-    /// Position in the corp's archive; for a gap, the position after which records may be missing.
+    /// Position in the corp's archive. For a gap, the position after which records may be missing;
+    /// for a further settlement and a destruction, the last position of the ledger at that time.
     pub seq: u64,
-    /// When the record was first pulled or the gap was accepted, milliseconds since the epoch, UTC.
+    /// When the record was first pulled, or when the entry of another kind was made, milliseconds
+    /// since the epoch, UTC. Between 0 and 2^62 - 1.
     pub at: i64,
-    /// Digest of the msgid.
+    /// Digest of the msgid; zeros for a gap. For a destruction, [`Destruction::digest`].
     pub msgid: Digest128,
-    /// Digest of the sealed record's JSON as received. For a gap, the first 8 bytes hold the time
-    /// of the archive's last answer before the gap, milliseconds since the epoch, UTC.
+    /// Digest of the sealed record's JSON as received. For other kinds it holds two numbers, see
+    /// [`Self::silent_since`], [`Self::subject`] and [`Self::destroyed`].
     pub sealed: Digest128,
-    /// Whether the entry is a gap.
-    pub gap: bool,
+    /// What the entry stands for.
+    pub kind: EntryKind,
     /// The hash chain up to and including this entry.
     pub link: ChainLink,
+}
+
+/// Two numbers in the place of the digest of a sealed record.
+pub fn two_numbers(first: u64, second: u64) -> Digest128 {
+    (u128::from(first) | u128::from(second) << 64).to_le_bytes()
 }
 
 impl LedgerEntry {
     /// Encoded size of an entry in bytes.
     pub const BYTES: usize = 88;
-    const GAP: u64 = 1 << 63;
+    /// Of it, the content that the link covers.
+    const CHAINED: usize = Self::BYTES - 32;
+    const TAG: u64 = 3 << 62;
 
-    /// Whether this entry continues the chain from the link `before`.
-    pub fn follows(&self, before: &ChainLink) -> bool {
-        self.link == before.after(self.number, self.seq, self.gap, &self.msgid, &self.sealed)
+    /// The link that belongs to this entry after the link `before`: SHA-256 over `before`, the encoded
+    /// entry without its link, and the settlement that is stored with it.
+    pub fn link_after(&self, before: &ChainLink, settlement: Option<&Settlement>) -> ChainLink {
+        let mut chained = Vec::with_capacity(Self::CHAINED + Settlement::BYTES);
+        self.encode_content(&mut chained);
+        if let Some(settlement) = settlement {
+            settlement.encode(&mut chained);
+        }
+        before.after(&chained)
     }
 
-    /// Appends the encoded entry: number · seq · (gap << 63 | at) · msgid · sealed · link.
+    /// Whether this entry, with the settlement that is stored with it, continues the chain from the
+    /// link `before`.
+    pub fn follows(&self, before: &ChainLink, settlement: Option<&Settlement>) -> bool {
+        self.link == self.link_after(before, settlement)
+    }
+
+    /// Appends the encoded entry: number · seq · (kind << 62 | at) · msgid · sealed · link.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let gap = if self.gap { Self::GAP } else { 0 };
+        self.encode_content(out);
+        out.extend(self.link.0);
+    }
+
+    fn encode_content(&self, out: &mut Vec<u8>) {
         out.extend(self.number.to_le_bytes());
         out.extend(self.seq.to_le_bytes());
-        out.extend((gap | (self.at as u64 & (Self::GAP - 1))).to_le_bytes());
+        out.extend((self.kind.tag() | (self.at as u64 & !Self::TAG)).to_le_bytes());
         out.extend(self.msgid);
         out.extend(self.sealed);
-        out.extend(self.link.0);
     }
 
     /// Decodes an entry; returns `None` if `bytes` is not [`Self::BYTES`] long.
@@ -144,80 +184,45 @@ impl LedgerEntry {
         let entry = Self {
             number,
             seq,
-            at: (tagged & (Self::GAP - 1)) as i64,
+            at: (tagged & !Self::TAG) as i64,
             msgid: bytes.array()?,
             sealed: bytes.array()?,
-            gap: tagged & Self::GAP != 0,
+            kind: match tagged >> 62 {
+                0 => EntryKind::Record,
+                1 => EntryKind::Destroyed,
+                2 => EntryKind::Gap,
+                _ => EntryKind::Resettled,
+            },
             link: ChainLink(bytes.array()?),
         };
         bytes.0.is_empty().then_some(entry)
     }
 
-    /// Returns when the archive last answered before a gap, milliseconds since the epoch, UTC;
-    /// `None` for an entry that is not a gap.
+    /// The two numbers of an entry that is not a record.
+    fn numbers(&self) -> (u64, u64) {
+        let both = u128::from_le_bytes(self.sealed);
+        (both as u64, (both >> 64) as u64)
+    }
+
+    /// When the archive last answered before a gap, milliseconds since the epoch, UTC; `None` for an
+    /// entry of another kind.
     pub fn silent_since(&self) -> Option<i64> {
-        let first = self.sealed.first_chunk::<8>()?;
-        self.gap.then_some(i64::from_le_bytes(*first))
-    }
-}
-
-/// Outcome of a record after opening and decoding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The record became a message.
-    Message,
-    /// The record was dead-lettered.
-    DeadLetter,
-    /// The archive had already returned a record with the same `msgid`.
-    Duplicate,
-}
-
-/// The outcome of one record in the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordOutcome {
-    /// Position in the corp's archive.
-    pub seq: u64,
-    /// Digest of the msgid.
-    pub msgid: Digest128,
-    /// Outcome of the record.
-    pub outcome: Outcome,
-    /// Digest of the message's row ([`RowParts::digest`]); all zeros if the record is not a
-    /// message.
-    pub row: Digest128,
-}
-
-impl RecordOutcome {
-    /// Encoded size in bytes.
-    pub const BYTES: usize = 48;
-
-    /// Appends the encoded outcome: seq · outcome · msgid · row.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let outcome: u64 = match self.outcome {
-            Outcome::Message => 1,
-            Outcome::DeadLetter => 2,
-            Outcome::Duplicate => 3,
-        };
-        out.extend(self.seq.to_le_bytes());
-        out.extend(outcome.to_le_bytes());
-        out.extend(self.msgid);
-        out.extend(self.row);
+        (self.kind == EntryKind::Gap).then(|| self.numbers().0 as i64)
     }
 
-    /// Decodes an outcome; returns `None` if the length or the outcome code is invalid.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut bytes = FieldReader(bytes);
-        let record = Self {
-            seq: bytes.number()?,
-            outcome: match bytes.number()? {
-                1 => Outcome::Message,
-                2 => Outcome::DeadLetter,
-                3 => Outcome::Duplicate,
-                _ => return None,
-            },
-            msgid: bytes.array()?,
-            row: bytes.array()?,
-        };
-        bytes.0.is_empty().then_some(record)
+    /// The position of the record that is settled: of the record itself, or of the one that a further
+    /// settlement is about. `None` for an entry of another kind.
+    pub fn subject(&self) -> Option<u64> {
+        match self.kind {
+            EntryKind::Record => Some(self.seq),
+            EntryKind::Resettled => Some(self.numbers().0),
+            EntryKind::Gap | EntryKind::Destroyed => None,
+        }
+    }
+
+    /// First and last position of the records that were destroyed; `None` for an entry of another kind.
+    pub fn destroyed(&self) -> Option<(u64, u64)> {
+        (self.kind == EntryKind::Destroyed).then(|| self.numbers())
     }
 }
 
@@ -228,12 +233,14 @@ pub enum LedgerRecord {
     Pulled(Vec<LedgerEntry>),
     /// The outcomes of a batch of records.
     Outcomes(Vec<RecordOutcome>),
+    /// Records were destroyed deliberately.
+    Destroyed(Destruction),
 }
 
 impl LedgerRecord {
-    /// Returns the encoded value: version (1), kind (`P` or `S`), then items of fixed size.
+    /// Returns the encoded value: version (2), kind, then items of fixed size (`P`, `S`) or JSON (`D`).
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![1];
+        let mut out = vec![2];
         match self {
             Self::Pulled(entries) => {
                 out.push(b'P');
@@ -247,6 +254,10 @@ impl LedgerRecord {
                     outcome.encode(&mut out);
                 }
             }
+            Self::Destroyed(destruction) => {
+                out.push(b'D');
+                out.extend(destruction.text().into_bytes());
+            }
         }
         out
     }
@@ -254,16 +265,17 @@ impl LedgerRecord {
     /// Decodes a value; returns `None` if the version, the kind or the length is invalid.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         match bytes {
-            [1, b'P', rest @ ..] => Some(Self::Pulled(decode_all(
+            [2, b'P', rest @ ..] => Some(Self::Pulled(decode_all(
                 rest,
                 LedgerEntry::BYTES,
                 LedgerEntry::decode,
             )?)),
-            [1, b'S', rest @ ..] => Some(Self::Outcomes(decode_all(
+            [2, b'S', rest @ ..] => Some(Self::Outcomes(decode_all(
                 rest,
                 RecordOutcome::BYTES,
                 RecordOutcome::decode,
             )?)),
+            [2, b'D', rest @ ..] => Some(Self::Destroyed(Destruction::parse(rest)?)),
             _ => None,
         }
     }
@@ -331,61 +343,101 @@ impl ChainAnchor {
 mod tests {
     use super::*;
 
-    fn entry(number: u64, gap: bool, before: &ChainLink) -> LedgerEntry {
-        let (msgid, sealed) = (digest_of(b"m"), digest_of(b"{}"));
-        LedgerEntry {
+    const SETTLEMENT: Settlement = Settlement {
+        outcome: Outcome::Message,
+        row: [5; 16],
+        violations: 2,
+        violation_rows: [6; 16],
+    };
+
+    fn entry(number: u64, kind: EntryKind, before: &ChainLink) -> LedgerEntry {
+        let mut entry = LedgerEntry {
             number,
             seq: u64::MAX - number,
             at: 1_790_000_000_000,
-            msgid,
-            sealed,
-            gap,
-            link: before.after(number, u64::MAX - number, gap, &msgid, &sealed),
-        }
+            msgid: digest_of(b"m"),
+            sealed: digest_of(b"{}"),
+            kind,
+            link: *before,
+        };
+        entry.link = entry.link_after(before, Some(&SETTLEMENT));
+        entry
     }
 
     #[test]
     fn ledger_records_round_trip_and_damaged_bytes_are_rejected() {
         let genesis = ChainLink::genesis("ww1");
-        let first = entry(1, false, &genesis);
-        let pulled = LedgerRecord::Pulled(vec![first, entry(2, true, &first.link)]);
+        let mut entries = Vec::new();
+        for (number, kind) in [
+            EntryKind::Record,
+            EntryKind::Gap,
+            EntryKind::Resettled,
+            EntryKind::Destroyed,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            entries.push(entry(number as u64 + 1, kind, &genesis));
+        }
         let outcomes = LedgerRecord::Outcomes(
             [Outcome::Message, Outcome::DeadLetter, Outcome::Duplicate]
                 .map(|outcome| RecordOutcome {
                     seq: 7,
                     msgid: digest_of(b"m"),
-                    outcome,
-                    row: digest_of(b"row"),
+                    settlement: Settlement {
+                        outcome,
+                        ..SETTLEMENT
+                    },
                 })
                 .to_vec(),
         );
-        for record in [pulled, outcomes, LedgerRecord::Pulled(Vec::new())] {
+        let destroyed = LedgerRecord::Destroyed(Destruction {
+            first_seq: 3,
+            last_seq: 9,
+            by: "li".to_owned(),
+            because: "保存期满".to_owned(),
+            at: 5,
+        });
+        let pulled = LedgerRecord::Pulled(entries);
+        for record in [
+            pulled,
+            outcomes,
+            destroyed,
+            LedgerRecord::Pulled(Vec::new()),
+        ] {
             assert_eq!(LedgerRecord::decode(&record.encode()), Some(record));
         }
-        for damaged in [&[][..], &[1], &[2, b'P'], &[1, b'P', 0], &[1, b'S', 9, 9]] {
+        for damaged in [
+            &[][..],
+            &[2],
+            &[1, b'P'],
+            &[2, b'P', 0],
+            &[2, b'S', 9, 9],
+            b"\x02D{}",
+        ] {
             assert_eq!(LedgerRecord::decode(damaged), None);
         }
     }
 
     #[test]
-    fn changing_any_chained_field_breaks_the_chain() {
+    fn changing_any_bit_of_an_entry_or_its_settlement_breaks_the_chain() {
         let genesis = ChainLink::genesis("ww1");
         assert_ne!(genesis, ChainLink::genesis("ww2"));
-        let good = entry(1, false, &genesis);
-        assert!(good.follows(&genesis) && !good.follows(&good.link));
-        let mut sealed = good.sealed;
-        sealed[15] ^= 1;
-        for changed in [
-            LedgerEntry { number: 2, ..good },
-            LedgerEntry { seq: 5, ..good },
-            LedgerEntry { gap: true, ..good },
-            LedgerEntry {
-                msgid: digest_of(b"n"),
-                ..good
-            },
-            LedgerEntry { sealed, ..good },
-        ] {
-            assert!(!changed.follows(&genesis), "{changed:?}");
+        let good = entry(1, EntryKind::Record, &genesis);
+        assert!(good.follows(&genesis, Some(&SETTLEMENT)));
+        assert!(!good.follows(&good.link, Some(&SETTLEMENT)) && !good.follows(&genesis, None));
+        let mut bytes = Vec::new();
+        good.encode(&mut bytes);
+        SETTLEMENT.encode(&mut bytes);
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let (entry, settlement) = changed.split_at(LedgerEntry::BYTES);
+            let entry = LedgerEntry::decode(entry).unwrap();
+            // An unknown outcome cannot be read at all.
+            if let Some(settlement) = Settlement::decode(settlement) {
+                assert!(!entry.follows(&genesis, Some(&settlement)), "bit {bit}");
+            }
         }
         let anchor = ChainAnchor {
             corp_id: "ww1".into(),

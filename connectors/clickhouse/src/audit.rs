@@ -3,13 +3,15 @@
 //! The tables are read without `FINAL`, except for open dead letters and their events, so that a row
 //! that is stored twice counts twice. Values are always bound parameters.
 
-use chatledger_schemas::CorpId;
-use chatledger_schemas::ledger::{Digest128, RecordKey, RowDigest, RowParts};
+use chatledger_schemas::ledger::{Digest128, RecordKey, RowDigest, RowParts, digest_of};
+use chatledger_schemas::{CorpId, DeadLetter, Reason, Severity, Violation};
 use clickhouse::Row;
 use clickhouse::query::Query;
 use serde::Deserialize;
 
-use crate::tables::{DeadLetterEvents, DeadLetters, Messages, ReconciliationRow, Reconciliations};
+use crate::tables::{
+    DeadLetterEvents, DeadLetters, Messages, ReconciliationRow, Reconciliations, Violations,
+};
 use crate::{ClickHouse, Error, RequestError, Table};
 
 /// The rows that an audit reads.
@@ -17,6 +19,8 @@ use crate::{ClickHouse, Error, RequestError, Table};
 pub enum AuditedRows {
     /// Rows of `messages`, each as often as it is stored.
     Messages,
+    /// Rows of `violations`, each as often as it is stored.
+    Violations,
     /// Dead letters that are open.
     OpenDeadLetters,
     /// Dead letters that have been discarded.
@@ -27,6 +31,7 @@ impl AuditedRows {
     fn table(self) -> &'static str {
         match self {
             Self::Messages => Messages::NAME,
+            Self::Violations => Violations::NAME,
             Self::OpenDeadLetters => DeadLetters::NAME,
             Self::DiscardedDeadLetters => DeadLetterEvents::NAME,
         }
@@ -36,7 +41,7 @@ impl AuditedRows {
     fn from(self) -> String {
         let table = self.table();
         match self {
-            Self::Messages => format!("{table} WHERE true"),
+            Self::Messages | Self::Violations => format!("{table} WHERE true"),
             Self::OpenDeadLetters => format!("{table} FINAL WHERE true"),
             // Two people may have discarded the same dead letter at the same time.
             Self::DiscardedDeadLetters => format!(
@@ -88,6 +93,36 @@ struct ContentRow {
     content: String,
     payload: String,
     key_version: u32,
+}
+
+#[derive(Row, Deserialize)]
+struct ViolationRow {
+    violation_id: String,
+    msgid: String,
+    seq: u64,
+    msgtime: i64,
+    conversation_id: String,
+    from_id: String,
+    rule_id: String,
+    rule_name: String,
+    rule_version: String,
+    category: String,
+    severity: String,
+    matched: Vec<String>,
+    spans: Vec<(u32, u32)>,
+    detected_at: i64,
+}
+
+#[derive(Row, Deserialize)]
+struct DeadLetterRow {
+    seq: u64,
+    msgid: String,
+    reason: String,
+    error: String,
+    key_version: u32,
+    sealed: String,
+    first_seen: i64,
+    attempts: u32,
 }
 
 impl ClickHouse {
@@ -165,31 +200,59 @@ impl ClickHouse {
         Ok(found)
     }
 
-    /// Returns the digests of the rows of `messages` between two positions, both included, in order
-    /// of position.
+    /// Returns the digests of the rows between two positions, both included, in order of position;
+    /// none for discarded dead letters.
     ///
     /// # Errors
     /// [`Error::Audit`] if the query fails.
     pub async fn row_digests(
         &self,
+        rows: AuditedRows,
+        corp: &CorpId,
+        range: (u64, u64),
+    ) -> Result<Vec<RowDigest>, Error> {
+        match rows {
+            AuditedRows::Messages => {
+                self.digests(rows, corp, range, |row| row_digest(&row))
+                    .await
+            }
+            AuditedRows::Violations => {
+                self.digests(rows, corp, range, |row| violation_digest(corp, row))
+                    .await
+            }
+            AuditedRows::OpenDeadLetters => {
+                self.digests(rows, corp, range, |row| dead_letter_digest(corp, row))
+                    .await
+            }
+            AuditedRows::DiscardedDeadLetters => Ok(Vec::new()),
+        }
+    }
+
+    async fn digests<R>(
+        &self,
+        rows: AuditedRows,
         corp: &CorpId,
         (first, last): (u64, u64),
-    ) -> Result<Vec<RowDigest>, Error> {
+        digest: impl Fn(R) -> RowDigest,
+    ) -> Result<Vec<RowDigest>, Error>
+    where
+        R: clickhouse::RowOwned + clickhouse::RowRead,
+    {
         let sql = format!(
-            "SELECT ?fields FROM {} WHERE corp_id = {{corp:String}} \
+            "SELECT ?fields FROM {} AND corp_id = {{corp:String}} \
              AND seq BETWEEN {{first:UInt64}} AND {{last:UInt64}} ORDER BY seq",
-            Messages::NAME
+            rows.from()
         );
         let query = self.between(&sql, corp, first, last);
         let read = async {
-            let mut cursor = query.fetch::<ContentRow>()?;
+            let mut cursor = query.fetch::<R>()?;
             let mut digests = Vec::new();
             while let Some(row) = cursor.next().await? {
-                digests.push(row_digest(&row));
+                digests.push(digest(row));
             }
             Ok(digests)
         };
-        self.audit(AuditedRows::Messages, read).await
+        self.audit(rows, read).await
     }
 
     /// Stores the result of a reconciliation, for the dashboards.
@@ -244,5 +307,58 @@ fn row_digest(row: &ContentRow) -> RowDigest {
         content: &row.content,
         payload: &row.payload,
         key_version: row.key_version,
+    })
+}
+
+/// The digest of a row with a value that no program writes. No row in a ledger has it.
+fn foreign(seq: u64, msgid: &str) -> RowDigest {
+    RowDigest {
+        key: RecordKey {
+            seq,
+            msgid: digest_of(msgid.as_bytes()),
+        },
+        digest: [0xff; 16],
+    }
+}
+
+fn violation_digest(corp: &CorpId, row: ViolationRow) -> RowDigest {
+    let mut known = Severity::ALL.into_iter();
+    let Some(severity) = known.find(|severity| severity.as_str() == row.severity) else {
+        return foreign(row.seq, &row.msgid);
+    };
+    RowDigest::from(&Violation {
+        corp_id: corp.clone(),
+        violation_id: row.violation_id,
+        msgid: row.msgid,
+        seq: row.seq,
+        msgtime: row.msgtime,
+        conversation_id: row.conversation_id,
+        from_id: row.from_id,
+        rule_id: row.rule_id,
+        rule_name: row.rule_name,
+        rule_version: row.rule_version,
+        category: row.category,
+        severity,
+        matched: row.matched,
+        spans: row.spans,
+        detected_at: row.detected_at,
+    })
+}
+
+fn dead_letter_digest(corp: &CorpId, row: DeadLetterRow) -> RowDigest {
+    let mut known = Reason::ALL.into_iter();
+    let Some(reason) = known.find(|reason| reason.as_str() == row.reason) else {
+        return foreign(row.seq, &row.msgid);
+    };
+    RowDigest::from(&DeadLetter {
+        corp_id: corp.clone(),
+        seq: row.seq,
+        msgid: row.msgid,
+        reason,
+        error: row.error,
+        key_version: row.key_version,
+        sealed: row.sealed,
+        first_seen: row.first_seen,
+        attempts: row.attempts,
     })
 }

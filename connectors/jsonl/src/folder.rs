@@ -5,10 +5,10 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use chatledger_schemas::Message;
+use serde::de::DeserializeOwned;
 
 use crate::Error;
-use crate::line::MessageLine;
+use crate::line::RowLine;
 
 /// The folder that files go into.
 #[derive(Debug, Clone)]
@@ -130,21 +130,21 @@ impl Folder {
     }
 }
 
-/// Passes every message of a file to `each`.
+/// Passes every row of a file to `each`.
 ///
 /// # Errors
-/// The file cannot be read, or a line is not a message.
-pub fn read_messages(path: &Path, mut each: impl FnMut(Message)) -> Result<(), Error> {
+/// The file cannot be read, or a line is not such a row.
+pub fn read_rows<T: DeserializeOwned>(path: &Path, mut each: impl FnMut(T)) -> Result<(), Error> {
     let file = File::open(path).map_err(|source| error(path, source))?;
     for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
         let line = line.map_err(|source| error(path, source))?;
-        let read = serde_json::from_slice::<MessageLine>(&line);
+        let read = serde_json::from_slice::<RowLine<T>>(&line);
         let read = read.map_err(|source| Error::NotARow {
             path: path.display().to_string(),
             line: number + 1,
             column: source.column(),
         })?;
-        each(read.message);
+        each(read.row);
     }
     Ok(())
 }

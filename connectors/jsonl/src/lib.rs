@@ -19,7 +19,7 @@ use std::io::{self, Write};
 
 use chatledger_schemas::{Classified, FaultClass};
 
-pub use self::folder::{Folder, read_messages};
+pub use self::folder::{Folder, read_rows};
 pub use self::line::{Line, encode};
 
 /// The fail points inside a write, in order.

@@ -17,11 +17,11 @@ pub enum Line<'a> {
     DeadLetterEvent(&'a DeadLetterEvent),
 }
 
-/// A message read back from a line.
+/// A row read back from a line, without its kind.
 #[derive(Debug, Deserialize)]
-pub(crate) struct MessageLine {
+pub(crate) struct RowLine<T> {
     #[serde(flatten)]
-    pub(crate) message: Message,
+    pub(crate) row: T,
 }
 
 /// Appends rows to `out`, one line each.

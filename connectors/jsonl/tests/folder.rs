@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use chatledger_jsonl::{Error, Folder, Line, encode, read_messages};
+use chatledger_jsonl::{Error, Folder, Line, encode, read_rows};
 use chatledger_schemas::{ConversationKind, Message, PartyKind};
 
 fn message(seq: u64) -> Message {
@@ -53,7 +53,7 @@ fn messages_are_one_line_each_and_can_be_read_back() {
         "{text}"
     );
     let mut read = Vec::new();
-    read_messages(&files[0], |message| read.push(message)).unwrap();
+    read_rows(&files[0], |message: Message| read.push(message)).unwrap();
     assert_eq!(read, written);
 }
 
@@ -105,7 +105,7 @@ fn line_that_is_not_a_message_is_reported_by_place_and_not_quoted() {
     let mut text = lines(&[message(1)]);
     text.extend_from_slice(b"{\"kind\":\"message\",\"secret\":\"s3cret\"}\n");
     fs::write(&path, text).unwrap();
-    let error = read_messages(&path, |_| {}).unwrap_err();
+    let error = read_rows(&path, |_: Message| {}).unwrap_err();
     assert!(matches!(error, Error::NotARow { line: 2, .. }), "{error}");
     assert!(!error.to_string().contains("s3cret"));
 }

@@ -18,25 +18,26 @@
 //!   the disk or in the bucket. Incomplete files are in a hidden folder that no `*.parquet` pattern and
 //!   no data set reader looks into; the next [`Target::open`] removes them.
 //!
-//! [`MessageFile`] reads files back for an audit.
+//! [`ArchiveFile`] reads files back for an audit.
 //!
 //! Encoding is CPU work and synchronous ([`BatchEncoder`]); writing files is I/O and async
 //! ([`Target`]).
 
+mod archive_file;
 mod encoder;
 mod error;
 mod file_encoder;
 mod layout;
 mod local;
-mod message_file;
 mod object;
 mod partition;
 mod rows;
 mod target;
 
+pub use archive_file::ArchiveFile;
 pub use encoder::{BatchEncoder, EncodedFile};
 pub use error::Error;
-pub use message_file::MessageFile;
+pub use partition::ParquetTable;
 pub use partition::{DEFAULT_ZONE, Zones};
 pub use target::{PutResult, Target};
 

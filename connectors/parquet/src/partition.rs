@@ -49,8 +49,10 @@ impl Zones {
 
 /// The tables that are written as files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ParquetTable {
+pub enum ParquetTable {
+    /// Messages.
     Messages,
+    /// Rule violations.
     Violations,
 }
 
@@ -85,10 +87,9 @@ impl fmt::Display for PartitionKey {
     }
 }
 
-/// Returns the directory of a corp's messages.
-pub(crate) fn messages_directory(corp: &CorpId) -> String {
-    let table = ParquetTable::Messages.as_str();
-    format!("{table}/corp_id={}", Escaped(corp.as_str()))
+/// Returns the directory of a corp's files of a table.
+pub(crate) fn directory_of(table: ParquetTable, corp: &CorpId) -> String {
+    format!("{}/corp_id={}", table.as_str(), Escaped(corp.as_str()))
 }
 
 /// A partition value in a path: everything except letters, digits, `-`, `_` and `.` is written as `%XX`

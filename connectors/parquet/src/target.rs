@@ -9,8 +9,8 @@ use chatledger_schemas::CorpId;
 
 use crate::local::Local;
 use crate::object::Object;
-use crate::partition::messages_directory;
-use crate::{EncodedFile, Error};
+use crate::partition::directory_of;
+use crate::{EncodedFile, Error, ParquetTable};
 
 /// A folder or bucket that holds the tables. Several processes may share one.
 #[derive(Clone, Debug)]
@@ -110,9 +110,9 @@ impl Target {
 }
 
 impl Target {
-    /// Returns the paths of a corp's message files within the target, in ascending order.
-    pub async fn messages(&self, corp: &CorpId) -> Result<Vec<String>, Error> {
-        let folder = messages_directory(corp);
+    /// Returns the paths of a corp's files of a table within the target, in ascending order.
+    pub async fn files(&self, table: ParquetTable, corp: &CorpId) -> Result<Vec<String>, Error> {
+        let folder = directory_of(table, corp);
         let mut paths = match &self.0 {
             Backend::Local(local) => local.list(folder).await?,
             Backend::Object(object) => object.list(&folder).await?,

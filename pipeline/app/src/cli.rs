@@ -311,6 +311,10 @@ pub struct VerifyArgs {
     /// otherwise none].
     #[arg(long, value_name = "DURATION")]
     pub settle: Option<humantime::Duration>,
+    /// Report of an earlier `verify --json`, kept where nobody who can write the archive can. Its links
+    /// must be in the ledger.
+    #[arg(long, value_name = "FILE")]
+    pub kept: Option<PathBuf>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,

@@ -1,9 +1,13 @@
-//! Extends a corp's hash chain over each record's `seq`, msgid and sealed form, in the order of pulling.
+//! Extends a corp's hash chain over each record's `seq`, msgid, sealed form and time of pulling, in the
+//! order of pulling. With the direct driver it covers what became of the record as well.
 //!
-//! A record that is changed, removed or inserted afterwards breaks the chain.
+//! An entry that is changed, removed or inserted afterwards breaks the chain.
 
 use chatledger_schemas::SealedRecord;
-use chatledger_schemas::ledger::{ChainLink, Digest128, LedgerEntry, digest_of};
+use chatledger_schemas::ledger::{
+    ChainLink, Destruction, Digest128, EntryKind, LedgerEntry, RecordOutcome, Settlement,
+    digest_of, two_numbers,
+};
 
 /// What the chain covers of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,58 +60,73 @@ impl Chain {
         }
     }
 
-    /// Adds a record.
-    pub fn record(&mut self, input: &ChainInput) -> LedgerEntry {
-        self.step(input, false)
+    /// Adds a record, with what became of it if that is stored in the same place.
+    pub fn record(&mut self, input: &ChainInput, settlement: Option<&Settlement>) -> LedgerEntry {
+        self.step(input, EntryKind::Record, settlement)
     }
 
     /// Adds a gap: records after `seq` that the archive received after `silent_since` may be missing.
     /// Both times are in milliseconds since the epoch, UTC.
     pub fn gap(&mut self, seq: u64, silent_since: i64, at: i64) -> LedgerEntry {
-        let mut sealed = [0; 16];
-        sealed[..8].copy_from_slice(&silent_since.to_le_bytes());
-        let msgid = [0; 16];
-        self.step(
-            &ChainInput {
-                seq,
-                at,
-                msgid,
-                sealed,
-            },
-            true,
-        )
+        let input = ChainInput {
+            seq,
+            at,
+            msgid: [0; 16],
+            sealed: two_numbers(silent_since as u64, 0),
+        };
+        self.step(&input, EntryKind::Gap, None)
     }
 
-    fn step(&mut self, input: &ChainInput, gap: bool) -> LedgerEntry {
-        let ChainInput {
+    /// Adds a further settlement of a record, when the ledger has reached `seq`.
+    pub fn resettled(&mut self, seq: u64, at: i64, record: &RecordOutcome) -> LedgerEntry {
+        let input = ChainInput {
             seq,
             at,
-            msgid,
-            sealed,
-        } = *input;
-        self.number += 1;
-        self.link = self.link.after(self.number, seq, gap, &msgid, &sealed);
-        LedgerEntry {
-            number: self.number,
+            msgid: record.msgid,
+            sealed: two_numbers(record.seq, 0),
+        };
+        self.step(&input, EntryKind::Resettled, Some(&record.settlement))
+    }
+
+    /// Adds a destruction of records, when the ledger has reached `seq`.
+    pub fn destroyed(&mut self, seq: u64, destruction: &Destruction) -> LedgerEntry {
+        let input = ChainInput {
             seq,
-            at,
-            msgid,
-            sealed,
-            gap,
+            at: destruction.at,
+            msgid: destruction.digest(),
+            sealed: two_numbers(destruction.first_seq, destruction.last_seq),
+        };
+        self.step(&input, EntryKind::Destroyed, None)
+    }
+
+    fn step(
+        &mut self,
+        input: &ChainInput,
+        kind: EntryKind,
+        settlement: Option<&Settlement>,
+    ) -> LedgerEntry {
+        let mut entry = LedgerEntry {
+            number: self.number + 1,
+            seq: input.seq,
+            at: input.at,
+            msgid: input.msgid,
+            sealed: input.sealed,
+            kind,
             link: self.link,
-        }
+        };
+        entry.link = entry.link_after(&self.link, settlement);
+        *self = Self::at(&entry);
+        entry
     }
 
     /// Adds an entry again, with the number and link it has here.
-    pub fn again(&mut self, entry: &LedgerEntry) -> LedgerEntry {
-        self.step(
-            &ChainInput {
-                seq: entry.seq,
-                at: entry.at,
-                msgid: entry.msgid,
-                sealed: entry.sealed,
-            },
-            entry.gap,
-        )
+    pub fn again(&mut self, entry: &LedgerEntry, settlement: Option<&Settlement>) -> LedgerEntry {
+        let input = ChainInput {
+            seq: entry.seq,
+            at: entry.at,
+            msgid: entry.msgid,
+            sealed: entry.sealed,
+        };
+        self.step(&input, entry.kind, settlement)
     }
 }

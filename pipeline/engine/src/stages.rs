@@ -10,9 +10,11 @@ use chatledger_decode::decode;
 use chatledger_directory::{Directory, Unresolved};
 use chatledger_rules::RuleSet;
 use chatledger_schemas::dead_letter::Event;
-use chatledger_schemas::ledger::{Digest128, Outcome, RowParts};
+use chatledger_schemas::ledger::{
+    Digest128, Outcome, RecordOutcome, RowParts, Settlement, combined,
+};
 use chatledger_schemas::{
-    CorpId, DeadLetter, DeadLetterEvent, Message, Reason, RetryRequest, SealedRecord,
+    CorpId, DeadLetter, DeadLetterEvent, Message, Reason, RetryRequest, SealedRecord, Violation,
 };
 
 use crate::batch::{Batch, BatchRange};
@@ -99,9 +101,7 @@ pub struct ProcessedRecord {
     /// When it was pulled.
     pub at: i64,
     /// What became of it.
-    pub outcome: Outcome,
-    /// Digest of its row; zeros if it is not a message.
-    pub row: Digest128,
+    pub settlement: Settlement,
 }
 
 impl ProcessedRecord {
@@ -111,8 +111,16 @@ impl ProcessedRecord {
             seq: pulled.record.seq,
             hash: msg_hash(&pulled.record.msgid),
             at: pulled.at,
-            outcome: Outcome::Message,
-            row: [0; 16],
+            settlement: Settlement::without_rows(Outcome::Message),
+        }
+    }
+
+    /// Its item in the ledger.
+    pub fn outcome(&self) -> RecordOutcome {
+        RecordOutcome {
+            seq: self.seq,
+            msgid: self.hash.to_le_bytes(),
+            settlement: self.settlement,
         }
     }
 }
@@ -132,7 +140,7 @@ impl Processed {
     pub fn duplicates(&self) -> u64 {
         self.outcomes
             .iter()
-            .filter(|record| record.outcome == Outcome::Duplicate)
+            .filter(|record| record.settlement.outcome == Outcome::Duplicate)
             .count() as u64
     }
 }
@@ -172,15 +180,7 @@ pub fn process(
         |member| tools.directory.departments_above(member),
         0,
     );
-    if !violations.is_empty() {
-        let times: HashMap<u64, i64> = outcomes
-            .iter()
-            .map(|record| (record.seq, record.at))
-            .collect();
-        for violation in &mut violations {
-            violation.detected_at = times.get(&violation.seq).copied().unwrap_or_default();
-        }
-    }
+    settle_violations(&mut violations, &mut outcomes);
     done(Stage::Match);
 
     Some(Processed {
@@ -195,6 +195,31 @@ pub fn process(
         outcomes,
         unresolved,
     })
+}
+
+/// Sets the time of each violation, and adds the digest of a record's violations to its settlement.
+fn settle_violations(violations: &mut [Violation], outcomes: &mut [ProcessedRecord]) {
+    if violations.is_empty() {
+        return;
+    }
+    let messages = outcomes.iter().enumerate();
+    let messages = messages.filter(|(_, record)| record.settlement.outcome == Outcome::Message);
+    let indices: HashMap<(u64, MsgHash), usize> = messages
+        .map(|(index, record)| ((record.seq, record.hash), index))
+        .collect();
+    let mut digests: HashMap<usize, Vec<Digest128>> = HashMap::new();
+    for violation in violations {
+        let key = (violation.seq, msg_hash(&violation.msgid));
+        if let Some(index) = indices.get(&key) {
+            violation.detected_at = outcomes[*index].at;
+            digests.entry(*index).or_default().push(violation.digest());
+        }
+    }
+    for (index, mut digests) in digests {
+        let settlement = &mut outcomes[index].settlement;
+        settlement.violations = digests.len() as u32;
+        settlement.violation_rows = combined(&mut digests);
+    }
 }
 
 /// The records of a batch that are not duplicates.
@@ -230,7 +255,7 @@ fn drop_duplicates(
             }
         };
         if !pulled.record.msgid.is_empty() && is_duplicate() {
-            outcomes[index].outcome = Outcome::Duplicate;
+            outcomes[index].settlement.outcome = Outcome::Duplicate;
             if let Some(retry) = pulled.retry {
                 events.push(settled(&pulled.record, retry, Event::Duplicate, 0));
             }
@@ -285,7 +310,7 @@ impl Rows {
         match decoded {
             // A message may occur twice within one batch; the first is kept.
             Ok(message) if !record.msgid.is_empty() && !is_new() => {
-                outcome.outcome = Outcome::Duplicate;
+                outcome.settlement.outcome = Outcome::Duplicate;
                 let event =
                     retry.map(|r| settled(record, r, Event::Duplicate, message.key_version));
                 self.events.extend(event);
@@ -293,13 +318,14 @@ impl Rows {
             Ok(message) => {
                 let event = retry.map(|r| settled(record, r, Event::Replayed, message.key_version));
                 self.events.extend(event);
-                outcome.row = RowParts::from(&message).digest();
+                outcome.settlement.row = RowParts::from(&message).digest();
                 self.messages.push(message);
             }
             Err(rejected) => {
-                outcome.outcome = Outcome::DeadLetter;
+                outcome.settlement.outcome = Outcome::DeadLetter;
                 let attempts = retry.as_ref().map_or(0, |retry| retry.attempt);
                 let dead_letter = dead_letter(record, rejected, outcome.at, attempts);
+                outcome.settlement.row = dead_letter.digest();
                 self.events
                     .extend(retry.map(|retry| failed(&dead_letter, retry)));
                 self.dead_letters.push(dead_letter);

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::{Digest128, digest_of, truncated};
-use crate::Message;
+use crate::{DeadLetter, Message, Violation};
 
 /// Identifies a record of a corp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,12 +14,12 @@ pub struct RecordKey {
     pub msgid: Digest128,
 }
 
-/// A message row in a sink: the record it belongs to and the digest of its content.
+/// A row in a sink: the record it belongs to and the digest of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowDigest {
-    /// The record of the message.
+    /// The record of the row.
     pub key: RecordKey,
-    /// Digest of the row, see [`RowParts::digest`].
+    /// Digest of the row: [`RowParts::digest`], [`Violation::digest`] or [`DeadLetter::digest`].
     pub digest: Digest128,
 }
 
@@ -73,29 +73,139 @@ impl<'a> From<&'a Message> for RowParts<'a, String> {
     }
 }
 
+/// Digests the columns of a row.
+struct RowHasher(Sha256);
+
+impl RowHasher {
+    fn of(table: &[u8]) -> Self {
+        Self(Sha256::new_with_prefix(table))
+    }
+
+    fn text(&mut self, text: &str) {
+        self.0.update((text.len() as u64).to_le_bytes());
+        self.0.update(text.as_bytes());
+    }
+
+    fn texts<Text: AsRef<str>>(&mut self, texts: &[Text]) {
+        for text in texts {
+            self.text(text.as_ref());
+        }
+        self.number(texts.len() as u64);
+    }
+
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    fn finish(self) -> Digest128 {
+        truncated(self.0.finalize().into())
+    }
+}
+
 impl<Id: AsRef<str>> RowParts<'_, Id> {
     /// Returns the digest of the row that the ledger stores.
     pub fn digest(&self) -> Digest128 {
-        let mut hasher = Sha256::new();
-        let mut text = |text: &str| {
-            hasher.update((text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
-        };
-        text(self.msgid);
-        text(self.action);
-        text(self.msgtype);
-        text(self.conversation_id);
-        text(self.room_id);
-        text(self.from_id);
-        text(self.content);
-        text(self.payload);
-        for id in self.to_ids {
-            text(id.as_ref());
+        let mut hasher = RowHasher::of(b"");
+        for text in [
+            self.msgid,
+            self.action,
+            self.msgtype,
+            self.conversation_id,
+            self.room_id,
+            self.from_id,
+            self.content,
+            self.payload,
+        ] {
+            hasher.text(text);
         }
-        hasher.update((self.to_ids.len() as u64).to_le_bytes());
-        hasher.update(self.seq.to_le_bytes());
-        hasher.update(self.msgtime.to_le_bytes());
-        hasher.update(self.key_version.to_le_bytes());
-        truncated(hasher.finalize().into())
+        hasher.texts(self.to_ids);
+        hasher.number(self.seq);
+        hasher.number(self.msgtime as u64);
+        hasher.0.update(self.key_version.to_le_bytes());
+        hasher.finish()
     }
+}
+
+impl Violation {
+    /// Returns the digest of all columns of the row.
+    pub fn digest(&self) -> Digest128 {
+        let mut hasher = RowHasher::of(b"violation\0");
+        for text in [
+            self.corp_id.as_str(),
+            &self.violation_id,
+            &self.msgid,
+            &self.conversation_id,
+            &self.from_id,
+            &self.rule_id,
+            &self.rule_name,
+            &self.rule_version,
+            &self.category,
+            self.severity.as_str(),
+        ] {
+            hasher.text(text);
+        }
+        hasher.texts(&self.matched);
+        for (start, end) in &self.spans {
+            hasher.number(u64::from(*start) << 32 | u64::from(*end));
+        }
+        hasher.number(self.spans.len() as u64);
+        hasher.number(self.seq);
+        hasher.number(self.msgtime as u64);
+        hasher.number(self.detected_at as u64);
+        hasher.finish()
+    }
+}
+
+impl From<&Violation> for RowDigest {
+    fn from(violation: &Violation) -> Self {
+        Self {
+            key: RecordKey {
+                seq: violation.seq,
+                msgid: digest_of(violation.msgid.as_bytes()),
+            },
+            digest: violation.digest(),
+        }
+    }
+}
+
+impl DeadLetter {
+    /// Returns the digest of the row, without the number of attempts: an attempt that fails again
+    /// for the same reason leaves the digest as it is.
+    pub fn digest(&self) -> Digest128 {
+        let mut hasher = RowHasher::of(b"dead letter\0");
+        for text in [
+            self.corp_id.as_str(),
+            &self.msgid,
+            self.reason.as_str(),
+            &self.error,
+            &self.sealed,
+        ] {
+            hasher.text(text);
+        }
+        hasher.number(self.seq);
+        hasher.number(u64::from(self.key_version));
+        hasher.number(self.first_seen as u64);
+        hasher.finish()
+    }
+}
+
+impl From<&DeadLetter> for RowDigest {
+    fn from(dead_letter: &DeadLetter) -> Self {
+        Self {
+            key: RecordKey {
+                seq: dead_letter.seq,
+                msgid: digest_of(dead_letter.msgid.as_bytes()),
+            },
+            digest: dead_letter.digest(),
+        }
+    }
+}
+
+/// Returns the digest of several rows together, whatever their order; zeros for none.
+pub fn combined(digests: &mut [Digest128]) -> Digest128 {
+    if digests.is_empty() {
+        return [0; 16];
+    }
+    digests.sort_unstable();
+    digest_of(digests.concat().as_slice())
 }

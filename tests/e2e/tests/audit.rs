@@ -14,7 +14,7 @@ use serde_json::Value;
 use test_case::test_case;
 
 /// Bytes of an entry of the direct driver's ledger, and of its header.
-const LINE: usize = 112;
+const LINE: usize = 128;
 const HEADER: usize = 16;
 
 async fn drained(name: &str, driver: Driver) -> Tenant {
@@ -243,6 +243,12 @@ async fn each_alteration_of_the_ledger_is_named_with_its_record() {
     let mut altered = good.clone();
     altered[at(700) + 41] ^= 1;
     assert_eq!(found(altered).await, ("changed".to_owned(), seq(700)));
+    // Change what became of the record, the digest of its row, and that of its violations.
+    for byte in [88, 92, 96, 127] {
+        let mut altered = good.clone();
+        altered[at(700) + byte] ^= 2;
+        assert_eq!(found(altered).await, ("changed".to_owned(), seq(700)));
+    }
     let mut altered = good.clone();
     altered.drain(at(700)..at(701));
     assert_eq!(found(altered).await, ("removed".to_owned(), seq(699)));
@@ -323,6 +329,100 @@ async fn each_alteration_of_a_row_is_named(driver: Driver) {
             found("inserted", inserted)
         ]
     );
+}
+
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn altered_violations_and_dead_letters_are_found(driver: Driver) {
+    let tenant = drained("violations", driver).await;
+    assert_eq!(verified(&tenant).await, []);
+    let number = async |sql: &str| tenant.clickhouse.number(sql).await.unwrap();
+    let records = number("SELECT uniqExact(seq) FROM violations").await;
+    assert!(records > 10, "{records}");
+    let change = async |sql: String| {
+        let sql = format!("{sql} SETTINGS mutations_sync = 2");
+        tenant.clickhouse.query(&sql).await.unwrap();
+    };
+    let found = |what: &str, place: &str, seq| (what.to_owned(), place.to_owned(), seq);
+    let changed = number("SELECT min(seq) FROM violations").await;
+    let removed = number("SELECT max(seq) FROM violations").await;
+    let letter = number("SELECT min(seq) FROM dead_letters FINAL").await;
+    change(format!(
+        "ALTER TABLE violations UPDATE detected_at = detected_at + 1 WHERE seq = {changed}"
+    ))
+    .await;
+    change(format!(
+        "ALTER TABLE violations DELETE WHERE seq = {removed}"
+    ))
+    .await;
+    change(format!(
+        "ALTER TABLE dead_letters UPDATE error = 'x' WHERE seq = {letter}"
+    ))
+    .await;
+    let mut all = verified(&tenant).await;
+    all.sort_by_key(|(_, place, seq)| (place.clone(), *seq));
+    assert_eq!(
+        all,
+        [
+            found("changed", "clickhouse open dead letters", letter),
+            found("changed", "clickhouse violations", changed),
+            found("removed", "clickhouse violations", removed),
+        ]
+    );
+
+    // All violations are removed from both sinks.
+    change("ALTER TABLE violations DELETE WHERE true".to_owned()).await;
+    fs::remove_dir_all(tenant.parquet().join("violations")).unwrap();
+    let (code, output) = run_json(&tenant, "verify", &["--settle", "0s"]).await;
+    let total = &output["corps"][0]["findings_total"];
+    assert_eq!((code, total), (1, &Value::from(2 * records + 1)));
+    let (code, output) = run_json(&tenant, "reconcile", &["--wait", "0s"]).await;
+    let total = &output["corps"][0]["total"];
+    assert_eq!(
+        (code, &total["missing"]),
+        (1, &Value::from(records)),
+        "{total}"
+    );
+    let named = findings(&output);
+    for what in [
+        "missing_violation_in_clickhouse",
+        "missing_violation_in_parquet",
+    ] {
+        assert!(named.iter().any(|(.., found)| found == what), "{what}");
+    }
+}
+
+#[test_case(Driver::Direct; "direct")]
+#[test_case(Driver::Kafka; "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn links_of_an_earlier_report_are_in_a_ledger_that_has_grown_and_in_no_other(driver: Driver) {
+    let tenant = drained("kept", driver).await;
+    let (code, report) = run_json(&tenant, "verify", &[]).await;
+    assert_eq!(code, 0, "{report}");
+    let kept = tenant.dir.join("kept.json");
+    fs::write(&kept, report.to_string()).unwrap();
+    tenant.append(100).await.unwrap();
+    tenant.drain().await.unwrap();
+    let compare = ["--settle", "0s", "--kept", kept.to_str().unwrap()];
+    let (code, later) = run_json(&tenant, "verify", &compare).await;
+    assert_eq!(code, 0, "{later}");
+    let links = |report: &Value| report["corps"][0]["links"].clone();
+    assert_ne!(links(&report), links(&later));
+
+    for chain in ["pulled", "settled"] {
+        let mut other = report.clone();
+        let link = &mut other["corps"][0]["links"][chain]["link"];
+        *link = Value::from("0".repeat(64));
+        fs::write(&kept, other.to_string()).unwrap();
+        let (code, output) = run_json(&tenant, "verify", &compare).await;
+        let found = &output["corps"][0]["findings"];
+        assert_eq!((code, &found[0]["what"]), (1, &Value::from("rewritten")));
+        assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+    }
+    fs::write(&kept, "{}").unwrap();
+    let refused = tenant.run_to_end("verify", &compare).await.unwrap();
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
 }
 
 #[test_case(Driver::Direct; "direct")]

@@ -442,11 +442,9 @@ impl<'a> Validator<'a> {
 fn is_this_machine(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_loopback(),
-        Err(_) => {
-            let name = bare.strip_suffix('.').unwrap_or(bare);
-            name == "localhost" || name.ends_with(".localhost")
-        }
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return address.to_canonical().is_loopback();
     }
+    let name = bare.strip_suffix('.').unwrap_or(bare);
+    name == "localhost" || name.ends_with(".localhost")
 }

@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use chatledger_engine::audit::{AuditReader, Content, Selection, SinkSums, Sum, block_of};
+use chatledger_engine::audit::{AuditReader, Content, Selection, SinkSums, block_of};
 use chatledger_engine::batch::{Batch, BatchRange};
 use chatledger_engine::failpoint::Step;
 use chatledger_engine::fault::Fault;
 use chatledger_engine::ports::{BatchWriter, CheckpointStore, WriteAttempt};
 use chatledger_engine::sink::{Limits, Probe, ProbeError, SchemaVersions, Sink, Stream};
 use chatledger_engine::sink_checkpoint::SinkCheckpoint;
-use chatledger_jsonl::{Error, Folder, Line, encode, print, read_messages};
-use chatledger_schemas::CorpId;
+use chatledger_jsonl::{Error, Folder, Line, encode, print, read_rows};
 use chatledger_schemas::ledger::{RecordKey, RowDigest, RowParts};
+use chatledger_schemas::{CorpId, Message, Violation};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
@@ -31,6 +31,8 @@ const NAME: &str = "jsonl";
 const STDOUT: &str = "-";
 /// The folder of message files.
 const MESSAGES: &str = "messages";
+/// The kind of files with violations.
+const VIOLATIONS: &str = "violations";
 
 /// This kind of sink.
 pub(super) const KIND: SinkKind = SinkKind {
@@ -149,7 +151,7 @@ fn add(
     };
     add(MESSAGES, &mut batch.messages.iter().map(Line::Message))?;
     add(
-        "violations",
+        VIOLATIONS,
         &mut batch.violations.iter().map(Line::Violation),
     )?;
     add(
@@ -277,29 +279,34 @@ impl Probe for Output {
     }
 }
 
-/// The message files of a folder, read back.
+/// The files of messages and violations in a folder, read back.
 struct FolderAudit(Folder);
 
 impl FolderAudit {
-    /// Passes the digest of every message row of a corp, file by file. Returns the files that cannot
-    /// be read as message files.
+    /// Passes the digest of every row of a corp with this content, file by file. Returns the files that
+    /// cannot be read.
     async fn each(
         &self,
         corp: &CorpId,
+        content: Content,
         mut row: impl FnMut(&str, RowDigest) + Send,
     ) -> Result<Vec<String>, Fault> {
         let folder = self.0.clone();
-        let files = blocking(move || folder.files(MESSAGES)).await?;
-        let bar = progress::bar("message files", files.len() as u64);
+        let kind = match content {
+            Content::Violations => VIOLATIONS,
+            _ => MESSAGES,
+        };
+        let files = blocking(move || folder.files(kind)).await?;
+        let bar = progress::bar("files", files.len() as u64);
         let mut unreadable = Vec::new();
         for file in files {
             let name = file.display().to_string();
             let corp = corp.clone();
-            let read = blocking(move || digests(&file, &corp)).await;
+            let read = blocking(move || digests(&file, content, &corp)).await;
             match read {
                 Ok(rows) => rows.into_iter().for_each(|digest| row(&name, digest)),
                 Err(error) => {
-                    tracing::warn!(path = name, %error, "not a message file");
+                    tracing::warn!(path = name, %error, "not a file of this archive");
                     unreadable.push(name);
                 }
             }
@@ -310,19 +317,26 @@ impl FolderAudit {
     }
 }
 
-fn digests(file: &Path, corp: &CorpId) -> Result<Vec<RowDigest>, Error> {
+fn digests(file: &Path, content: Content, corp: &CorpId) -> Result<Vec<RowDigest>, Error> {
     let mut rows = Vec::new();
-    read_messages(file, |message| {
-        if message.corp_id == *corp {
-            rows.push(RowDigest::from(&RowParts::from(&message)));
-        }
-    })?;
+    match content {
+        Content::Violations => read_rows(file, |violation: Violation| {
+            if violation.corp_id == *corp {
+                rows.push(RowDigest::from(&violation));
+            }
+        })?,
+        _ => read_rows(file, |message: Message| {
+            if message.corp_id == *corp {
+                rows.push(RowDigest::from(&RowParts::from(&message)));
+            }
+        })?,
+    }
     Ok(rows)
 }
 
 impl AuditReader for FolderAudit {
     fn contents(&self) -> &'static [Content] {
-        &[Content::Messages]
+        &[Content::Messages, Content::Violations]
     }
 
     fn sums<'a>(
@@ -332,18 +346,19 @@ impl AuditReader for FolderAudit {
         last: u64,
     ) -> BoxFuture<'a, Result<SinkSums, Fault>> {
         async move {
-            let mut blocks = BTreeMap::<u64, Sum>::new();
-            let each = |_: &str, row: RowDigest| {
-                if (first..=last).contains(&row.key.seq) {
-                    let block = blocks.entry(block_of(row.key.seq)).or_default();
-                    block.add(&row.key);
-                }
-            };
-            let unreadable = self.each(corp, each).await?;
-            Ok(SinkSums {
-                places: BTreeMap::from([(Content::Messages, blocks)]),
-                unreadable,
-            })
+            let mut sums = SinkSums::default();
+            for content in self.contents() {
+                let blocks = sums.places.entry(*content).or_default();
+                let each = |_: &str, row: RowDigest| {
+                    if (first..=last).contains(&row.key.seq) {
+                        let block = blocks.entry(block_of(row.key.seq)).or_default();
+                        block.add(&row.key);
+                    }
+                };
+                sums.unreadable
+                    .extend(self.each(corp, *content, each).await?);
+            }
+            Ok(sums)
         }
         .boxed()
     }
@@ -351,7 +366,7 @@ impl AuditReader for FolderAudit {
     fn keys<'a>(
         &'a self,
         corp: &'a CorpId,
-        _content: Content,
+        content: Content,
         selection: Selection,
     ) -> BoxFuture<'a, Result<Vec<RecordKey>, Fault>> {
         async move {
@@ -361,7 +376,7 @@ impl AuditReader for FolderAudit {
                     keys.push(row.key);
                 }
             };
-            self.each(corp, each).await?;
+            self.each(corp, content, each).await?;
             Ok(keys)
         }
         .boxed()
@@ -370,9 +385,14 @@ impl AuditReader for FolderAudit {
     fn rows<'a>(
         &'a self,
         corp: &'a CorpId,
+        content: Content,
         _positions: &'a [u64],
         row: &'a mut (dyn FnMut(&str, RowDigest) + Send),
     ) -> BoxFuture<'a, Result<Vec<String>, Fault>> {
-        async move { self.each(corp, |part, digest| row(part, digest)).await }.boxed()
+        async move {
+            self.each(corp, content, |part, digest| row(part, digest))
+                .await
+        }
+        .boxed()
     }
 }

@@ -16,7 +16,7 @@ use chatledger_engine::fault::Fault;
 use chatledger_engine::ports::{BatchWriter, CheckpointStore, WriteAttempt};
 use chatledger_engine::sink::{Limits, Probe, ProbeError, SchemaVersions, Sink, Stream};
 use chatledger_engine::sink_checkpoint::SinkCheckpoint;
-use chatledger_parquet::{BatchEncoder, EncodedFile, MessageFile, Target, Zones};
+use chatledger_parquet::{ArchiveFile, BatchEncoder, EncodedFile, Target, Zones};
 use chatledger_schemas::ledger::{ChainAnchor, RecordKey, RowDigest};
 use chatledger_schemas::{Classified, CorpId, FaultClass};
 use futures::future::BoxFuture;
@@ -301,30 +301,34 @@ impl Probe for Folder {
     }
 }
 
-/// The message files, read back.
+/// The files of messages and violations, read back.
 struct FileAudit(Target);
 
-/// A message file that was read.
+/// A file that was read.
 struct ReadFile {
     path: String,
-    content: MessageFile,
+    content: ArchiveFile,
 }
 
 impl FileAudit {
-    /// Does CPU work on every message file of a corp, a few at a time, in their order. Returns the
-    /// paths of files that cannot be read as message files.
+    /// Does CPU work on every file of a corp with this content, a few at a time, in their order. Returns
+    /// the paths of files that cannot be read.
     async fn each<T: Send + 'static>(
         &self,
         corp: &CorpId,
-        work: impl Fn(&MessageFile) -> Result<T, chatledger_parquet::Error> + Clone + Send + 'static,
+        content: Content,
+        work: impl Fn(&ArchiveFile) -> Result<T, chatledger_parquet::Error> + Clone + Send + 'static,
         mut done: impl FnMut(String, T) + Send,
     ) -> Result<Vec<String>, Fault> {
-        let paths = self.0.messages(corp).await.map_err(Fault::new)?;
-        let bar = progress::bar("message files", paths.len() as u64);
+        let Some(table) = table_of(content) else {
+            return Ok(Vec::new());
+        };
+        let paths = self.0.files(table, corp).await.map_err(Fault::new)?;
+        let bar = progress::bar("files", paths.len() as u64);
         let results = futures::stream::iter(paths)
             .map(|path| async move {
                 let bytes = self.0.read(&path).await.map_err(Fault::new)?;
-                let content = MessageFile::new(path.clone(), bytes);
+                let content = ArchiveFile::new(path.clone(), bytes);
                 Ok::<_, Fault>(ReadFile { path, content })
             })
             .buffered(FILES_AT_ONCE)
@@ -345,7 +349,7 @@ impl FileAudit {
             match worked {
                 Ok(worked) => done(path, worked),
                 Err(error) => {
-                    warn!(path, error = chain(&error), "not a message file");
+                    warn!(path, error = chain(&error), "not a file of this archive");
                     unreadable.push(path);
                 }
             }
@@ -356,9 +360,18 @@ impl FileAudit {
     }
 }
 
+/// The table whose files hold this content.
+fn table_of(content: Content) -> Option<chatledger_parquet::ParquetTable> {
+    match content {
+        Content::Messages => Some(chatledger_parquet::ParquetTable::Messages),
+        Content::Violations => Some(chatledger_parquet::ParquetTable::Violations),
+        Content::OpenDeadLetters | Content::DiscardedDeadLetters => None,
+    }
+}
+
 impl AuditReader for FileAudit {
     fn contents(&self) -> &'static [Content] {
-        &[Content::Messages]
+        &[Content::Messages, Content::Violations]
     }
 
     fn delay(&self, limits: &Limits) -> Duration {
@@ -372,8 +385,8 @@ impl AuditReader for FileAudit {
         last: u64,
     ) -> BoxFuture<'a, Result<SinkSums, Fault>> {
         async move {
-            let mut blocks = BTreeMap::<u64, Sum>::new();
-            let work = move |file: &MessageFile| {
+            let mut sums = SinkSums::default();
+            let work = move |file: &ArchiveFile| {
                 let mut blocks = BTreeMap::<u64, Sum>::new();
                 file.keys(|key| {
                     if (first..=last).contains(&key.seq) {
@@ -382,18 +395,18 @@ impl AuditReader for FileAudit {
                 })?;
                 Ok(blocks)
             };
-            let unreadable = self
-                .each(corp, work, |_, in_file| {
+            for content in self.contents() {
+                let blocks = sums.places.entry(*content).or_default();
+                let add = |_, in_file| {
                     for (block, sum) in in_file {
                         let total = blocks.entry(block).or_default();
                         *total = total.and(sum);
                     }
-                })
-                .await?;
-            Ok(SinkSums {
-                places: BTreeMap::from([(Content::Messages, blocks)]),
-                unreadable,
-            })
+                };
+                let unreadable = self.each(corp, *content, work, add).await?;
+                sums.unreadable.extend(unreadable);
+            }
+            Ok(sums)
         }
         .boxed()
     }
@@ -401,12 +414,12 @@ impl AuditReader for FileAudit {
     fn keys<'a>(
         &'a self,
         corp: &'a CorpId,
-        _content: Content,
+        content: Content,
         selection: Selection,
     ) -> BoxFuture<'a, Result<Vec<RecordKey>, Fault>> {
         async move {
             let mut keys = Vec::new();
-            let work = move |file: &MessageFile| {
+            let work = move |file: &ArchiveFile| {
                 let mut keys = Vec::new();
                 file.keys(|key| {
                     if selection.covers(key.seq) {
@@ -415,7 +428,7 @@ impl AuditReader for FileAudit {
                 })?;
                 Ok(keys)
             };
-            self.each(corp, work, |_, in_file| keys.extend(in_file))
+            self.each(corp, content, work, |_, in_file| keys.extend(in_file))
                 .await?;
             Ok(keys)
         }
@@ -428,7 +441,8 @@ impl AuditReader for FileAudit {
     ) -> BoxFuture<'a, Result<Vec<(ChainAnchor, String)>, Fault>> {
         async move {
             let mut anchors = Vec::new();
-            self.each(corp, MessageFile::anchors, |path, in_file| {
+            let content = Content::Messages;
+            self.each(corp, content, ArchiveFile::anchors, |path, in_file| {
                 anchors.extend(in_file.into_iter().map(|anchor| (anchor, path.clone())));
             })
             .await?;
@@ -440,16 +454,21 @@ impl AuditReader for FileAudit {
     fn rows<'a>(
         &'a self,
         corp: &'a CorpId,
+        content: Content,
         _positions: &'a [u64],
         row: &'a mut (dyn FnMut(&str, RowDigest) + Send),
     ) -> BoxFuture<'a, Result<Vec<String>, Fault>> {
         async move {
-            let work = |file: &MessageFile| {
+            let owner = corp.clone();
+            let work = move |file: &ArchiveFile| {
                 let mut rows = Vec::new();
-                file.rows(|digest| rows.push(digest))?;
+                match content {
+                    Content::Violations => file.violations(&owner, |digest| rows.push(digest))?,
+                    _ => file.messages(|digest| rows.push(digest))?,
+                }
                 Ok(rows)
             };
-            self.each(corp, work, |path, rows| {
+            self.each(corp, content, work, |path, rows| {
                 for digest in rows {
                     row(&path, digest);
                 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use chatledger_schemas::ledger::{Digest128, LedgerEntry, Outcome, RecordKey, RecordOutcome};
+use chatledger_schemas::ledger::{
+    Digest128, EntryKind, LedgerEntry, Outcome, RecordKey, RecordOutcome,
+};
 use serde::Serialize;
 
 use super::{BLOCK, Content, Finding, Place, Sum, block_of};
@@ -18,8 +20,12 @@ pub struct LedgerBlock {
     pub dead_lettered: Sum,
     /// Records whose message was already archived.
     pub duplicates: Sum,
+    /// Rows in `violations`.
+    pub violations: Sum,
     /// Accepted gaps in it.
     pub gaps: u64,
+    /// Whether records of it were destroyed deliberately.
+    pub destroyed: bool,
 }
 
 impl LedgerBlock {
@@ -33,6 +39,7 @@ impl LedgerBlock {
     fn expected(&self, content: Content) -> Sum {
         match content {
             Content::Messages => self.messages,
+            Content::Violations => self.violations,
             Content::OpenDeadLetters => self.dead_lettered,
             Content::DiscardedDeadLetters => Sum::default(),
         }
@@ -48,6 +55,7 @@ pub struct LedgerSums {
     first: u64,
     last: u64,
     blocks: BTreeMap<u64, LedgerBlock>,
+    destroyed: Vec<(u64, u64)>,
 }
 
 impl LedgerSums {
@@ -57,6 +65,7 @@ impl LedgerSums {
             first,
             last,
             blocks: BTreeMap::new(),
+            destroyed: Vec::new(),
         }
     }
 
@@ -68,24 +77,42 @@ impl LedgerSums {
     pub fn pulled(&mut self, entry: &LedgerEntry) {
         if self.covers(entry.seq) {
             let block = self.blocks.entry(block_of(entry.seq)).or_default();
-            if entry.gap {
-                block.gaps += 1;
-            } else {
-                block.pulled.add(&key(entry.seq, entry.msgid));
+            match entry.kind {
+                EntryKind::Record => block.pulled.add(&key(entry.seq, entry.msgid)),
+                EntryKind::Gap => block.gaps += 1,
+                EntryKind::Resettled | EntryKind::Destroyed => {}
             }
         }
+    }
+
+    /// Adds a range of positions whose records were destroyed deliberately.
+    pub fn destroyed(&mut self, first: u64, last: u64) {
+        self.destroyed.push((first, last));
     }
 
     /// Adds the outcome of a record.
     pub fn settled(&mut self, settled: &RecordOutcome) {
         if self.covers(settled.seq) {
             let block = self.blocks.entry(block_of(settled.seq)).or_default();
-            let sum = match settled.outcome {
+            let key = key(settled.seq, settled.msgid);
+            block
+                .violations
+                .add_rows(&key, u64::from(settled.settlement.violations));
+            let sum = match settled.settlement.outcome {
                 Outcome::Message => &mut block.messages,
                 Outcome::DeadLetter => &mut block.dead_lettered,
                 Outcome::Duplicate => &mut block.duplicates,
             };
-            sum.add(&key(settled.seq, settled.msgid));
+            sum.add(&key);
+        }
+    }
+
+    fn ledger_block(&self, number: u64) -> LedgerBlock {
+        let (from, to) = (number * BLOCK, (number * BLOCK).saturating_add(BLOCK - 1));
+        let mut ranges = self.destroyed.iter();
+        LedgerBlock {
+            destroyed: ranges.any(|(first, last)| *first <= to && *last >= from),
+            ..self.blocks.get(&number).copied().unwrap_or_default()
         }
     }
 
@@ -99,7 +126,7 @@ impl LedgerSums {
             let sum = |blocks: &BTreeMap<u64, Sum>| blocks.get(&number).copied();
             Block {
                 number,
-                ledger: self.blocks.get(&number).copied().unwrap_or_default(),
+                ledger: self.ledger_block(number),
                 places: held
                     .iter()
                     .map(|(place, blocks)| PlaceSum {
@@ -140,10 +167,10 @@ pub struct Block {
 
 impl Block {
     /// Whether the sums show that every record is in its place and nothing else is there. Replayed
-    /// and discarded dead letters need a comparison record by record.
+    /// and discarded dead letters, and destroyed records, need a comparison record by record.
     pub fn agrees(&self) -> bool {
         let right = |held: &PlaceSum| held.sum == self.ledger.expected(held.place.content);
-        self.ledger.unsettled() == 0 && self.places.iter().all(right)
+        !self.ledger.destroyed && self.ledger.unsettled() == 0 && self.places.iter().all(right)
     }
 
     /// Rows of all places with this content together; `None` if no place has it.
@@ -177,7 +204,9 @@ impl Block {
             unexpected: unexpected.max().unwrap_or_default(),
             repeated: 0,
             in_flight: self.ledger.unsettled(),
+            violations: self.ledger.violations.rows,
             gaps: self.ledger.gaps,
+            destroyed: 0,
             accounted: self.agrees(),
             findings: Vec::new(),
         }
@@ -210,8 +239,12 @@ pub struct BlockReport {
     pub repeated: u64,
     /// Records without an outcome yet.
     pub in_flight: u64,
+    /// Rows in `violations` that every sink with violations must hold.
+    pub violations: u64,
     /// Accepted gaps: it is unknown which records the archive had there.
     pub gaps: u64,
+    /// Records that were destroyed deliberately.
+    pub destroyed: u64,
     /// Whether every record is in exactly one place.
     pub accounted: bool,
     /// The first things that are wrong.
@@ -222,7 +255,7 @@ pub struct BlockReport {
 mod tests {
     use super::*;
     use crate::chain::{Chain, ChainInput};
-    use chatledger_schemas::ledger::digest_of;
+    use chatledger_schemas::ledger::{Settlement, digest_of};
 
     const TABLE: Place = Place {
         sink: "table",
@@ -246,12 +279,14 @@ mod tests {
                 msgid,
                 sealed: msgid,
             };
-            ledger.pulled(&chain.record(&input));
+            ledger.pulled(&chain.record(&input, None));
             ledger.settled(&RecordOutcome {
                 seq,
                 msgid,
-                outcome: Outcome::Message,
-                row: [0; 16],
+                settlement: Settlement {
+                    violations: u32::from(seq == 1000),
+                    ..Settlement::without_rows(Outcome::Message)
+                },
             });
             sums.entry(block_of(seq))
                 .or_default()
@@ -269,5 +304,25 @@ mod tests {
         more.insert(4, Sum { rows: 1, hash: 7 });
         assert_eq!(agree(more), [true, true, false]);
         assert_eq!(agree(BTreeMap::new()), [false, false]);
+
+        let violations = Place {
+            content: Content::Violations,
+            ..TABLE
+        };
+        let agree = |ledger: &LedgerSums, rows: &[u64]| -> Vec<bool> {
+            let mut blocks = BTreeMap::<u64, Sum>::new();
+            for seq in rows {
+                let key = key(*seq, digest_of(&seq.to_le_bytes()));
+                blocks.entry(block_of(*seq)).or_default().add(&key);
+            }
+            let held = Held::from([(violations, blocks)]);
+            ledger.compare(&held).map(|block| block.agrees()).collect()
+        };
+        assert_eq!(agree(&ledger, &[1000]), [true, true]);
+        assert_eq!(agree(&ledger, &[]), [true, false]);
+        assert_eq!(agree(&ledger, &[999, 1000]), [false, true]);
+        // What was destroyed is compared record by record.
+        ledger.destroyed(1, 999);
+        assert_eq!(agree(&ledger, &[1000]), [false, true]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use chatledger_schemas::ledger::{ChainAnchor, ChainLink, LedgerEntry};
+use chatledger_schemas::ledger::{ChainAnchor, ChainLink, EntryKind, LedgerEntry, Settlement};
 use serde::Serialize;
 
 use crate::chain::Chain;
@@ -25,6 +25,10 @@ pub enum Tampered {
     Moved,
     /// An anchor that was delivered with rows does not fit the chain.
     Unanchored,
+    /// A record that was not a dead letter was settled a second time, with another row or outcome.
+    Resettled,
+    /// A link of an earlier report is not in the chain.
+    Rewritten,
 }
 
 /// One finding.
@@ -46,7 +50,7 @@ pub struct Verifier {
     chain: Chain,
     /// The chain before the last entry.
     before: ChainLink,
-    last: Option<LedgerEntry>,
+    last: Option<(LedgerEntry, Option<Settlement>)>,
     entries: u64,
     gaps: u64,
     findings: Vec<Alteration>,
@@ -81,10 +85,10 @@ impl Verifier {
         }
     }
 
-    /// The next entry.
-    pub fn entry(&mut self, entry: &LedgerEntry) {
+    /// The next entry, with the settlement that is stored with it.
+    pub fn entry(&mut self, entry: &LedgerEntry, settlement: Option<&Settlement>) {
         self.entries += 1;
-        self.gaps += u64::from(entry.gap);
+        self.gaps += u64::from(entry.kind == EntryKind::Gap);
         if let Some(anchors) = self.anchors.get_mut(&entry.seq) {
             for (anchor, _, fits) in anchors {
                 *fits |= anchor.link == entry.link;
@@ -93,29 +97,29 @@ impl Verifier {
         self.take_back_skip(entry.number);
         let due = self.chain.number.saturating_add(1);
         if entry.number == due {
-            if !entry.follows(&self.chain.link) {
+            if !entry.follows(&self.chain.link, settlement) {
                 self.find(Tampered::Changed, entry);
             }
-            self.go_on(entry);
+            self.go_on(entry, settlement);
         } else if entry.number > due {
             // Reported at the end: it may come later.
-            let seq = self.last.map_or(0, |last| last.seq);
+            let seq = self.last_seq();
             self.absent.insert(due, (entry.number - 1, seq));
-            self.go_on(entry);
+            self.go_on(entry, settlement);
             self.skipped_from = Some(due);
         } else if self.take_absent(entry.number) {
             self.find(Tampered::Moved, entry);
-        } else if let Some(last) = self
-            .last
-            .filter(|last| last.number == entry.number && entry.follows(&self.before))
-        {
+        } else if let Some(last) = self.last.filter(|(last, _)| {
+            last.number == entry.number && entry.follows(&self.before, settlement)
+        }) {
             // The one before it took its place.
-            if last.link == entry.link && last == *entry {
+            let this = (*entry, settlement.copied());
+            if last == this {
                 self.find(Tampered::Inserted, entry);
             } else {
-                self.find(Tampered::Inserted, &last);
+                self.find(Tampered::Inserted, &last.0);
                 self.chain = Chain::at(entry);
-                self.last = Some(*entry);
+                self.last = Some(this);
             }
         } else {
             self.find(Tampered::Inserted, entry);
@@ -125,7 +129,7 @@ impl Verifier {
     /// A place of the ledger that cannot be read as an entry.
     pub fn unreadable(&mut self) {
         let number = self.chain.number.saturating_add(1);
-        let seq = self.last.map_or(0, |last| last.seq);
+        let seq = self.last_seq();
         self.take_absent(number);
         self.findings.push(Alteration {
             what: Tampered::Changed,
@@ -139,7 +143,7 @@ impl Verifier {
     /// If `number` is the successor of the number that was due at the last entry, then that entry was the one that was due,
     /// and only its number was changed: nothing is absent.
     fn take_back_skip(&mut self, number: u64) {
-        let (Some(due), Some(last)) = (self.skipped_from.take(), self.last) else {
+        let (Some(due), Some((last, settlement))) = (self.skipped_from.take(), self.last) else {
             return;
         };
         if number != due.saturating_add(1) || !self.absent.contains_key(&due) {
@@ -152,7 +156,7 @@ impl Verifier {
         };
         self.find(Tampered::Changed, &changed);
         self.chain = Chain::at(&changed);
-        self.last = Some(changed);
+        self.last = Some((changed, settlement));
     }
 
     /// Takes a number out of those that are absent; false if it is not one of them.
@@ -171,10 +175,14 @@ impl Verifier {
         true
     }
 
-    fn go_on(&mut self, entry: &LedgerEntry) {
+    fn go_on(&mut self, entry: &LedgerEntry, settlement: Option<&Settlement>) {
         self.before = self.chain.link;
         self.chain = Chain::at(entry);
-        self.last = Some(*entry);
+        self.last = Some((*entry, settlement.copied()));
+    }
+
+    fn last_seq(&self) -> u64 {
+        self.last.map_or(0, |(last, _)| last.seq)
     }
 
     fn find(&mut self, what: Tampered, entry: &LedgerEntry) {
@@ -258,12 +266,13 @@ mod tests {
         (1..=9_u64)
             .map(|seq| {
                 let digest = digest_of(&seq.to_le_bytes());
-                chain.record(&ChainInput {
+                let input = ChainInput {
                     seq: seq * 10,
                     at: 1,
                     msgid: digest,
                     sealed: digest,
-                })
+                };
+                chain.record(&input, None)
             })
             .collect()
     }
@@ -274,7 +283,7 @@ mod tests {
             .map(|anchor| (anchor.clone(), "file".to_owned()));
         let mut verifier = Verifier::new("ww1", anchors);
         for entry in entries {
-            verifier.entry(entry);
+            verifier.entry(entry, None);
         }
         let findings = verifier.finish().findings;
         let facts = |finding: &Alteration| (finding.what, finding.number, finding.seq);
@@ -305,12 +314,13 @@ mod tests {
         assert_eq!(follow(&copied, &[]), [(T::Inserted, 5, 50)]);
         let mut forged = good.clone();
         let digest = digest_of(b"forged");
-        let forgery = Chain::at(&good[3]).record(&ChainInput {
+        let input = ChainInput {
             seq: 45,
             at: 1,
             msgid: digest,
             sealed: digest,
-        });
+        };
+        let forgery = Chain::at(&good[3]).record(&input, None);
         forged.insert(4, forgery);
         assert_eq!(follow(&forged, &[]), [(T::Inserted, 5, 45)]);
     }
@@ -337,14 +347,15 @@ mod tests {
         let digest = digest_of(b"x");
         let mut verifier = Verifier::new("ww1", []);
         for seq in 1..=5000 {
-            let entry = chain.record(&ChainInput {
+            let input = ChainInput {
                 seq,
                 at: 1,
                 msgid: digest,
                 sealed: digest,
-            });
+            };
+            let entry = chain.record(&input, None);
             if !(1000..4500).contains(&seq) {
-                verifier.entry(&entry);
+                verifier.entry(&entry, None);
             }
         }
         let followed = verifier.finish();
@@ -383,7 +394,7 @@ mod tests {
         let anew: Vec<LedgerEntry> = good
             .iter()
             .filter(|entry| entry.seq != 50)
-            .map(|entry| chain.again(entry))
+            .map(|entry| chain.again(entry, None))
             .collect();
         let found = follow(&anew, &anchors);
         assert_eq!(found[0], (Tampered::Unanchored, 0, 50));

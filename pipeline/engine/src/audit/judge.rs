@@ -2,21 +2,43 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use chatledger_schemas::ledger::{Digest128, Outcome, RecordKey};
+use chatledger_schemas::ledger::{Digest128, Outcome, RecordKey, Settlement};
 
 use super::blocks::{Block, BlockReport};
-use super::{Content, Finding, Mismatch, Place};
+use super::{Content, Finding, Mismatch, Place, counting};
 
 /// Findings reported for one block; all of them are counted.
 const REPORTED: usize = 20;
 
 /// A record as the ledger has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     /// The record.
     pub key: RecordKey,
     /// Its outcome; `None` if it has none yet.
     pub outcome: Option<Outcome>,
+    /// How many violations it may have: one number for each time it was settled.
+    pub violations: Vec<u32>,
+    /// Whether it was destroyed deliberately.
+    pub destroyed: bool,
+}
+
+impl Recorded {
+    /// Starts with a record that has no outcome.
+    pub fn new(key: RecordKey) -> Self {
+        Self {
+            key,
+            outcome: None,
+            violations: Vec::new(),
+            destroyed: false,
+        }
+    }
+
+    /// Adds a settlement, in the ledger's order.
+    pub fn settle(&mut self, settlement: &Settlement) {
+        self.outcome = Some(counting(self.outcome, settlement.outcome));
+        self.violations.push(settlement.violations);
+    }
 }
 
 /// The rows of one block in one place.
@@ -37,7 +59,8 @@ impl PlaceRows {
         let present: HashSet<&RecordKey> = self.keys.iter().collect();
         recorded
             .iter()
-            .filter(|one| one.outcome == Some(Outcome::Message) && !present.contains(&one.key))
+            .filter(|one| one.outcome == Some(Outcome::Message) && !one.destroyed)
+            .filter(|one| !present.contains(&one.key))
             .map(|one| one.key)
             .collect()
     }
@@ -53,12 +76,15 @@ enum Recording {
     Unsettled,
     /// It was pulled and has an outcome.
     Settled(Outcome),
+    /// It was pulled and destroyed deliberately.
+    Destroyed,
 }
 
 /// What the ledger says about one record, and how many rows it has in each place.
 #[derive(Debug, Clone)]
 struct Occurrences {
     recorded: Recording,
+    violations: Vec<u32>,
     rows: Vec<usize>,
 }
 
@@ -67,11 +93,17 @@ pub fn judge(block: &Block, recorded: &[Recorded], places: &[PlaceRows]) -> Bloc
     let mut records: BTreeMap<RecordKey, Occurrences> = BTreeMap::new();
     let none = Occurrences {
         recorded: Recording::Unknown,
+        violations: Vec::new(),
         rows: vec![0; places.len()],
     };
     for one in recorded {
         let record = records.entry(one.key).or_insert_with(|| none.clone());
-        record.recorded = one.outcome.map_or(Recording::Unsettled, Recording::Settled);
+        record.recorded = match one.outcome {
+            _ if one.destroyed => Recording::Destroyed,
+            Some(outcome) => Recording::Settled(outcome),
+            None => Recording::Unsettled,
+        };
+        record.violations.clone_from(&one.violations);
     }
     for (number, place) in places.iter().enumerate() {
         for key in &place.keys {
@@ -83,6 +115,7 @@ pub fn judge(block: &Block, recorded: &[Recorded], places: &[PlaceRows]) -> Bloc
         unexpected: 0,
         repeated: 0,
         in_flight: 0,
+        destroyed: 0,
         findings: Vec::new(),
         ..block.report()
     };
@@ -94,6 +127,7 @@ pub fn judge(block: &Block, recorded: &[Recorded], places: &[PlaceRows]) -> Bloc
             }
             _ => mismatches(key, record, places, &mut report.duplicates),
         };
+        report.destroyed += u64::from(matches!(record.recorded, Recording::Destroyed));
         let is = |kind| u64::from(wrong.iter().any(|(what, _)| *what == kind));
         report.missing += is(Mismatch::Missing);
         report.repeated += is(Mismatch::Repeated);
@@ -129,15 +163,18 @@ fn mismatches(
     let (open, discarded) = (Content::OpenDeadLetters, Content::DiscardedDeadLetters);
     match record.recorded {
         Recording::Unsettled => Vec::new(),
-        // Nobody pulled it, or its message was archived at an earlier position.
-        Recording::Unknown | Recording::Settled(Outcome::Duplicate) => {
+        // Nobody pulled it, it was destroyed, or its message was archived at an earlier position.
+        Recording::Unknown | Recording::Destroyed | Recording::Settled(Outcome::Duplicate) => {
             unexpected(Content::Messages)
+                .chain(unexpected(Content::Violations))
                 .chain(unexpected(open))
                 .collect()
         }
         // Dead-lettered and not replayed.
         Recording::Settled(Outcome::DeadLetter) if count(open) + count(discarded) > 0 => {
-            unexpected(Content::Messages).collect()
+            unexpected(Content::Messages)
+                .chain(unexpected(Content::Violations))
+                .collect()
         }
         Recording::Settled(Outcome::DeadLetter) if count(Content::Messages) == 0 => of(open)
             .map(|(place, _)| (Mismatch::Missing, place.place))
@@ -153,9 +190,28 @@ fn mismatches(
                     _ => wrong.push((Mismatch::Repeated, place.place)),
                 }
             }
+            wrong.extend(of(Content::Violations).filter_map(|(place, rows)| {
+                let what = wrong_number(*rows, &record.violations)?;
+                // Kept at another position, with the message.
+                let elsewhere = place.elsewhere.contains(&key.msgid);
+                (!elsewhere || what != Mismatch::Missing).then_some((what, place.place))
+            }));
             wrong
         }
     }
+}
+
+/// What is wrong with a number of violations; `accepted` has the numbers that are right.
+fn wrong_number(rows: usize, accepted: &[u32]) -> Option<Mismatch> {
+    let mut accepted = accepted.iter().map(|number| *number as usize);
+    if accepted.clone().any(|number| number == rows) || accepted.len() == 0 && rows == 0 {
+        return None;
+    }
+    Some(if accepted.any(|number| number > rows) {
+        Mismatch::Missing
+    } else {
+        Mismatch::Unexpected
+    })
 }
 
 #[cfg(test)]
@@ -206,8 +262,9 @@ mod tests {
         ];
         let each = outcomes.into_iter().zip(1..);
         each.map(|(outcome, seq)| Recorded {
-            key: key(seq),
             outcome,
+            violations: vec![u32::from(seq == 2) * 2],
+            ..Recorded::new(key(seq))
         })
         .collect()
     }
@@ -219,6 +276,11 @@ mod tests {
             elsewhere: HashSet::new(),
         }
     }
+
+    const VIOLATIONS: Place = Place {
+        sink: "table",
+        content: Content::Violations,
+    };
 
     fn rows(table: &[u64], files: &[u64], open: &[u64]) -> Vec<PlaceRows> {
         vec![place(TABLE, table), place(FILES, files), place(OPEN, open)]
@@ -260,6 +322,53 @@ mod tests {
         late[0].elsewhere = HashSet::from([key(2).msgid]);
         assert_eq!(findings(&late), []);
         assert_eq!(judge(&block(), &recorded(), &late).duplicates, 1);
+    }
+
+    #[test]
+    fn violations_are_counted_and_destroyed_records_must_be_gone() {
+        use Mismatch::{Missing, Unexpected};
+        let held = |violations: &[u64]| {
+            let mut all = rows(&[1, 2], &[1, 2], &[3]);
+            all.push(place(VIOLATIONS, violations));
+            all
+        };
+        assert_eq!(findings(&held(&[2, 2])), []);
+        assert_eq!(findings(&held(&[2])), [(2, Missing, VIOLATIONS)]);
+        assert_eq!(findings(&held(&[])), [(2, Missing, VIOLATIONS)]);
+        for (rows, seq) in [
+            (&[2, 2, 2][..], 2),
+            (&[1, 2, 2], 1),
+            (&[2, 2, 3], 3),
+            (&[2, 2, 4], 4),
+        ] {
+            assert_eq!(findings(&held(rows)), [(seq, Unexpected, VIOLATIONS)]);
+        }
+        let mut recorded = recorded();
+        // The rules changed between a crash and the repeat: both numbers are right.
+        recorded[0].violations.push(1);
+        for rows in [&[1, 2, 2][..], &[2, 2]] {
+            assert!(judge(&block(), &recorded, &held(rows)).accounted);
+        }
+        recorded[1].destroyed = true;
+        let gone = [
+            place(TABLE, &[1]),
+            place(OPEN, &[3]),
+            place(VIOLATIONS, &[]),
+        ];
+        let report = judge(&block(), &recorded, &gone);
+        assert_eq!((report.accounted, report.destroyed), (true, 1));
+        let left = [place(TABLE, &[1, 2]), place(OPEN, &[3])];
+        let report = judge(&block(), &recorded, &left);
+        assert_eq!((report.unexpected, report.accounted), (1, false));
+    }
+
+    #[test]
+    fn settlement_that_is_added_later_hides_no_message() {
+        let mut one = Recorded::new(key(1));
+        for outcome in [Outcome::DeadLetter, Outcome::Message, Outcome::Duplicate] {
+            one.settle(&Settlement::without_rows(outcome));
+        }
+        assert_eq!(one.outcome, Some(Outcome::Message));
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //! are as they were written. Pure: the caller reads the ledger and the sinks and passes in the data.
 //!
 //! [`blocks`] compares sums over blocks of positions, which is fast and needs little memory.
-//! [`judge`] compares a block record by record if its sums differ. [`chain`] follows the hash chain.
+//! [`judge`] compares a block record by record if its sums differ. [`chain`] follows the hash chain,
+//! [`known`] compares the content of rows with the digests in the ledger.
 //! A sink that can be audited implements [`AuditReader`]; what it holds is reported by [`Place`], so
 //! nothing here depends on which sinks there are.
 
 pub mod blocks;
 pub mod chain;
 pub mod judge;
+pub mod known;
 pub mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -16,7 +18,7 @@ use std::fmt;
 use std::time::Duration;
 
 use chatledger_schemas::CorpId;
-use chatledger_schemas::ledger::{ChainAnchor, Digest128, RecordKey, RowDigest};
+use chatledger_schemas::ledger::{ChainAnchor, Digest128, Outcome, RecordKey, RowDigest};
 use futures::future::BoxFuture;
 use serde::Serialize;
 
@@ -54,8 +56,13 @@ pub struct Sum {
 impl Sum {
     /// Adds a row.
     pub fn add(&mut self, key: &RecordKey) {
-        self.rows += 1;
-        self.hash = self.hash.wrapping_add(hash(key));
+        self.add_rows(key, 1);
+    }
+
+    /// Adds several rows of one record.
+    pub fn add_rows(&mut self, key: &RecordKey, rows: u64) {
+        self.rows += rows;
+        self.hash = self.hash.wrapping_add(hash(key).wrapping_mul(rows));
     }
 
     /// The sum of the two.
@@ -88,6 +95,8 @@ fn hexadecimal<S: serde::Serializer>(hash: &u64, serializer: S) -> Result<S::Ok,
 pub enum Content {
     /// Messages: one row for each record whose outcome is a message.
     Messages,
+    /// Violations: any number of rows for such a record.
+    Violations,
     /// Dead letters that are open.
     OpenDeadLetters,
     /// Dead letters that were discarded.
@@ -99,10 +108,20 @@ impl Content {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Messages => "messages",
+            Self::Violations => "violations",
             Self::OpenDeadLetters => "open dead letters",
             Self::DiscardedDeadLetters => "discarded dead letters",
         }
     }
+}
+
+/// Which outcome counts if a record is settled again: the first, except that a dead letter may become
+/// something else by a replay. Whoever adds an outcome to the ledger cannot hide a message with it.
+pub fn counting(first: Option<Outcome>, next: Outcome) -> Outcome {
+    first.map_or(next, |first| match first {
+        Outcome::DeadLetter => next,
+        Outcome::Message | Outcome::Duplicate => first,
+    })
 }
 
 /// A place in which rows are kept: one kind of rows in one sink.
@@ -177,7 +196,10 @@ impl Serialize for Finding {
         let Self { seq, what, place } = self;
         let word = match place.content {
             Content::Messages => format!("{}_in_{}", what.as_str(), place.sink),
-            _ => format!("{}_dead_letter", what.as_str()),
+            Content::Violations => format!("{}_violation_in_{}", what.as_str(), place.sink),
+            Content::OpenDeadLetters | Content::DiscardedDeadLetters => {
+                format!("{}_dead_letter", what.as_str())
+            }
         };
         let mut out = serializer.serialize_struct("Finding", 4)?;
         out.serialize_field("seq", seq)?;
@@ -279,12 +301,13 @@ pub trait AuditReader: Send + Sync {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    /// Passes every message row of a corp to `row`, with the name of the part of the sink that
-    /// holds it. `positions` are the positions that the ledger knows, ascending: a reader may use
+    /// Passes every row of a corp of one of [`Self::contents`] to `row`, with the name of the part of
+    /// the sink that holds it. `positions` are the positions that the ledger knows, ascending: a reader may use
     /// them to divide its work. Returns the parts that cannot be read.
     fn rows<'a>(
         &'a self,
         corp: &'a CorpId,
+        content: Content,
         positions: &'a [u64],
         row: &'a mut (dyn FnMut(&str, RowDigest) + Send),
     ) -> BoxFuture<'a, Result<Vec<String>, Fault>>;

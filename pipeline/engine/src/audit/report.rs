@@ -63,7 +63,9 @@ pub struct Totals {
     pub unexpected: u64,
     pub repeated: u64,
     pub in_flight: u64,
+    pub violations: u64,
     pub gaps: u64,
+    pub destroyed: u64,
 }
 
 impl Totals {
@@ -92,6 +94,8 @@ impl Totals {
         self.unexpected += block.unexpected;
         self.repeated += block.repeated;
         self.in_flight += block.in_flight;
+        self.violations += block.violations;
         self.gaps += block.gaps;
+        self.destroyed += block.destroyed;
     }
 }

@@ -1,8 +1,12 @@
 //! The ledger of the direct driver: what was pulled is on disk before any sink sees it, and stays.
 //!
-//! The file is a header and one line for each record ([`LedgerLine`]): an [`LedgerEntry`] of the hash chain,
-//! what became of the record, and the digest of its row ([`chatledger_schemas::ledger`]). Lines
-//! ascend by `seq`.
+//! The file is a header and one line for each record ([`LedgerLine`]): an [`LedgerEntry`] of the hash chain
+//! and what became of the record, with the digests of its rows ([`chatledger_schemas::ledger`]). The
+//! chain covers both. Lines ascend by `seq`.
+//!
+//! A line is not changed when its record is settled again: with another result, because the program or
+//! the rules have changed since a crash, or because a dead letter was replayed. That adds a line at the
+//! end.
 //!
 //! Records after the lowest lane are read from the archive again after a crash. They are found in the
 //! ledger and keep their entry and the time they were pulled first. A record that the archive no longer
@@ -17,8 +21,10 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use chatledger_schemas::ledger::{LedgerEntry, Outcome};
-use tracing::error;
+use chatledger_schemas::ledger::{
+    Destruction, EntryKind, LedgerEntry, RecordKey, RecordOutcome, Settlement,
+};
+use tracing::{error, warn};
 
 use super::StateError;
 use crate::chain::{Chain, ChainInput};
@@ -42,6 +48,8 @@ pub struct Ledger {
     last: u64,
     /// Lines after these. The archive is expected to return their records again.
     expected: VecDeque<LedgerLine>,
+    /// The last further settlement of records, as far as it is known since the start.
+    resettled: HashMap<RecordKey, Settlement>,
 }
 
 /// What a ledger holds when it is opened at a position.
@@ -70,6 +78,8 @@ struct Merged {
     rest: Vec<LedgerLine>,
     /// Number of expected records that the archive no longer returns.
     missing: u64,
+    /// Records whose settlement is not the one of their line.
+    differing: Vec<ProcessedRecord>,
 }
 
 impl Ledger {
@@ -107,6 +117,7 @@ impl Ledger {
             chain: Chain::genesis(corp),
             last: position,
             expected: VecDeque::new(),
+            resettled: HashMap::new(),
         };
         let recovered = ledger.recover(position, window)?;
         Ok((ledger, recovered))
@@ -145,13 +156,15 @@ impl Ledger {
                 let Some(line) = line else {
                     return Err(self.too_short(position));
                 };
-                if line.outcome == Some(Outcome::Message) {
+                if line.is_message() {
                     recovered
                         .window
                         .opened(u128::from_le_bytes(line.entry.msgid));
                 }
                 chain = Chain::at(&line.entry);
-                recovered.last_pulled_at = Some(line.entry.at);
+                if matches!(line.entry.kind, EntryKind::Record | EntryKind::Gap) {
+                    recovered.last_pulled_at = Some(line.entry.at);
+                }
                 if index + 1 == kept {
                     if line.entry.seq != position {
                         return Err(self.too_short(position));
@@ -161,11 +174,12 @@ impl Ledger {
                 continue;
             }
             // The tail of an append that was interrupted does not continue the chain.
-            let Some(line) = line.filter(|line| line.entry.follows(&chain.link)) else {
+            let Some(line) = line.filter(|line| line.follows(&chain.link)) else {
                 break;
             };
             chain = Chain::at(&line.entry);
             recovered.expect(&line);
+            learn(&mut self.resettled, &line);
             self.expected.push_back(line);
         }
         self.lines = kept;
@@ -227,64 +241,122 @@ impl Ledger {
             );
         }
         let Merged {
-            lines, chain, rest, ..
+            lines,
+            chain,
+            mut rest,
+            differing,
+            ..
         } = merged;
         let replaced = self.expected.len() - rest.len();
         // A record that was not in the ledger moves the lines after it.
         let moved = lines.len() != replaced;
-        if moved || !lines.iter().eq(self.expected.iter().take(replaced)) {
-            let written = lines.iter().chain(rest.iter().filter(|_| moved));
-            self.write(self.lines, written)?;
+        let last = outcomes.last().map_or(self.last, |record| record.seq);
+        let end = (rest.last().map(|line| line.entry), last, chain);
+        let further = self.further(end, &differing);
+        if !further.is_empty() {
+            warn!(
+                ledger = %self.path.display(),
+                records = further.len(),
+                "records were processed again with another result, because the rules or the program \
+                 have changed; the ledger has both"
+            );
+        }
+        let differs = !lines.iter().eq(self.expected.iter().take(replaced));
+        if moved || differs || !further.is_empty() {
+            let all = moved || !further.is_empty();
+            let written = lines.iter().chain(rest.iter().filter(|_| all));
+            self.write(self.lines, written.chain(&further))?;
         }
         failpoint::pass("process", "ledger_written")?;
+        for line in &further {
+            learn(&mut self.resettled, line);
+        }
+        rest.extend(further);
         self.lines += lines.len() as u64;
         self.chain = chain;
         self.expected = rest.into();
-        if let Some(record) = outcomes.last() {
-            self.last = record.seq;
-        }
+        self.last = last;
         Ok(())
     }
 
-    /// Merges records with the expected lines. A record that is expected keeps its entry.
+    /// Merges records with the expected lines. A record that is expected keeps its line.
     fn merge(&self, inputs: &[ChainInput], outcomes: &[ProcessedRecord]) -> Merged {
         let mut chain = self.chain;
         let mut expected = self.expected.iter().copied().peekable();
-        let mut lines = Vec::with_capacity(inputs.len());
-        let mut missing: u64 = 0;
+        let mut merged = Merged {
+            lines: Vec::with_capacity(inputs.len()),
+            chain,
+            rest: Vec::new(),
+            missing: 0,
+            differing: Vec::new(),
+        };
         for (input, record) in inputs.iter().zip(outcomes) {
-            // Lines before the record, and at its position with another content.
-            while let Some(line) = expected.next_if(|line| {
-                line.entry.seq < input.seq
-                    || (line.entry.seq == input.seq && line.entry.sealed != input.sealed)
-            }) {
-                missing += u64::from(!line.entry.gap);
-                let entry = chain.again(&line.entry);
-                lines.push(LedgerLine { entry, ..line });
-            }
-            let entry = match expected.next_if(|line| line.entry.seq == input.seq) {
-                Some(line) => chain.again(&line.entry),
-                None => chain.record(input),
+            let is_record = |line: &LedgerLine| {
+                line.entry.kind == EntryKind::Record
+                    && line.entry.seq == input.seq
+                    && line.entry.sealed == input.sealed
             };
-            lines.push(LedgerLine {
-                entry,
-                outcome: Some(record.outcome),
-                row: record.row,
-            });
+            // Lines before the record, and at its position with another content.
+            while let Some(line) =
+                expected.next_if(|line| line.entry.seq <= input.seq && !is_record(line))
+            {
+                merged.missing += u64::from(line.entry.kind == EntryKind::Record);
+                merged.lines.push(line.again(&mut chain));
+            }
+            let line = match expected.next_if(is_record) {
+                Some(line) => {
+                    if line.settlement != Some(record.settlement) {
+                        merged.differing.push(*record);
+                    }
+                    line.again(&mut chain)
+                }
+                None => LedgerLine {
+                    entry: chain.record(input, Some(&record.settlement)),
+                    settlement: Some(record.settlement),
+                },
+            };
+            merged.lines.push(line);
         }
-        let end = chain;
-        let rest = expected
-            .map(|line| {
-                let entry = chain.again(&line.entry);
-                LedgerLine { entry, ..line }
-            })
-            .collect();
-        Merged {
-            lines,
-            chain: end,
-            rest,
-            missing,
-        }
+        merged.chain = chain;
+        merged.rest = expected.map(|line| line.again(&mut chain)).collect();
+        merged
+    }
+
+    /// The lines of further settlements, as far as they are not in the ledger, after `end`: the last
+    /// entry, or if there is none, the position and the chain.
+    fn further(
+        &self,
+        end: (Option<LedgerEntry>, u64, Chain),
+        records: &[ProcessedRecord],
+    ) -> Vec<LedgerLine> {
+        let (entry, seq, chain) = end;
+        let mut chain = entry.as_ref().map_or(chain, Chain::at);
+        let seq = entry.map_or(seq, |entry| entry.seq);
+        let new = records.iter().filter(|record| {
+            let RecordOutcome { seq, msgid, .. } = record.outcome();
+            let known = self.resettled.get(&RecordKey { seq, msgid });
+            known != Some(&record.settlement)
+        });
+        let line = |record: &ProcessedRecord| LedgerLine {
+            entry: chain.resettled(seq, record.at, &record.outcome()),
+            settlement: Some(record.settlement),
+        };
+        new.map(line).collect()
+    }
+
+    /// The last entry, the position and the chain before the next one.
+    fn end(&self) -> (Option<LedgerEntry>, u64, Chain) {
+        let last = self.expected.back().map(|line| line.entry);
+        (last, self.last, self.chain)
+    }
+
+    /// Appends what became of dead letters that were opened again, and waits until the disk has it.
+    ///
+    /// # Errors
+    /// The disk refuses. The ledger is then unchanged, and the call may be repeated.
+    pub(super) fn append_again(&mut self, records: &[ProcessedRecord]) -> Result<(), StateError> {
+        let further = self.further(self.end(), records);
+        self.append_lines(further)
     }
 
     /// Appends a gap that was accepted: records after the last one that the archive received after
@@ -293,16 +365,50 @@ impl Ledger {
     /// # Errors
     /// The disk refuses.
     pub(super) fn append_gap(&mut self, silent_since: i64, now: i64) -> Result<(), StateError> {
-        let last = self.expected.back().map(|line| line.entry);
-        let mut chain = last.as_ref().map_or(self.chain, Chain::at);
-        let seq = last.map_or(self.last, |entry| entry.seq);
-        let line = LedgerLine {
+        let (entry, seq, chain) = self.end();
+        let mut chain = entry.as_ref().map_or(chain, Chain::at);
+        let seq = entry.map_or(seq, |entry| entry.seq);
+        self.append_lines(vec![LedgerLine {
             entry: chain.gap(seq, silent_since, now),
-            outcome: None,
-            row: [0; 16],
-        };
-        self.write(self.len(), std::iter::once(&line))?;
-        self.expected.push_back(line);
+            settlement: None,
+        }])
+    }
+
+    /// Appends that records were destroyed deliberately. The text goes to `destructions.jsonl` beside the
+    /// ledger, which has its digest.
+    ///
+    /// # Errors
+    /// The disk refuses. The ledger is then unchanged.
+    pub fn append_destroyed(&mut self, destruction: &Destruction) -> Result<(), StateError> {
+        let path = self.path.with_file_name("destructions.jsonl");
+        let text = destruction.text() + "\n";
+        File::options()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                file.sync_all()
+            })
+            .map_err(StateError::io(&path))?;
+        let (entry, seq, chain) = self.end();
+        let mut chain = entry.as_ref().map_or(chain, Chain::at);
+        let seq = entry.map_or(seq, |entry| entry.seq);
+        self.append_lines(vec![LedgerLine {
+            entry: chain.destroyed(seq, destruction),
+            settlement: None,
+        }])
+    }
+
+    fn append_lines(&mut self, lines: Vec<LedgerLine>) -> Result<(), StateError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.write(self.len(), lines.iter())?;
+        for line in lines {
+            learn(&mut self.resettled, &line);
+            self.expected.push_back(line);
+        }
         Ok(())
     }
 
@@ -338,19 +444,34 @@ impl Ledger {
     }
 }
 
+/// Remembers a further settlement.
+fn learn(resettled: &mut HashMap<RecordKey, Settlement>, line: &LedgerLine) {
+    if let (EntryKind::Resettled, Some(seq), Some(settlement)) =
+        (line.entry.kind, line.entry.subject(), line.settlement)
+    {
+        let msgid = line.entry.msgid;
+        resettled.insert(RecordKey { seq, msgid }, settlement);
+    }
+}
+
 impl RecoveredLedger {
     /// Takes in a line after the position.
     fn expect(&mut self, line: &LedgerLine) {
-        let LedgerEntry { seq, at, gap, .. } = line.entry;
-        self.last_pulled_at = Some(at);
-        if gap {
-            self.oldest_undelivered = None;
-        } else {
-            self.pulled_at.insert(seq, at);
-            self.oldest_undelivered =
-                Some(self.oldest_undelivered.map_or(at, |oldest| oldest.min(at)));
+        let LedgerEntry { seq, at, kind, .. } = line.entry;
+        match kind {
+            EntryKind::Gap => {
+                self.last_pulled_at = Some(at);
+                self.oldest_undelivered = None;
+            }
+            EntryKind::Record => {
+                self.last_pulled_at = Some(at);
+                self.pulled_at.insert(seq, at);
+                let oldest = self.oldest_undelivered.map_or(at, |oldest| oldest.min(at));
+                self.oldest_undelivered = Some(oldest);
+            }
+            EntryKind::Resettled | EntryKind::Destroyed => {}
         }
-        if line.outcome == Some(Outcome::Message) {
+        if line.is_message() {
             self.undelivered
                 .insert(u128::from_le_bytes(line.entry.msgid));
         }

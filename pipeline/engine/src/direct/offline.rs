@@ -58,12 +58,18 @@ pub fn replayer(corp: Corp) -> Result<Replayer, StateError> {
         replay_file: state.replay_file.clone(),
         dead_letters: state.dead_letters.clone(),
     });
-    let known = Arc::new(Mutex::new(state.known));
+    let shared = Arc::new(Mutex::new((state.known, state.ledger)));
     let submit = Box::new(move |request| {
-        let (opener, known) = (Arc::clone(&opener), Arc::clone(&known));
+        let (opener, shared) = (Arc::clone(&opener), Arc::clone(&shared));
         let work = move || {
-            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            opener.answer(request, &mut known, |_| {});
+            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let (known, ledger) = &mut *shared;
+            opener.answer(
+                request,
+                known,
+                &mut |records| ledger.append_again(records),
+                |_| {},
+            );
         };
         async move { tokio::task::spawn_blocking(work).await.is_ok() }.boxed()
     });

@@ -14,13 +14,13 @@ use tokio::sync::oneshot;
 
 use super::StateError;
 use super::dead_letter_store::SharedDeadLetterStore;
-use super::replay::{OpenedDeadLetters, PreparedReplay, ResumeError, prepare, resume};
+use super::replay::{OpenedDeadLetters, PreparedReplay, ReplayFiles, ResumeError, prepare, resume};
 use super::replay_plan::ReplayFile;
 use super::state::KnownMessages;
 use crate::dead_letter_index::DeadLetterKey;
 use crate::dead_letter_requests::Requester;
 use crate::shared::Current;
-use crate::stages::{Processed, Tools};
+use crate::stages::{Processed, ProcessedRecord, Tools};
 
 /// What a replay needs opened.
 pub(super) enum OpenRequest {
@@ -80,14 +80,21 @@ pub(super) struct DeadLetterOpener {
 }
 
 impl DeadLetterOpener {
-    /// Answers a request. `count` receives what the stages made of newly opened records.
+    /// Answers a request. `settle` makes what became of dead letters durable in the ledger; `count`
+    /// receives what the stages made of newly opened records.
     pub(super) fn answer(
         &self,
         request: OpenRequest,
         known: &mut KnownMessages,
+        settle: &mut dyn FnMut(&[ProcessedRecord]) -> Result<(), StateError>,
         count: impl FnOnce(&Processed),
     ) {
         let store = self.dead_letters.lock();
+        let mut files = ReplayFiles {
+            plan: &self.replay_file,
+            store: &store,
+            settle,
+        };
         // Nobody may be waiting for the answer any more; the next start resumes a stored plan.
         match request {
             OpenRequest::Prepare {
@@ -95,10 +102,9 @@ impl DeadLetterOpener {
                 requester,
                 answer,
             } => {
-                let opened = self.tools.with(|tools| {
-                    let file = &self.replay_file;
-                    prepare(tools, file, &store, known, &selected, &requester)
-                });
+                let opened = self
+                    .tools
+                    .with(|tools| prepare(tools, &mut files, known, &selected, &requester));
                 if let Ok(OpenedDeadLetters {
                     processed: Some(processed),
                     ..
@@ -109,8 +115,7 @@ impl DeadLetterOpener {
                 answer.send(opened).ok();
             }
             OpenRequest::Resume { answer } => {
-                let file = &self.replay_file;
-                let resumed = self.tools.with(|tools| resume(tools, file, &store));
+                let resumed = self.tools.with(|tools| resume(tools, &mut files));
                 answer.send(resumed).ok();
             }
         }

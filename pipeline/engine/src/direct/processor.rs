@@ -30,7 +30,7 @@ use crate::failpoint;
 use crate::fault::{Fault, Retry};
 use crate::metrics::Metrics;
 use crate::shared::{Totals, WantedRooms, now_ms};
-use crate::stages::{Processed, PulledRecord, Tools, process};
+use crate::stages::{Processed, ProcessedRecord, PulledRecord, Tools, process};
 
 /// What the processor reads from and writes to.
 pub(super) struct Queues {
@@ -53,6 +53,12 @@ trait BatchLog: Send {
     /// The disk refuses.
     fn append(&mut self, inputs: &[ChainInput], processed: &Processed) -> Result<(), StateError>;
 
+    /// Appends what became of dead letters that were opened again, and waits until the disk has it.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    fn append_again(&mut self, records: &[ProcessedRecord]) -> Result<(), StateError>;
+
     /// The last `seq` in the ledger and the chain after it.
     fn end(&self) -> (u64, ChainLink);
 }
@@ -69,6 +75,10 @@ impl BatchLog for FileLog {
         let dead_letters = &processed.batch.dead_letters;
         self.dead_letters.lock().append(dead_letters)?;
         self.ledger.append(inputs, &processed.outcomes)
+    }
+
+    fn append_again(&mut self, records: &[ProcessedRecord]) -> Result<(), StateError> {
+        self.ledger.append_again(records)
     }
 
     fn end(&self) -> (u64, ChainLink) {
@@ -281,11 +291,15 @@ impl Processor {
 
     fn open_dead_letters(&mut self, request: OpenRequest) {
         let (corp, counters) = (self.tools.corp_id.as_str(), &self.counters);
-        self.opener.answer(request, &mut self.known, |processed| {
-            counters.processed(corp, processed);
-            let rooms = processed.unresolved.room_ids.iter().cloned();
-            counters.wanted.add(rooms);
-        });
+        let log = &mut self.log;
+        let mut settle = |records: &[ProcessedRecord]| log.append_again(records);
+        let known = &mut self.known;
+        self.opener
+            .answer(request, known, &mut settle, |processed| {
+                counters.processed(corp, processed);
+                let rooms = processed.unresolved.room_ids.iter().cloned();
+                counters.wanted.add(rooms);
+            });
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! | step | what is durable after it | a crash after it |
 //! |---|---|---|
+//! | [`prepare`] | the ledger: what became of the records | they are opened again, and the ledger is left as it is |
 //! | [`prepare`], [`discard`] | `replay.json`: what is about to be delivered, under which name | the next start delivers it |
 //! | [`deliver`](super::replay_sink::deliver) | the rows, in every sink | they are written again under the same name, which changes nothing |
 //! | [`finish`] | the events | the next start removes `replay.json` |
@@ -14,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chatledger_schemas::dead_letter::Event;
+use chatledger_schemas::ledger::{Outcome, Settlement};
 use chatledger_schemas::{DeadLetter, DeadLetterEvent, Message, Reason, Violation};
 
 use super::StateError;
@@ -24,7 +26,7 @@ use crate::batch::Batch;
 use crate::dead_letter_index::DeadLetterKey;
 use crate::dead_letter_requests::Requester;
 use crate::ports::WriteAttempt;
-use crate::stages::{Processed, Tools, process};
+use crate::stages::{Processed, ProcessedRecord, Tools, process};
 use crate::window::{Window, msg_hash};
 
 /// A replay whose plan is stored and that must be delivered.
@@ -96,14 +98,23 @@ pub(super) struct OpenedDeadLetters {
     pub(super) processed: Option<Processed>,
 }
 
+/// What a replay reads and writes beside the rows.
+pub(super) struct ReplayFiles<'a> {
+    /// Where it is planned.
+    pub(super) plan: &'a ReplayFile,
+    /// The dead letters.
+    pub(super) store: &'a DeadLetterStore,
+    /// What became of them is in the ledger before a sink sees it.
+    pub(super) settle: &'a mut dyn FnMut(&[ProcessedRecord]) -> Result<(), StateError>,
+}
+
 /// Opens dead letters and stores what is to be delivered.
 ///
 /// # Errors
 /// The state folder cannot be used; nothing has been decided then.
 pub(super) fn prepare(
     tools: &Tools<'_>,
-    file: &ReplayFile,
-    store: &DeadLetterStore,
+    files: &mut ReplayFiles<'_>,
     known: &mut KnownMessages,
     selected: &[DeadLetterKey],
     requester: &Requester,
@@ -112,14 +123,21 @@ pub(super) fn prepare(
     let mut events = Vec::new();
     let mut retried = HashMap::new();
     let mut records = Vec::new();
+    let mut settled = Vec::new();
     for key in selected {
-        let Some(dead_letter) = store.get(key)? else {
+        let Some(dead_letter) = files.store.get(key)? else {
             continue;
         };
         let has_msgid = !dead_letter.msgid.is_empty();
         if has_msgid && known.window.has_opened(key.msg) {
             let attempt = dead_letter.attempts + 1;
             events.push(requester.event(&dead_letter, Event::Duplicate, attempt));
+            settled.push(ProcessedRecord {
+                seq: dead_letter.seq,
+                hash: key.msg,
+                at: dead_letter.first_seen,
+                settlement: Settlement::without_rows(Outcome::Duplicate),
+            });
         } else if has_msgid && known.undelivered.contains(&key.msg) {
             opened.waiting += 1;
         } else {
@@ -135,11 +153,13 @@ pub(super) fn prepare(
         events.extend(processed.batch.events.iter().cloned());
         rows.messages.clone_from(&processed.batch.messages);
         rows.violations.clone_from(&processed.batch.violations);
+        settled.extend_from_slice(&processed.outcomes);
     }
+    (files.settle)(&settled)?;
     let Some(plan) = ReplayPlan::new(events) else {
         return Ok(opened);
     };
-    file.write(&plan)?;
+    files.plan.write(&plan)?;
     for msg in plan.opened() {
         known.window.replayed(msg);
     }
@@ -182,12 +202,12 @@ pub(super) fn discard(
 /// The state folder cannot be used, or a record no longer opens.
 pub(super) fn resume(
     tools: &Tools<'_>,
-    file: &ReplayFile,
-    store: &DeadLetterStore,
+    files: &mut ReplayFiles<'_>,
 ) -> Result<Option<PreparedReplay>, ResumeError> {
-    let Some(plan) = file.read()? else {
+    let Some(plan) = files.plan.read()? else {
         return Ok(None);
     };
+    let store = files.store;
     let mut failed = Vec::new();
     let mut records = Vec::new();
     let tried = |event: &&DeadLetterEvent| matches!(event.event, Event::Replayed | Event::Failed);
@@ -218,6 +238,8 @@ pub(super) fn resume(
                 key_version: dead_letter.key_version,
             });
         }
+        // The rules may have changed.
+        (files.settle)(&processed.outcomes)?;
         rows.messages = processed.batch.messages;
         rows.violations = processed.batch.violations;
     }
@@ -302,15 +324,47 @@ mod tests {
             window,
             undelivered: HashSet::from([msg_hash("m3")]),
         };
-        let file = ReplayFile::in_folder(folder);
-        with_tools(|tools| {
-            prepare(tools, &file, store, &mut known, &selected, &requester(at)).unwrap()
-        })
+        let mut settled = Vec::new();
+        let opened = with_files(folder, store, &mut settled, |tools, files| {
+            prepare(tools, files, &mut known, &selected, &requester(at)).unwrap()
+        });
+        let settled: Vec<(u64, Outcome)> = settled
+            .iter()
+            .map(|record| (record.seq, record.settlement.outcome))
+            .collect();
+        let expected = [
+            (2, Outcome::Duplicate),
+            (1, Outcome::DeadLetter),
+            (4, Outcome::DeadLetter),
+        ];
+        let open = |seq| selected.iter().any(|key| key.seq == seq);
+        let expected = expected.into_iter().filter(|(seq, _)| open(*seq));
+        assert_eq!(settled, expected.collect::<Vec<_>>());
+        opened
+    }
+
+    fn with_files<T>(
+        folder: &Path,
+        store: &DeadLetterStore,
+        settled: &mut Vec<ProcessedRecord>,
+        work: impl FnOnce(&Tools<'_>, &mut ReplayFiles<'_>) -> T,
+    ) -> T {
+        let mut settle = |records: &[ProcessedRecord]| {
+            settled.extend_from_slice(records);
+            Ok(())
+        };
+        let mut files = ReplayFiles {
+            plan: &ReplayFile::in_folder(folder),
+            store,
+            settle: &mut settle,
+        };
+        with_tools(|tools| work(tools, &mut files))
     }
 
     fn resume_in(folder: &Path, store: &DeadLetterStore) -> Option<PreparedReplay> {
-        let file = ReplayFile::in_folder(folder);
-        with_tools(|tools| resume(tools, &file, store).unwrap())
+        let mut settled = Vec::new();
+        let resume = |tools: &Tools<'_>, files: &mut ReplayFiles<'_>| resume(tools, files).unwrap();
+        with_files(folder, store, &mut settled, resume)
     }
 
     fn outcomes(replay: &PreparedReplay) -> Vec<(u64, &'static str, u32)> {

@@ -164,7 +164,7 @@ mod tests {
     use crate::chain::ChainInput;
     use crate::clock::now_ms;
     use crate::stages::ProcessedRecord;
-    use chatledger_schemas::ledger::Outcome;
+    use chatledger_schemas::ledger::{Outcome, Settlement};
 
     const HOUR: i64 = 3_600_000;
 
@@ -185,8 +185,7 @@ mod tests {
             seq,
             hash: u128::from_le_bytes(input.msgid),
             at,
-            outcome: Outcome::Message,
-            row: [0; 16],
+            settlement: Settlement::without_rows(Outcome::Message),
         };
         state.ledger.append(&[input], &[outcome]).unwrap();
     }

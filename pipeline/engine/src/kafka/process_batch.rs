@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chatledger_crypto::SealRing;
 use chatledger_rules::RuleSet;
 use chatledger_schemas::directory::{DirectoryRow, Room, RoomKind};
-use chatledger_schemas::ledger::{ChainLink, LedgerRecord, RecordOutcome};
+use chatledger_schemas::ledger::{ChainLink, LedgerRecord};
 use chatledger_schemas::{Classified, CorpId, FaultClass, SealedRecord};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use super::{LogRecord, OutRecord, Topic};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
 use crate::sink_checkpoint::SinkCheckpoint;
-use crate::stages::{Processed, PulledRecord, Tools, process};
+use crate::stages::{Processed, ProcessedRecord, PulledRecord, Tools, process};
 
 /// Records of one corp in one partition, ascending by `seq`.
 pub(super) struct Run {
@@ -195,13 +195,7 @@ fn out_records(
 
 /// The record that adds the outcome of each record of a run to the ledger.
 fn settled_record(corp: &str, processed: &Processed) -> OutRecord {
-    let outcomes = processed.outcomes.iter();
-    let settled = outcomes.map(|record| RecordOutcome {
-        seq: record.seq,
-        msgid: record.hash.to_le_bytes(),
-        outcome: record.outcome,
-        row: record.row,
-    });
+    let settled = processed.outcomes.iter().map(ProcessedRecord::outcome);
     OutRecord {
         topic: Topic::Ledger,
         key: corp.as_bytes().to_vec(),

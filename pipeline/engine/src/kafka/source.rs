@@ -383,7 +383,7 @@ impl SourceStage {
         let (records, entries, chain) = cpu::run(move || {
             let entries: Vec<LedgerEntry> = records
                 .iter()
-                .map(|record| chain.record(&ChainInput::of(record, now)))
+                .map(|record| chain.record(&ChainInput::of(record, now), None))
                 .collect();
             (records, entries, chain)
         })

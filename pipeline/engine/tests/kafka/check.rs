@@ -7,7 +7,9 @@ use chatledger_engine::kafka::Topic;
 use chatledger_engine::sink::Stream;
 use chatledger_engine::testing::archive::ExpectedOutcome;
 use chatledger_engine::testing::sink::RowKind;
-use chatledger_schemas::ledger::{ChainLink, LedgerEntry, LedgerRecord, Outcome, RecordOutcome};
+use chatledger_schemas::ledger::{
+    ChainLink, EntryKind, LedgerEntry, LedgerRecord, Outcome, RecordOutcome,
+};
 
 use super::cluster::{CORP, Cluster, ClusterSink};
 
@@ -45,20 +47,25 @@ fn ledger(cluster: &Cluster) -> Result<(), String> {
         match LedgerRecord::decode(&record.value).ok_or("the ledger is unreadable")? {
             LedgerRecord::Pulled(entries) => pulled.extend(entries),
             LedgerRecord::Outcomes(outcomes) => settled.extend(outcomes),
+            LedgerRecord::Destroyed(destruction) => return Err(format!("{destruction:?}")),
         }
     }
     let mut link = ChainLink::genesis(CORP);
     for (number, entry) in (1..).zip(&pulled) {
-        if entry.number != number || !entry.follows(&link) {
+        if entry.number != number || !entry.follows(&link, None) {
             return Err(format!("the chain breaks at entry {number}: {entry:?}"));
         }
         link = entry.link;
     }
-    let records = pulled.iter().filter(|entry| !entry.gap);
+    let records = pulled
+        .iter()
+        .filter(|entry| entry.kind == EntryKind::Record);
     let seqs: Vec<u64> = records.map(|entry| entry.seq).collect();
     same("ledger", seqs, expected(cluster, |_| true))?;
     let outcome = |wanted: Outcome| -> Vec<u64> {
-        let chosen = settled.iter().filter(|one| one.outcome == wanted);
+        let chosen = settled
+            .iter()
+            .filter(|one| one.settlement.outcome == wanted);
         chosen.map(|one| one.seq).collect()
     };
     let is_message = |kind| matches!(kind, ExpectedOutcome::Message { .. });

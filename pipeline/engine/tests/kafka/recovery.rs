@@ -10,7 +10,7 @@ use chatledger_engine::kafka::testing::sink_group;
 use chatledger_engine::pull::AcceptGap;
 use chatledger_engine::testing::sink::RowKind;
 use chatledger_engine::testing::{FaultOdds, Simulation, simulate};
-use chatledger_schemas::ledger::LedgerRecord;
+use chatledger_schemas::ledger::{EntryKind, LedgerRecord};
 use tokio::time::Instant;
 
 use super::check::exactly_once;
@@ -174,7 +174,10 @@ fn archive_that_was_not_read_for_five_days_is_refused_until_the_gap_is_accepted(
                     Some(LedgerRecord::Pulled(entries)) => Some(entries),
                     _ => None,
                 });
-        let gaps = entries.flatten().filter(|entry| entry.gap).count();
+        let gaps = entries
+            .flatten()
+            .filter(|entry| entry.kind == EntryKind::Gap)
+            .count();
         assert_eq!(gaps, 1);
     });
 }

@@ -9,7 +9,7 @@ use chatledger_engine::fault::Fault;
 use chatledger_engine::kafka::GroupEvent;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::config::Mode;
-use chatledger_schemas::ledger::{LedgerEntry, LedgerRecord, RecordOutcome};
+use chatledger_schemas::ledger::{Digest128, LedgerEntry, LedgerRecord, RecordOutcome, Settlement};
 
 use crate::config::Settings;
 use crate::exit::{Failure, chain};
@@ -23,10 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One item of the ledger.
 #[derive(Debug, Clone, Copy)]
 pub enum LedgerItem {
-    /// A record was pulled, or a gap accepted.
-    Pulled(LedgerEntry),
+    /// An entry of the hash chain, with the settlement that is stored with it (direct driver).
+    Entry(LedgerEntry, Option<Settlement>),
     /// The outcome of a record.
     Settled(RecordOutcome),
+    /// Records were destroyed deliberately.
+    Destroyed {
+        /// Position of the first.
+        first: u64,
+        /// Position of the last.
+        last: u64,
+        /// Digest of the text that says by whom and why.
+        text: Digest128,
+    },
     /// An entry that this version did not write.
     Unreadable,
 }
@@ -108,14 +117,18 @@ fn file(path: &std::path::Path, mut each: impl FnMut(LedgerItem)) -> Result<(), 
             NextLine::End => return Ok(()),
             NextLine::Unreadable => each(LedgerItem::Unreadable),
             NextLine::Line(line) => {
-                each(LedgerItem::Pulled(line.entry));
-                if let Some(outcome) = line.outcome {
+                let (entry, settlement) = (line.entry, line.settlement);
+                each(LedgerItem::Entry(entry, settlement));
+                if let (Some(seq), Some(settlement)) = (entry.subject(), settlement) {
                     each(LedgerItem::Settled(RecordOutcome {
-                        seq: line.entry.seq,
-                        msgid: line.entry.msgid,
-                        outcome,
-                        row: line.row,
+                        seq,
+                        msgid: entry.msgid,
+                        settlement,
                     }));
+                }
+                if let Some((first, last)) = entry.destroyed() {
+                    let text = entry.msgid;
+                    each(LedgerItem::Destroyed { first, last, text });
                 }
             }
         }
@@ -139,13 +152,20 @@ async fn topic(
                 match LedgerRecord::decode(&record.value) {
                     Some(LedgerRecord::Pulled(entries)) => {
                         for entry in entries {
-                            each(LedgerItem::Pulled(entry));
+                            each(LedgerItem::Entry(entry, None));
                         }
                     }
                     Some(LedgerRecord::Outcomes(settled)) => {
                         for one in settled {
                             each(LedgerItem::Settled(one));
                         }
+                    }
+                    Some(LedgerRecord::Destroyed(destruction)) => {
+                        each(LedgerItem::Destroyed {
+                            first: destruction.first_seq,
+                            last: destruction.last_seq,
+                            text: destruction.digest(),
+                        });
                     }
                     None => each(LedgerItem::Unreadable),
                 }

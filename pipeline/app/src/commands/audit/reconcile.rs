@@ -16,7 +16,7 @@ use chatledger_engine::audit::report::{Reconciliation, Totals};
 use chatledger_engine::audit::{Content, Place, Selection, Sum, block_of};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::CorpId;
-use chatledger_schemas::ledger::RecordKey;
+use chatledger_schemas::ledger::{EntryKind, RecordKey};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::{Audited, LedgerItem, LedgerReader};
@@ -157,12 +157,14 @@ impl Run<'_> {
         };
         self.ledger()
             .read(self.corp, |entry| match entry {
-                LedgerItem::Pulled(entry) => {
+                LedgerItem::Entry(entry, _) => {
+                    let is_record = entry.kind == EntryKind::Record;
                     totals.end = totals.end.max(entry.seq);
-                    totals.not_compared += u64::from(entry.seq > last && !entry.gap);
+                    totals.not_compared += u64::from(entry.seq > last && is_record);
                     totals.sums.pulled(&entry);
                 }
                 LedgerItem::Settled(settled) => totals.sums.settled(&settled),
+                LedgerItem::Destroyed { first, last, .. } => totals.sums.destroyed(first, last),
                 LedgerItem::Unreadable => totals.unreadable += 1,
             })
             .await?;
@@ -244,7 +246,7 @@ impl Run<'_> {
                     keys: keys.remove(&block.number).unwrap_or_default(),
                     elsewhere: HashSet::new(),
                 };
-                if place.place.content == Content::Messages {
+                if matches!(place.place.content, Content::Messages | Content::Violations) {
                     let missing = place.missing(&recorded);
                     let msgids: Vec<_> = missing.iter().map(|key| key.msgid).collect();
                     let found = reader.at_any_position(self.corp, &msgids).await;
@@ -263,23 +265,37 @@ impl Run<'_> {
         selection: &Selection,
     ) -> Result<BTreeMap<u64, BTreeMap<RecordKey, Recorded>>, Failure> {
         let mut recorded = BTreeMap::<u64, BTreeMap<RecordKey, Recorded>>::new();
+        let mut destroyed = Vec::new();
         self.ledger()
             .read(self.corp, |entry| {
-                let (seq, msgid, outcome) = match entry {
-                    LedgerItem::Pulled(entry) if !entry.gap => (entry.seq, entry.msgid, None),
-                    LedgerItem::Settled(settled) => {
-                        (settled.seq, settled.msgid, Some(settled.outcome))
+                let (seq, msgid, settlement) = match entry {
+                    LedgerItem::Entry(entry, _) if entry.kind == EntryKind::Record => {
+                        (entry.seq, entry.msgid, None)
                     }
-                    _ => return,
+                    LedgerItem::Settled(settled) => {
+                        (settled.seq, settled.msgid, Some(settled.settlement))
+                    }
+                    LedgerItem::Destroyed { first, last, .. } => {
+                        destroyed.push(first..=last);
+                        return;
+                    }
+                    LedgerItem::Entry(..) | LedgerItem::Unreadable => return,
                 };
                 if selection.covers(seq) {
                     let key = RecordKey { seq, msgid };
                     let block = recorded.entry(block_of(seq)).or_default();
-                    let one = block.entry(key).or_insert(Recorded { key, outcome });
-                    one.outcome = outcome.or(one.outcome);
+                    let one = block.entry(key).or_insert_with(|| Recorded::new(key));
+                    if let Some(settlement) = settlement {
+                        one.settle(&settlement);
+                    }
                 }
             })
             .await?;
+        for record in recorded.values_mut().flat_map(BTreeMap::values_mut) {
+            record.destroyed = destroyed
+                .iter()
+                .any(|range| range.contains(&record.key.seq));
+        }
         Ok(recorded)
     }
 
@@ -297,14 +313,19 @@ impl Run<'_> {
         };
         let mut rows = BTreeMap::<u64, Vec<PlaceRows>>::new();
         for (sink, reader) in self.audited.readers() {
-            let content = Content::Messages;
-            let keys = reader.keys(self.corp, content, selection.clone()).await;
-            for (block, keys) in by_block(keys.map_err(Failure::unreachable)?) {
-                rows.entry(block).or_default().push(PlaceRows {
-                    place: Place { sink, content },
-                    keys,
-                    elsewhere: HashSet::new(),
-                });
+            let audited = [Content::Messages, Content::Violations];
+            for content in audited
+                .into_iter()
+                .filter(|one| reader.contents().contains(one))
+            {
+                let keys = reader.keys(self.corp, content, selection.clone()).await;
+                for (block, keys) in by_block(keys.map_err(Failure::unreachable)?) {
+                    rows.entry(block).or_default().push(PlaceRows {
+                        place: Place { sink, content },
+                        keys,
+                        elsewhere: HashSet::new(),
+                    });
+                }
             }
         }
         if rows.is_empty() {
@@ -313,7 +334,7 @@ impl Run<'_> {
         let mut known = HashSet::new();
         self.ledger()
             .read(self.corp, |entry| {
-                if let LedgerItem::Pulled(entry) = entry
+                if let LedgerItem::Entry(entry, _) = entry
                     && entry.seq > last
                 {
                     let (seq, msgid) = (entry.seq, entry.msgid);
@@ -377,6 +398,10 @@ fn print(result: &Reconciliation, audited: &Audited, all_blocks: bool) -> Result
             "{gaps} accepted gaps: it is unknown which records the archive had there"
         ))?;
     }
+    if result.total.destroyed > 0 {
+        let records = result.total.destroyed;
+        say(&format!("{records} records were destroyed deliberately"))?;
+    }
     if result.not_compared > 0 {
         let records = result.not_compared;
         say(&format!(
@@ -401,6 +426,7 @@ fn table(result: &Reconciliation, audited: &Audited, all_blocks: bool) -> Table 
         "unexpected",
         "repeated",
         "in flight",
+        "violations",
     ]);
     table.set_header(header);
     let row = |name: String, totals: &Totals| {
@@ -420,6 +446,7 @@ fn table(result: &Reconciliation, audited: &Audited, all_blocks: bool) -> Table 
             totals.unexpected,
             totals.repeated,
             totals.in_flight,
+            totals.violations,
         ]);
         let right = |number: u64| Cell::new(number).set_alignment(CellAlignment::Right);
         let mut cells = vec![Cell::new(name)];

@@ -1,21 +1,22 @@
 //! `chatledger verify`: follows the hash chain and compares the content of rows with the ledger.
 //!
 //! The chain is in the ledger. Some of its links are also stored with rows (in the metadata of the
-//! Parquet files), so a ledger that was rewritten does not match them. For every message the ledger
-//! holds a digest of its row; the rows of every sink are compared with it.
+//! Parquet files), so a ledger that was rewritten does not match them. For every record the ledger holds
+//! digests of its rows; messages, violations and open dead letters of every sink are compared with them.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
-use chatledger_engine::audit::AuditReader;
 use chatledger_engine::audit::chain::{Alteration, Tampered, Verifier};
+use chatledger_engine::audit::known::{Known, SinkRows, WrongRow};
+use chatledger_engine::audit::{AuditReader, Content, Place};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::ledger::{
-    ChainAnchor, Digest128, Outcome, RecordKey, RecordOutcome, RowDigest,
+    ChainAnchor, ChainLink, Digest128, EntryKind, RecordKey, RowDigest, SettledChain,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Audited, LedgerItem, LedgerReader};
 use crate::cli::VerifyArgs;
@@ -32,9 +33,11 @@ const REPORTED: usize = 50;
 pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
     let audited = Audited::load(&args.config).await?;
     let settle = args.settle.map_or_else(|| audited.patience(), Into::into);
+    let kept = args.kept.as_deref().map(KeptReport::read).transpose()?;
     let mut reports = Vec::new();
     for corp in audited.corps(args.corp.as_deref())? {
-        reports.push(verify_corp(&audited, &corp.id, settle).await?);
+        let kept = kept.as_ref().and_then(|kept| kept.of(&corp.id));
+        reports.push(verify_corp(&audited, &corp.id, settle, kept).await?);
     }
     let intact = reports.iter().all(|report| report.findings.is_empty());
     if args.json {
@@ -57,106 +60,143 @@ async fn verify_corp(
     audited: &Audited,
     corp: &CorpId,
     settle: Duration,
+    kept: Option<&KeptLinks>,
 ) -> Result<Report, Failure> {
     let mut report = Report::new(corp);
     let mut anchors = Vec::new();
     for (_, reader) in audited.readers() {
         anchors.extend(reader.anchors(corp).await.map_err(Failure::unreachable)?);
     }
-    let known = follow(&audited.ledger, corp, anchors, &mut report).await?;
     // A record that cannot be in every sink yet is not missing.
     let due = Due {
         position: audited.ledger.delivered(corp)?,
         before: now_ms().saturating_sub(settle.as_millis() as i64),
     };
+    let read = follow(
+        &audited.ledger,
+        corp,
+        anchors,
+        due.position,
+        kept,
+        &mut report,
+    )
+    .await?;
+    for key in read.known.resettled() {
+        report.find(Tampered::Resettled, "ledger", key.seq);
+    }
     let mut unknown = Vec::new();
     for (sink, reader) in audited.readers() {
-        let unknown_there = compare(sink, reader, corp, &known, &due, &mut report).await?;
-        unknown.extend(unknown_there);
+        for content in reader.contents() {
+            if *content != Content::DiscardedDeadLetters {
+                let place = Place {
+                    sink,
+                    content: *content,
+                };
+                unknown.extend(compare(place, reader, corp, &read, &due, &mut report).await?);
+            }
+        }
     }
     if !unknown.is_empty() {
-        recheck(&audited.ledger, corp, &known, unknown, &mut report).await?;
+        recheck(&audited.ledger, corp, unknown, &mut report).await?;
     }
     Ok(report)
 }
 
-/// A row that belongs to no record of the ledger as it was read.
+/// A row that does not fit the ledger as it was read.
 struct UnknownRow {
-    sink: &'static str,
-    /// The part of the sink that holds it.
-    part: String,
-    row: RowDigest,
+    place: Place,
+    wrong: WrongRow,
+    /// The digests of the record's rows there.
+    rows: Vec<Digest128>,
 }
 
-/// Compares the rows of one sink with the ledger. Returns rows that the ledger does not know.
+/// Name of a place in findings.
+fn named(place: Place) -> String {
+    match place.content {
+        Content::Messages => place.sink.to_owned(),
+        _ => place.to_string(),
+    }
+}
+
+/// Compares the rows of one place with the ledger. Returns rows that the ledger may know by now.
 async fn compare(
-    sink: &'static str,
+    place: Place,
     reader: &dyn AuditReader,
     corp: &CorpId,
-    known: &Known,
+    read: &ReadLedger,
     due: &Due,
     report: &mut Report,
 ) -> Result<Vec<UnknownRow>, Failure> {
-    let mut rows = SinkRows::new(known);
-    let mut unknown = Vec::new();
-    let mut found = Vec::new();
-    let mut positions: Vec<u64> = known.first.keys().copied().collect();
-    positions.sort_unstable();
-    let mut check = |part: &str, row: RowDigest| match rows.check(&row) {
-        None => {}
-        Some(Tampered::Inserted) => unknown.push(UnknownRow {
-            sink,
-            part: part.to_owned(),
-            row,
-        }),
-        Some(what) => found.push((what, part.to_owned(), row.key.seq)),
-    };
-    let unreadable = reader.rows(corp, &positions, &mut check).await;
+    let Place { sink, content } = place;
+    let mut rows = SinkRows::new(&read.known, content);
+    let mut add = |part: &str, row: RowDigest| rows.add(part, row);
+    let positions = read.known.positions();
+    let unreadable = reader.rows(corp, content, &positions, &mut add).await;
     for part in unreadable.map_err(Failure::unreachable)? {
         report.find(Tampered::Changed, &part, 0);
     }
-    for (what, part, seq) in found {
-        report.find(what, &part, seq);
-    }
-    report.rows.push(SinkCount {
+    report.rows.push(RowCount {
         sink,
-        rows: rows.count,
+        content,
+        rows: rows.count(),
     });
-    let missing = rows.missing(due);
+    let missing = rows.missing();
+    let missing = missing.into_iter().filter(|key| read.is_due(*key, due));
+    let missing: Vec<RecordKey> = missing.collect();
+    let mut unknown = Vec::new();
+    for wrong in rows.wrong() {
+        if wrong.maybe_new {
+            unknown.push(UnknownRow {
+                place,
+                rows: rows.digests(wrong.key).to_vec(),
+                wrong,
+            });
+        } else {
+            let part = if wrong.part == sink {
+                named(place)
+            } else {
+                wrong.part
+            };
+            report.find(wrong.what, &part, wrong.key.seq);
+        }
+    }
     // A sink may keep one row of a message that the archive returned twice.
     let msgids: Vec<Digest128> = missing.iter().map(|key| key.msgid).collect();
     let elsewhere = reader.at_any_position(corp, &msgids).await;
     let elsewhere = elsewhere.map_err(Failure::unreachable)?;
     for key in missing {
         if !elsewhere.contains(&key.msgid) {
-            report.find(Tampered::Removed, sink, key.seq);
+            report.find(Tampered::Removed, &named(place), key.seq);
         }
     }
     Ok(unknown)
 }
 
-/// Reads the ledger again: records that were pulled since the first time are in it now, and their
-/// rows are expected in every sink.
+/// Reads the ledger again: records that were pulled or replayed since the first time are in it now.
 async fn recheck(
     ledger: &LedgerReader,
     corp: &CorpId,
-    known: &Known,
     unknown: Vec<UnknownRow>,
     report: &mut Report,
 ) -> Result<(), Failure> {
     let mut later = Known::default();
-    ledger.read(corp, |entry| later.add(entry)).await?;
-    let mut sinks: HashMap<&str, SinkRows<'_>> = HashMap::new();
-    for UnknownRow { sink, part, row } in unknown {
-        let rows = sinks.entry(sink).or_insert_with(|| SinkRows::new(&later));
-        let is_new = known.of(row.key).is_none();
-        let what = if is_new {
-            rows.check(&row)
-        } else {
-            Some(Tampered::Inserted)
-        };
-        if let Some(what) = what {
-            report.find(what, &part, row.key.seq);
+    ledger
+        .read(corp, |item| match item {
+            LedgerItem::Settled(settled) => later.settled(&settled),
+            LedgerItem::Destroyed { first, last, .. } => later.destroyed(first, last),
+            LedgerItem::Entry(..) | LedgerItem::Unreadable => {}
+        })
+        .await?;
+    for UnknownRow { place, wrong, rows } in unknown {
+        let mut again = SinkRows::new(&later, place.content);
+        for digest in rows {
+            let key = wrong.key;
+            again.add(&wrong.part, RowDigest { key, digest });
+        }
+        for wrong in again.wrong() {
+            let in_sink = wrong.part == place.sink;
+            let part = if in_sink { named(place) } else { wrong.part };
+            report.find(wrong.what, &part, wrong.key.seq);
         }
     }
     Ok(())
@@ -172,15 +212,100 @@ struct Report {
     anchors: u64,
     /// The chain's last link.
     link: String,
+    /// Links to keep where nobody who can write the archive can: `--kept` compares a later ledger with
+    /// them.
+    links: Links,
     /// Rows read from each sink.
-    rows: Vec<SinkCount>,
+    rows: Vec<RowCount>,
     findings_total: u64,
     findings: Vec<Alteration>,
 }
 
+/// Points of a corp's two hash chains: every entry up to a number gives the link.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Links {
+    /// The stored chain over what was pulled; with the direct driver, over outcomes and digests of rows
+    /// as well.
+    pulled: Option<Point>,
+    /// The chain over outcomes and digests of rows, computed from the ledger.
+    settled: Option<Point>,
+}
+
+/// A point of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Point {
+    number: u64,
+    link: String,
+}
+
+/// The part of an earlier report that is compared.
+#[derive(Debug, Deserialize)]
+struct KeptReport {
+    corps: Vec<KeptLinks>,
+}
+
+/// The links of one corp in an earlier report.
+#[derive(Debug, Deserialize)]
+struct KeptLinks {
+    corp_id: CorpId,
+    links: Links,
+}
+
+impl KeptReport {
+    fn read(file: &Path) -> Result<Self, Failure> {
+        let found = std::fs::read(file).map_err(|error| error.to_string());
+        let parsed = found.and_then(|text| {
+            serde_json::from_slice(&text)
+                .map_err(|error| format!("not the output of `verify --json`: {error}"))
+        });
+        parsed.map_err(|error| Failure::config(format!("--kept {}: {error}", file.display())))
+    }
+
+    fn of(&self, corp: &CorpId) -> Option<&KeptLinks> {
+        self.corps.iter().find(|kept| kept.corp_id == *corp)
+    }
+}
+
+/// Looks for a kept point while a chain is followed.
+struct Search {
+    kept: Option<Point>,
+    found: bool,
+}
+
+impl Search {
+    fn new(kept: Option<&Point>) -> Self {
+        Self {
+            kept: kept.cloned(),
+            // The beginning of a chain is in every chain.
+            found: kept.is_none_or(|point| point.number == 0),
+        }
+    }
+
+    fn pass(&mut self, number: u64, link: &ChainLink) {
+        if let Some(kept) = &self.kept
+            && kept.number == number
+        {
+            self.found |= kept.link == link.hex();
+        }
+    }
+
+    fn report(self, report: &mut Report) {
+        if let Some(kept) = self.kept.filter(|_| !self.found) {
+            report.add(Alteration {
+                what: Tampered::Rewritten,
+                place: "ledger".into(),
+                number: kept.number,
+                seq: 0,
+            });
+        }
+    }
+}
+
+/// Number of rows of one content in a sink.
 #[derive(Debug, Serialize)]
-struct SinkCount {
+struct RowCount {
     sink: &'static str,
+    content: Content,
     rows: u64,
 }
 
@@ -192,6 +317,7 @@ impl Report {
             gaps: 0,
             anchors: 0,
             link: String::new(),
+            links: Links::default(),
             rows: Vec::new(),
             findings_total: 0,
             findings: Vec::new(),
@@ -215,73 +341,81 @@ impl Report {
     }
 }
 
-/// What the ledger holds about settled records.
+/// What was read from the ledger.
 #[derive(Default)]
-struct Known {
-    first: HashMap<u64, RecordOutcome>,
-    /// Further records at one position: a record without a readable `seq` gets its neighbour's.
-    further: HashMap<u64, Vec<RecordOutcome>>,
+struct ReadLedger {
+    known: Known,
     /// When the newest records were pulled, milliseconds since the epoch, UTC.
     pulled: HashMap<u64, i64>,
-    /// Pull times before this are not remembered.
-    recent: i64,
 }
 
-impl Known {
-    fn add(&mut self, entry: LedgerItem) {
-        match entry {
-            LedgerItem::Pulled(entry) if entry.at >= self.recent => {
-                self.pulled.insert(entry.seq, entry.at);
-            }
-            LedgerItem::Pulled(_) | LedgerItem::Unreadable => {}
-            LedgerItem::Settled(settled) => match self.first.entry(settled.seq) {
-                Entry::Vacant(vacant) => drop(vacant.insert(settled)),
-                Entry::Occupied(mut known) if known.get().msgid == settled.msgid => {
-                    known.insert(settled);
-                }
-                Entry::Occupied(_) => {
-                    let further = self.further.entry(settled.seq).or_default();
-                    further.retain(|other| other.msgid != settled.msgid);
-                    further.push(settled);
-                }
-            },
-        }
-    }
-
-    fn of(&self, key: RecordKey) -> Option<&RecordOutcome> {
-        let further = self.further.get(&key.seq).into_iter().flatten();
-        let mut all = self.first.get(&key.seq).into_iter().chain(further);
-        all.find(|settled| settled.msgid == key.msgid)
-    }
-
-    fn all(&self) -> impl Iterator<Item = &RecordOutcome> {
-        self.first.values().chain(self.further.values().flatten())
+impl ReadLedger {
+    /// Whether every sink must have the rows of a record by now.
+    fn is_due(&self, key: RecordKey, due: &Due) -> bool {
+        let pulled = self.pulled.get(&key.seq).copied().unwrap_or_default();
+        key.seq <= due.position.unwrap_or(u64::MAX) && pulled < due.before
     }
 }
 
-/// Follows the chain of the ledger.
+/// Follows the chains of the ledger. `delivered` is the position that every sink has reached, if it is
+/// known: entries after it may still change their places.
 async fn follow(
     reader: &LedgerReader,
     corp: &CorpId,
     anchors: Vec<(ChainAnchor, String)>,
+    delivered: Option<u64>,
+    kept: Option<&KeptLinks>,
     report: &mut Report,
-) -> Result<Known, Failure> {
+) -> Result<ReadLedger, Failure> {
     let anchors = anchors
         .into_iter()
         .filter(|(anchor, _)| anchor.corp_id == *corp);
     let mut verifier = Verifier::new(corp.as_str(), anchors);
-    let mut known = Known {
-        recent: now_ms().saturating_sub(RECENT.as_millis() as i64),
-        ..Known::default()
-    };
+    let mut read = ReadLedger::default();
+    let recent = now_ms().saturating_sub(RECENT.as_millis() as i64);
+    let mut settled = SettledChain::genesis(corp.as_str());
+    let mut links = Links::default();
+    let mut pulled_search = Search::new(kept.and_then(|kept| kept.links.pulled.as_ref()));
+    let mut settled_search = Search::new(kept.and_then(|kept| kept.links.settled.as_ref()));
+    let mut is_final = true;
     reader
-        .read(corp, |entry| {
-            match &entry {
-                LedgerItem::Pulled(entry) => verifier.entry(entry),
-                LedgerItem::Settled(_) => {}
-                LedgerItem::Unreadable => verifier.unreadable(),
+        .read(corp, |item| {
+            match item {
+                LedgerItem::Entry(entry, settlement) => {
+                    verifier.entry(&entry, settlement.as_ref());
+                    is_final = entry.seq <= delivered.unwrap_or(u64::MAX);
+                    pulled_search.pass(entry.number, &entry.link);
+                    if is_final {
+                        links.pulled = Some(Point {
+                            number: entry.number,
+                            link: entry.link.hex(),
+                        });
+                    }
+                    if entry.kind == EntryKind::Record && entry.at >= recent {
+                        read.pulled.insert(entry.seq, entry.at);
+                    }
+                    return;
+                }
+                LedgerItem::Settled(outcome) => {
+                    settled.settled(&outcome);
+                    read.known.settled(&outcome);
+                }
+                LedgerItem::Destroyed { first, last, text } => {
+                    settled.destroyed(first, last, &text);
+                    read.known.destroyed(first, last);
+                }
+                LedgerItem::Unreadable => {
+                    verifier.unreadable();
+                    return;
+                }
             }
-            known.add(entry);
+            settled_search.pass(settled.number, &settled.link);
+            if is_final {
+                links.settled = Some(Point {
+                    number: settled.number,
+                    link: settled.link.hex(),
+                });
+            }
         })
         .await?;
     let followed = verifier.finish();
@@ -289,11 +423,14 @@ async fn follow(
     report.gaps = followed.gaps;
     report.anchors = followed.anchors;
     report.link = followed.end.link.hex();
+    report.links = links;
     report.findings_total = followed.unlisted;
     for finding in followed.findings {
         report.add(finding);
     }
-    Ok(known)
+    pulled_search.report(report);
+    settled_search.report(report);
+    Ok(read)
 }
 
 /// Which records every sink must have by now.
@@ -302,62 +439,6 @@ struct Due {
     position: Option<u64>,
     /// Pulled before this, milliseconds since the epoch, UTC.
     before: i64,
-}
-
-/// The rows of one sink, compared with the ledger.
-struct SinkRows<'a> {
-    known: &'a Known,
-    present: HashSet<RecordKey>,
-    count: u64,
-}
-
-impl<'a> SinkRows<'a> {
-    fn new(known: &'a Known) -> Self {
-        Self {
-            known,
-            present: HashSet::new(),
-            count: 0,
-        }
-    }
-
-    /// What is wrong with a row; `None` if nothing is.
-    fn check(&mut self, row: &RowDigest) -> Option<Tampered> {
-        self.count += 1;
-        let first = self.present.insert(row.key);
-        let Some(settled) = self.known.of(row.key) else {
-            let position = self.known.first.contains_key(&row.key.seq);
-            return Some(if position {
-                Tampered::Changed
-            } else {
-                Tampered::Inserted
-            });
-        };
-        match settled.outcome {
-            _ if !first => Some(Tampered::Inserted),
-            Outcome::Message if settled.row != row.digest => Some(Tampered::Changed),
-            // A replayed dead letter: the ledger holds no digest of its row.
-            Outcome::Message | Outcome::DeadLetter => None,
-            Outcome::Duplicate => Some(Tampered::Inserted),
-        }
-    }
-
-    /// Messages without a row that must have one, ascending.
-    fn missing(&self, due: &Due) -> Vec<RecordKey> {
-        let position = due.position.unwrap_or(u64::MAX);
-        let pulled = |seq| self.known.pulled.get(&seq).copied().unwrap_or_default();
-        let mut missing: Vec<RecordKey> = self
-            .known
-            .all()
-            .filter(|settled| settled.outcome == Outcome::Message && settled.seq <= position)
-            .map(|settled| RecordKey {
-                seq: settled.seq,
-                msgid: settled.msgid,
-            })
-            .filter(|key| !self.present.contains(key) && pulled(key.seq) < due.before)
-            .collect();
-        missing.sort_unstable();
-        missing
-    }
 }
 
 fn print(report: &Report) -> Result<(), Failure> {
@@ -375,12 +456,20 @@ fn print(report: &Report) -> Result<(), Failure> {
     };
     say(&format!("corp {corp_id}: {verdict}"))?;
     say(&format!(
-        "  ledger: {entries} records in the chain, {} accepted gaps, last link {link}",
+        "  ledger: {entries} entries in the chain, {} accepted gaps, last link {link}",
         report.gaps
     ))?;
     say(&format!("  links stored with rows: {anchors}"))?;
-    for SinkCount { sink, rows } in &report.rows {
-        say(&format!("  {sink}: {rows} rows"))?;
+    if let Some(Point { number, link }) = &report.links.settled {
+        say(&format!("  settled: {number} outcomes, last link {link}"))?;
+    }
+    for RowCount {
+        sink,
+        content,
+        rows,
+    } in &report.rows
+    {
+        say(&format!("  {sink}: {rows} {}", content.as_str()))?;
     }
     for finding in &report.findings {
         let what = match finding.what {
@@ -389,6 +478,8 @@ fn print(report: &Report) -> Result<(), Failure> {
             Tampered::Inserted => "was inserted",
             Tampered::Moved => "is not at its original position",
             Tampered::Unanchored => "does not match the chain in the ledger",
+            Tampered::Resettled => "was settled a second time with another result",
+            Tampered::Rewritten => "does not have the kept link: the ledger was rewritten",
         };
         let Alteration {
             place, number, seq, ..
@@ -397,6 +488,7 @@ fn print(report: &Report) -> Result<(), Failure> {
             (Tampered::Removed, number) if number > 0 => {
                 format!("record {number} (after seq {seq})")
             }
+            (Tampered::Rewritten, number) => format!("entry {number}"),
             (_, 0) => format!("seq {seq}"),
             (_, number) => format!("record {number} (seq {seq})"),
         };

@@ -23,6 +23,7 @@ pub(super) struct TableAudit(pub(super) Arc<ClickHouse>);
 fn audited(content: Content) -> AuditedRows {
     match content {
         Content::Messages => AuditedRows::Messages,
+        Content::Violations => AuditedRows::Violations,
         Content::OpenDeadLetters => AuditedRows::OpenDeadLetters,
         Content::DiscardedDeadLetters => AuditedRows::DiscardedDeadLetters,
     }
@@ -32,6 +33,7 @@ impl AuditReader for TableAudit {
     fn contents(&self) -> &'static [Content] {
         &[
             Content::Messages,
+            Content::Violations,
             Content::OpenDeadLetters,
             Content::DiscardedDeadLetters,
         ]
@@ -93,6 +95,7 @@ impl AuditReader for TableAudit {
     fn rows<'a>(
         &'a self,
         corp: &'a CorpId,
+        content: Content,
         positions: &'a [u64],
         row: &'a mut (dyn FnMut(&str, RowDigest) + Send),
     ) -> BoxFuture<'a, Result<Vec<String>, Fault>> {
@@ -102,7 +105,7 @@ impl AuditReader for TableAudit {
             let ends = positions.chunks(ROWS_AT_ONCE).filter_map(<[u64]>::last);
             // The last request covers what the ledger does not know.
             for to in ends.copied().chain([u64::MAX]) {
-                let read = self.0.row_digests(corp, (from, to)).await;
+                let read = self.0.row_digests(audited(content), corp, (from, to)).await;
                 for digest in read.map_err(Fault::new)? {
                     row(NAME, digest);
                 }

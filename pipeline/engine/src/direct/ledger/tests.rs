@@ -1,7 +1,7 @@
 //! The ledger after crashes, gaps and answers that differ.
 
 use super::*;
-use chatledger_schemas::ledger::digest_of;
+use chatledger_schemas::ledger::{Outcome, digest_of};
 
 fn record(seq: u64, at: i64) -> (ChainInput, ProcessedRecord) {
     let id = seq.to_string();
@@ -15,8 +15,10 @@ fn record(seq: u64, at: i64) -> (ChainInput, ProcessedRecord) {
         seq,
         hash: u128::from_le_bytes(input.msgid),
         at,
-        outcome: Outcome::Message,
-        row: [7; 16],
+        settlement: Settlement {
+            row: [7; 16],
+            ..Settlement::without_rows(Outcome::Message)
+        },
     };
     (input, record)
 }
@@ -37,7 +39,7 @@ fn lines(path: &Path) -> Vec<LedgerLine> {
     let mut chain = Chain::genesis("ww1");
     let mut lines = Vec::new();
     while let NextLine::Line(line) = reader.next_line().unwrap() {
-        assert!(line.entry.follows(&chain.link), "{line:?}");
+        assert!(line.follows(&chain.link), "{line:?}");
         assert_eq!(line.entry.number, chain.number + 1);
         chain = Chain::at(&line.entry);
         lines.push(line);
@@ -141,7 +143,7 @@ fn gap_follows_what_was_pulled() {
         (
             found[2].entry.silent_since(),
             found[2].entry.at,
-            found[2].outcome
+            found[2].settlement
         ),
         (Some(5), 900, None)
     );
@@ -162,4 +164,69 @@ fn ledger_that_ends_before_the_lanes_is_refused() {
     assert!(refused(7) && refused(4) && !refused(5));
     std::fs::write(&path, b"something else entirely").unwrap();
     assert!(refused(0));
+}
+
+#[test]
+fn record_that_is_settled_again_keeps_its_line_and_gets_another_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    let (mut ledger, _) = open(&path, 0);
+    append(&mut ledger, &[(1, 5), (2, 5), (3, 5)]);
+    let before = lines(&path);
+
+    // After a crash the rules have changed: record 2 has two violations now.
+    let again = |ledger: &mut Ledger, seq, violations| {
+        let (input, mut outcome) = record(seq, 5);
+        outcome.settlement.violations = violations;
+        ledger.append(&[input], &[outcome]).unwrap();
+    };
+    let (mut ledger, _) = open(&path, 1);
+    again(&mut ledger, 2, 2);
+    let after = lines(&path);
+    assert_eq!(after[..3], before[..]);
+    let further = |line: &LedgerLine| {
+        let entry = line.entry;
+        let violations = line.settlement.map(|settlement| settlement.violations);
+        (entry.kind, entry.seq, entry.subject(), violations)
+    };
+    let expected = (EntryKind::Resettled, 3, Some(2), Some(2));
+    assert_eq!(
+        after.iter().skip(3).map(further).collect::<Vec<_>>(),
+        [expected]
+    );
+
+    // The same result once more, after another crash, adds nothing; the archive goes on.
+    let (mut ledger, found) = open(&path, 1);
+    assert_eq!((found.pulled_at.len(), found.undelivered.len()), (2, 2));
+    again(&mut ledger, 2, 2);
+    assert_eq!(lines(&path), after);
+    append(&mut ledger, &[(3, 5), (7, 6)]);
+    assert_eq!(seqs(&path), [1, 2, 3, 3, 7]);
+
+    // A dead letter that is replayed, while the pipeline is idle; a gap; a destruction.
+    let (_, mut replayed) = record(1, 5);
+    replayed.settlement.row = [9; 16];
+    ledger.append_again(&[replayed]).unwrap();
+    ledger.append_again(&[replayed]).unwrap();
+    ledger.append_gap(6, 900).unwrap();
+    let destruction = Destruction {
+        first_seq: 1,
+        last_seq: 2,
+        by: "li".into(),
+        because: "retention".into(),
+        at: 901,
+    };
+    ledger.append_destroyed(&destruction).unwrap();
+    let all = lines(&path);
+    let kinds: Vec<EntryKind> = all[5..].iter().map(|line| line.entry.kind).collect();
+    let expected = [EntryKind::Resettled, EntryKind::Gap, EntryKind::Destroyed];
+    assert_eq!(kinds, expected);
+    assert_eq!(all[7].entry.destroyed(), Some((1, 2)));
+    assert_eq!(all[7].entry.msgid, destruction.digest());
+    let told = std::fs::read(folder.path().join("destructions.jsonl")).unwrap();
+    assert_eq!(Destruction::parse(told.trim_ascii_end()), Some(destruction));
+
+    let (mut ledger, _) = open(&path, 7);
+    append(&mut ledger, &[(8, 9)]);
+    assert_eq!(seqs(&path), [1, 2, 3, 3, 7, 7, 7, 7, 8]);
 }

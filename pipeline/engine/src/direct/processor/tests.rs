@@ -78,6 +78,10 @@ impl BatchLog for FullDisk {
         self.log.append(inputs, processed)
     }
 
+    fn append_again(&mut self, records: &[ProcessedRecord]) -> Result<(), StateError> {
+        self.log.append_again(records)
+    }
+
     fn end(&self) -> (u64, ChainLink) {
         self.log.end()
     }
