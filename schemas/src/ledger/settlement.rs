@@ -109,7 +109,7 @@ impl RecordOutcome {
 }
 
 /// A hash chain over the settlements and destructions of a corp, in the ledger's order. It is computed
-/// by whoever reads the ledger and is not stored in it.
+/// when the ledger is read and is not stored in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SettledChain {
     /// Number of items.

@@ -347,7 +347,7 @@ async fn altered_violations_and_dead_letters_are_found(driver: Driver) {
     let found = |what: &str, place: &str, seq| (what.to_owned(), place.to_owned(), seq);
     let changed = number("SELECT min(seq) FROM violations").await;
     let removed = number("SELECT max(seq) FROM violations").await;
-    let letter = number("SELECT min(seq) FROM dead_letters FINAL").await;
+    let dead = number("SELECT min(seq) FROM dead_letters FINAL").await;
     change(format!(
         "ALTER TABLE violations UPDATE detected_at = detected_at + 1 WHERE seq = {changed}"
     ))
@@ -357,7 +357,7 @@ async fn altered_violations_and_dead_letters_are_found(driver: Driver) {
     ))
     .await;
     change(format!(
-        "ALTER TABLE dead_letters UPDATE error = 'x' WHERE seq = {letter}"
+        "ALTER TABLE dead_letters UPDATE error = 'x' WHERE seq = {dead}"
     ))
     .await;
     let mut all = verified(&tenant).await;
@@ -365,7 +365,7 @@ async fn altered_violations_and_dead_letters_are_found(driver: Driver) {
     assert_eq!(
         all,
         [
-            found("changed", "clickhouse open dead letters", letter),
+            found("changed", "clickhouse open dead letters", dead),
             found("changed", "clickhouse violations", changed),
             found("removed", "clickhouse violations", removed),
         ]

@@ -327,27 +327,30 @@ mod tests {
     #[test]
     fn violations_are_counted_and_destroyed_records_must_be_gone() {
         use Mismatch::{Missing, Unexpected};
-        let held = |violations: &[u64]| {
+        let with_violations = |violations: &[u64]| {
             let mut all = rows(&[1, 2], &[1, 2], &[3]);
             all.push(place(VIOLATIONS, violations));
             all
         };
-        assert_eq!(findings(&held(&[2, 2])), []);
-        assert_eq!(findings(&held(&[2])), [(2, Missing, VIOLATIONS)]);
-        assert_eq!(findings(&held(&[])), [(2, Missing, VIOLATIONS)]);
+        assert_eq!(findings(&with_violations(&[2, 2])), []);
+        assert_eq!(findings(&with_violations(&[2])), [(2, Missing, VIOLATIONS)]);
+        assert_eq!(findings(&with_violations(&[])), [(2, Missing, VIOLATIONS)]);
         for (rows, seq) in [
             (&[2, 2, 2][..], 2),
             (&[1, 2, 2], 1),
             (&[2, 2, 3], 3),
             (&[2, 2, 4], 4),
         ] {
-            assert_eq!(findings(&held(rows)), [(seq, Unexpected, VIOLATIONS)]);
+            assert_eq!(
+                findings(&with_violations(rows)),
+                [(seq, Unexpected, VIOLATIONS)]
+            );
         }
         let mut recorded = recorded();
         // The rules changed between a crash and the repeat: both numbers are right.
         recorded[0].violations.push(1);
         for rows in [&[1, 2, 2][..], &[2, 2]] {
-            assert!(judge(&block(), &recorded, &held(rows)).accounted);
+            assert!(judge(&block(), &recorded, &with_violations(rows)).accounted);
         }
         recorded[1].destroyed = true;
         let gone = [

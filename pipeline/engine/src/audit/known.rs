@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn second_settlement_that_differs_is_told_and_violations_of_other_rules_are_accepted() {
+    fn second_settlement_that_differs_is_reported_and_violations_of_other_rules_are_accepted() {
         let mut known = known();
         settle(&mut known, 1, Outcome::Message, 11, &[5]);
         settle(&mut known, 1, Outcome::Duplicate, 0, &[]);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn destroyed_records_are_not_missing_and_their_rows_are_told() {
+    fn destroyed_records_are_not_missing_and_their_rows_are_reported() {
         let mut known = known();
         known.destroyed(1, 2);
         assert_eq!(compare(&known, Content::Messages, &[]), []);

@@ -116,7 +116,7 @@ impl Content {
 }
 
 /// Which outcome counts if a record is settled again: the first, except that a dead letter may become
-/// something else by a replay. Whoever adds an outcome to the ledger cannot hide a message with it.
+/// something else by a replay. An outcome that somebody adds to the ledger cannot hide a message.
 pub fn counting(first: Option<Outcome>, next: Outcome) -> Outcome {
     first.map_or(next, |first| match first {
         Outcome::DeadLetter => next,

@@ -1,5 +1,6 @@
 //! What `reconcile` and `verify` share: the configuration, the sinks to read and the ledger.
 
+mod kept_links;
 mod ledger;
 pub mod reconcile;
 pub mod verify;

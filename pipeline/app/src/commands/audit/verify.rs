@@ -5,7 +5,6 @@
 //! digests of its rows; messages, violations and open dead letters of every sink are compared with them.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
 use chatledger_engine::audit::chain::{Alteration, Tampered, Verifier};
@@ -14,10 +13,11 @@ use chatledger_engine::audit::{AuditReader, Content, Place};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::ledger::{
-    ChainAnchor, ChainLink, Digest128, EntryKind, RecordKey, RowDigest, SettledChain,
+    ChainAnchor, Digest128, EntryKind, RecordKey, RowDigest, SettledChain,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::kept_links::{KeptLinks, KeptReport, Links, Point, Search};
 use super::{Audited, LedgerItem, LedgerReader};
 use crate::cli::VerifyArgs;
 use crate::commands::say;
@@ -221,86 +221,6 @@ struct Report {
     findings: Vec<Alteration>,
 }
 
-/// Points of a corp's two hash chains: every entry up to a number gives the link.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Links {
-    /// The stored chain over what was pulled; with the direct driver, over outcomes and digests of rows
-    /// as well.
-    pulled: Option<Point>,
-    /// The chain over outcomes and digests of rows, computed from the ledger.
-    settled: Option<Point>,
-}
-
-/// A point of a chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Point {
-    number: u64,
-    link: String,
-}
-
-/// The part of an earlier report that is compared.
-#[derive(Debug, Deserialize)]
-struct KeptReport {
-    corps: Vec<KeptLinks>,
-}
-
-/// The links of one corp in an earlier report.
-#[derive(Debug, Deserialize)]
-struct KeptLinks {
-    corp_id: CorpId,
-    links: Links,
-}
-
-impl KeptReport {
-    fn read(file: &Path) -> Result<Self, Failure> {
-        let found = std::fs::read(file).map_err(|error| error.to_string());
-        let parsed = found.and_then(|text| {
-            serde_json::from_slice(&text)
-                .map_err(|error| format!("not the output of `verify --json`: {error}"))
-        });
-        parsed.map_err(|error| Failure::config(format!("--kept {}: {error}", file.display())))
-    }
-
-    fn of(&self, corp: &CorpId) -> Option<&KeptLinks> {
-        self.corps.iter().find(|kept| kept.corp_id == *corp)
-    }
-}
-
-/// Looks for a kept point while a chain is followed.
-struct Search {
-    kept: Option<Point>,
-    found: bool,
-}
-
-impl Search {
-    fn new(kept: Option<&Point>) -> Self {
-        Self {
-            kept: kept.cloned(),
-            // The beginning of a chain is in every chain.
-            found: kept.is_none_or(|point| point.number == 0),
-        }
-    }
-
-    fn pass(&mut self, number: u64, link: &ChainLink) {
-        if let Some(kept) = &self.kept
-            && kept.number == number
-        {
-            self.found |= kept.link == link.hex();
-        }
-    }
-
-    fn report(self, report: &mut Report) {
-        if let Some(kept) = self.kept.filter(|_| !self.found) {
-            report.add(Alteration {
-                what: Tampered::Rewritten,
-                place: "ledger".into(),
-                number: kept.number,
-                seq: 0,
-            });
-        }
-    }
-}
-
 /// Number of rows of one content in a sink.
 #[derive(Debug, Serialize)]
 struct RowCount {
@@ -428,8 +348,10 @@ async fn follow(
     for finding in followed.findings {
         report.add(finding);
     }
-    pulled_search.report(report);
-    settled_search.report(report);
+    let rewritten = [pulled_search.finish(), settled_search.finish()];
+    for finding in rewritten.into_iter().flatten() {
+        report.add(finding);
+    }
     Ok(read)
 }
 

@@ -223,8 +223,11 @@ fn record_that_is_settled_again_keeps_its_line_and_gets_another_at_the_end() {
     assert_eq!(kinds, expected);
     assert_eq!(all[7].entry.destroyed(), Some((1, 2)));
     assert_eq!(all[7].entry.msgid, destruction.digest());
-    let told = std::fs::read(folder.path().join("destructions.jsonl")).unwrap();
-    assert_eq!(Destruction::parse(told.trim_ascii_end()), Some(destruction));
+    let recorded = std::fs::read(folder.path().join("destructions.jsonl")).unwrap();
+    assert_eq!(
+        Destruction::parse(recorded.trim_ascii_end()),
+        Some(destruction)
+    );
 
     let (mut ledger, _) = open(&path, 7);
     append(&mut ledger, &[(8, 9)]);
