@@ -54,14 +54,17 @@ pub struct PlaceRows {
 }
 
 impl PlaceRows {
-    /// The message records of a block that have no row here.
+    /// The records of a block that have no row here and must have one, if their message has no row at
+    /// another position.
     pub fn missing(&self, recorded: &[Recorded]) -> Vec<RecordKey> {
         let present: HashSet<&RecordKey> = self.keys.iter().collect();
+        let is_violations = self.place.content == Content::Violations;
         recorded
             .iter()
             .filter(|one| one.outcome == Some(Outcome::Message) && !one.destroyed)
-            .filter(|one| !present.contains(&one.key))
+            .filter(|one| !is_violations || one.violations.iter().any(|number| *number > 0))
             .map(|one| one.key)
+            .filter(|key| !present.contains(key))
             .collect()
     }
 }
@@ -218,6 +221,7 @@ fn wrong_number(rows: usize, accepted: &[u32]) -> Option<Mismatch> {
 mod tests {
     use super::*;
     use crate::audit::blocks::LedgerBlock;
+    use crate::audit::kept_elsewhere;
     use chatledger_schemas::ledger::digest_of;
 
     const TABLE: Place = Place {
@@ -363,6 +367,14 @@ mod tests {
         let left = [place(TABLE, &[1, 2]), place(OPEN, &[3])];
         let report = judge(&block(), &recorded, &left);
         assert_eq!((report.unexpected, report.accounted), (1, false));
+    }
+
+    #[test]
+    fn message_counts_as_kept_elsewhere_only_at_another_position() {
+        let other = RecordKey { seq: 9, ..key(1) };
+        assert!(kept_elsewhere(&[key(1)], &[key(1), key(2)]).is_empty());
+        let found = kept_elsewhere(&[key(1), key(2)], &[key(1), other, key(2)]);
+        assert_eq!(found, HashSet::from([key(1).msgid]));
     }
 
     #[test]

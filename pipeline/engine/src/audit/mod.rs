@@ -13,7 +13,7 @@ pub mod judge;
 pub mod known;
 pub mod report;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -113,6 +113,23 @@ impl Content {
             Self::DiscardedDeadLetters => "discarded dead letters",
         }
     }
+}
+
+/// Returns the msgids of those of `missing` whose message has a row at another position.
+pub fn kept_elsewhere(missing: &[RecordKey], found: &[RecordKey]) -> HashSet<Digest128> {
+    let mut positions: HashMap<Digest128, BTreeSet<u64>> = HashMap::new();
+    for key in found {
+        positions.entry(key.msgid).or_default().insert(key.seq);
+    }
+    let at_another = |key: &&RecordKey| {
+        let at = positions.get(&key.msgid);
+        at.is_some_and(|at| at.iter().any(|seq| *seq != key.seq))
+    };
+    missing
+        .iter()
+        .filter(at_another)
+        .map(|key| key.msgid)
+        .collect()
 }
 
 /// Which outcome counts if a record is settled again: the first, except that a dead letter may become
@@ -282,14 +299,14 @@ pub trait AuditReader: Send + Sync {
         selection: Selection,
     ) -> BoxFuture<'a, Result<Vec<RecordKey>, Fault>>;
 
-    /// Returns those of `msgids` that have a row at any position. A sink that replaces rows by
-    /// message keeps one row of a message that the archive returned twice.
+    /// Returns the records with one of `msgids` that have a row of a message, at any position. A sink
+    /// that replaces rows by message keeps one row of a message that the archive returned twice.
     fn at_any_position<'a>(
         &'a self,
         _corp: &'a CorpId,
         _msgids: &'a [Digest128],
-    ) -> BoxFuture<'a, Result<HashSet<Digest128>, Fault>> {
-        Box::pin(std::future::ready(Ok(HashSet::new())))
+    ) -> BoxFuture<'a, Result<Vec<RecordKey>, Fault>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     /// Returns links of the hash chain that were delivered with rows, each with the name of the part

@@ -13,7 +13,7 @@ use chatledger_engine::audit::blocks::{
 };
 use chatledger_engine::audit::judge::{PlaceRows, Recorded, judge};
 use chatledger_engine::audit::report::{Reconciliation, Totals};
-use chatledger_engine::audit::{Content, Place, Selection, Sum, block_of};
+use chatledger_engine::audit::{Content, Place, Selection, Sum, block_of, kept_elsewhere};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::ledger::{EntryKind, RecordKey};
@@ -250,7 +250,8 @@ impl Run<'_> {
                     let missing = place.missing(&recorded);
                     let msgids: Vec<_> = missing.iter().map(|key| key.msgid).collect();
                     let found = reader.at_any_position(self.corp, &msgids).await;
-                    place.elsewhere = found.map_err(Failure::unreachable)?;
+                    let found = found.map_err(Failure::unreachable)?;
+                    place.elsewhere = kept_elsewhere(&missing, &found);
                 }
                 places.push(place);
             }

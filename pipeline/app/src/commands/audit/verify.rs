@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chatledger_engine::audit::chain::{Alteration, Tampered, Verifier};
 use chatledger_engine::audit::known::{Known, SinkRows, WrongRow};
-use chatledger_engine::audit::{AuditReader, Content, Place};
+use chatledger_engine::audit::{AuditReader, Content, Place, kept_elsewhere};
 use chatledger_engine::shared::now_ms;
 use chatledger_schemas::CorpId;
 use chatledger_schemas::ledger::{
@@ -163,7 +163,7 @@ async fn compare(
     // A sink may keep one row of a message that the archive returned twice.
     let msgids: Vec<Digest128> = missing.iter().map(|key| key.msgid).collect();
     let elsewhere = reader.at_any_position(corp, &msgids).await;
-    let elsewhere = elsewhere.map_err(Failure::unreachable)?;
+    let elsewhere = kept_elsewhere(&missing, &elsewhere.map_err(Failure::unreachable)?);
     for key in missing {
         if !elsewhere.contains(&key.msgid) {
             report.find(Tampered::Removed, &named(place), key.seq);

@@ -1,6 +1,6 @@
 //! The tables of ClickHouse, read back for an audit.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chatledger_clickhouse::{AuditedRows, ClickHouse, ReconciliationRow};
@@ -83,11 +83,10 @@ impl AuditReader for TableAudit {
         &'a self,
         corp: &'a CorpId,
         msgids: &'a [Digest128],
-    ) -> BoxFuture<'a, Result<HashSet<Digest128>, Fault>> {
+    ) -> BoxFuture<'a, Result<Vec<RecordKey>, Fault>> {
         async move {
             let found = self.0.rows_with_msgids(corp, msgids).await;
-            let found = found.map_err(Fault::new)?;
-            Ok(found.iter().map(|key| key.msgid).collect())
+            found.map_err(Fault::new)
         }
         .boxed()
     }
