@@ -6,6 +6,9 @@
 //! transactional id, so the later one fences the earlier one, and a writer first reads everything
 //! that was written before it started. Hence an attempt is published once.
 //!
+//! The topic is read twice, however many dead letters are selected: once to find out which are open, and
+//! once for their records.
+//!
 //! Of several dead letters with one msgid only the first is replayed. If its message is delivered,
 //! the others are settled as its duplicates.
 
@@ -20,13 +23,17 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::{Group, GroupEvent, Join, OutRecord, Topic};
-use crate::dead_letter_index::{DeadLetterFilter, DeadLetterIndex, DeadLetterKey, Retained};
+use crate::dead_letter_index::{
+    DeadLetterFilter, DeadLetterIndex, DeadLetterKey, DeadLetterStatus, Retained,
+};
 use crate::dead_letter_requests::{ReplayCounts, Requester};
 use crate::fault::Fault;
 use crate::window::msg_hash;
 
-/// Maximum number of dead letters in a transaction.
-const CHUNK: usize = 5000;
+/// Number of records after which a transaction is written.
+const CHUNK: usize = 10_000;
+/// Bytes of records after which a transaction is written.
+const CHUNK_BYTES: usize = 16 << 20;
 /// Longest wait for the next event of the topic.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -76,6 +83,20 @@ impl<P: Retained> DeadLetterReader<P> {
             }
         }
         Ok(true)
+    }
+
+    /// Reads the next event without remembering it, waiting at most `wait`. Returns a dead letter if it is
+    /// one.
+    async fn next_dead_letter(&mut self, wait: Duration) -> Result<Option<DeadLetter>, Fault> {
+        match self.group.next(wait).await? {
+            GroupEvent::Record(record) => match record.json(Topic::DeadLetter)? {
+                DeadLetterRecord::DeadLetter(dead_letter) => return Ok(Some(dead_letter)),
+                DeadLetterRecord::Event(_) => {}
+            },
+            GroupEvent::End(partition) => drop(self.ended.insert(partition)),
+            GroupEvent::Assigned(_) | GroupEvent::Revoked(_) | GroupEvent::Idle => {}
+        }
+        Ok(None)
     }
 
     /// Whether every partition has been read to its end at least once.
@@ -133,44 +154,31 @@ impl DeadLetterLog {
         requester: &Requester,
     ) -> Result<Published, Fault> {
         let writer = self.begin().await?;
+        let index = self.read(|_| ()).await?.dead_letters;
+        let selected = index.select(None, filter, usize::MAX);
         let mut published = Published::default();
-        let mut after = None;
-        loop {
-            let index = self.read(|_| ()).await?.dead_letters;
-            let selected = index.select(after.as_ref(), filter, CHUNK);
-            let Some(last) = selected.last() else {
-                return Ok(published);
-            };
-            after = Some(last.clone());
-            let plan = plan(&index, selected, &mut published);
-            // The records are read in a second pass, so that only the selected ones are in memory.
-            let keep = |dead_letter: &DeadLetter| {
-                let keep = plan.contains_key(&DeadLetterKey::of(dead_letter));
-                keep.then(|| Box::new(dead_letter.clone()))
-            };
-            let dead_letters = self.read(keep).await?.dead_letters;
-            let mut out = Vec::new();
-            for (key, status) in dead_letters.open() {
-                let (Some(action), Some(dead_letter)) = (plan.get(key), &status.retained) else {
-                    continue;
-                };
-                match action {
-                    ReplayAction::Retry => {
-                        out.extend(retried_records(dead_letter, status.attempts, requester)?);
-                        published.retried.insert(key.clone());
-                    }
-                    ReplayAction::SettleAsDuplicate => {
-                        let attempt = status.attempts + 1;
-                        let event = requester.event(dead_letter, Event::Duplicate, attempt);
-                        out.push(event_record(&event)?);
-                        published.counts.duplicates += 1;
-                    }
+        let plan = plan(&index, selected, &mut published);
+        drop(index);
+        self.carry_out(&*writer, plan, |planned, dead_letter, out| {
+            match planned.action {
+                ReplayAction::Retry => {
+                    out.extend(retried_records(dead_letter, planned.attempts, requester)?);
+                    published.retried.insert(DeadLetterKey::of(dead_letter));
+                }
+                ReplayAction::SettleAsDuplicate => {
+                    let attempt = planned.attempts + 1;
+                    out.push(event_record(&requester.event(
+                        dead_letter,
+                        Event::Duplicate,
+                        attempt,
+                    ))?);
+                    published.counts.duplicates += 1;
                 }
             }
-            if !out.is_empty() {
-                writer.transact(out, &[]).await?;
-            }
-        }
+            Ok(())
+        })
+        .await?;
+        Ok(published)
     }
 
     /// Discards dead letters permanently.
@@ -184,40 +192,71 @@ impl DeadLetterLog {
         because: &str,
     ) -> Result<ReplayCounts, Fault> {
         let writer = self.begin().await?;
+        let index = self.read(|_| ()).await?.dead_letters;
         let mut counts = ReplayCounts::default();
-        let mut after = None;
-        loop {
-            let without_record = |dead_letter: &DeadLetter| {
-                Some(Box::new(DeadLetter {
-                    sealed: String::new(),
-                    ..dead_letter.clone()
-                }))
-            };
-            let dead_letters = self.read(without_record).await?.dead_letters;
-            let selected = dead_letters.select(after.as_ref(), filter, CHUNK);
-            let Some(last) = selected.last() else {
-                return Ok(counts);
-            };
-            after = Some(last.clone());
-            let mut out = Vec::new();
-            let open = dead_letters.open();
-            for status in selected.iter().filter_map(|key| open.get(key)) {
-                let Some(dead_letter) = status.retained.as_deref() else {
-                    continue;
-                };
-                if status.retrying.is_some() {
-                    counts.waiting += 1;
-                    continue;
+        let mut plan = BTreeMap::new();
+        for key in index.select(None, filter, usize::MAX) {
+            let status = &index.open()[&key];
+            if status.retrying.is_some() {
+                counts.waiting += 1;
+            } else {
+                plan.insert(key, Planned::new((), status));
+            }
+        }
+        drop(index);
+        self.carry_out(&*writer, plan, |planned, dead_letter, out| {
+            let mut event = requester.event(dead_letter, Event::Dropped, planned.attempts);
+            because.clone_into(&mut event.because);
+            out.push(event_record(&event)?);
+            counts.dropped += 1;
+            Ok(())
+        })
+        .await?;
+        Ok(counts)
+    }
+
+    /// Reads the topic once more and passes each planned dead letter to `make`, which adds what is to be
+    /// written. So only the dead letters of one transaction are in memory with their records.
+    async fn carry_out<A>(
+        &self,
+        writer: &dyn Group,
+        mut plan: BTreeMap<DeadLetterKey, Planned<A>>,
+        mut make: impl FnMut(&Planned<A>, &DeadLetter, &mut Vec<OutRecord>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        // The newest version of a dead letter is used. A failed attempt whose version is not on the topic
+        // yet is known by its event; then any version will do.
+        for any_version in [false, true] {
+            if plan.is_empty() {
+                break;
+            }
+            let (mut out, mut bytes) = (Vec::new(), 0);
+            let mut reader: DeadLetterReader<()> = self.follow().await?;
+            while !reader.is_complete() && !plan.is_empty() {
+                if let Some(dead_letter) = reader.next_dead_letter(TICK).await? {
+                    let key = DeadLetterKey::of(&dead_letter);
+                    let attempts = dead_letter.attempts;
+                    let due = |planned: &Planned<A>| any_version || planned.attempts == attempts;
+                    if plan.get(&key).is_some_and(due)
+                        && let Some(planned) = plan.remove(&key)
+                    {
+                        let before = out.len();
+                        make(&planned, &dead_letter, &mut out)?;
+                        bytes += out[before..]
+                            .iter()
+                            .map(|record| record.value.len())
+                            .sum::<usize>();
+                    }
                 }
-                let mut event = requester.event(dead_letter, Event::Dropped, status.attempts);
-                because.clone_into(&mut event.because);
-                out.push(event_record(&event)?);
-                counts.dropped += 1;
+                if out.len() >= CHUNK || bytes >= CHUNK_BYTES {
+                    writer.transact(std::mem::take(&mut out), &[]).await?;
+                    bytes = 0;
+                }
             }
             if !out.is_empty() {
                 writer.transact(out, &[]).await?;
             }
         }
+        Ok(())
     }
 
     /// Waits until every attempt has an outcome, or until `deadline`, and counts the outcomes.
@@ -233,6 +272,8 @@ impl DeadLetterLog {
             mut retried,
             mut counts,
         } = published;
+        // A transaction of another process may hide the attempts, which would then look finished.
+        (self.settled)().await?;
         let mut reader: DeadLetterReader<()> = self.read(|_| ()).await?;
         loop {
             let index = &reader.dead_letters;
@@ -265,6 +306,21 @@ impl DeadLetterLog {
     }
 }
 
+/// What is done about a dead letter, and how many attempts were made before.
+struct Planned<A> {
+    action: A,
+    attempts: u32,
+}
+
+impl<A> Planned<A> {
+    fn new(action: A, status: &DeadLetterStatus<()>) -> Self {
+        Self {
+            action,
+            attempts: status.attempts,
+        }
+    }
+}
+
 /// What a replay does about a dead letter.
 enum ReplayAction {
     Retry,
@@ -276,29 +332,26 @@ fn plan(
     index: &DeadLetterIndex<()>,
     selected: Vec<DeadLetterKey>,
     published: &mut Published,
-) -> BTreeMap<DeadLetterKey, ReplayAction> {
+) -> BTreeMap<DeadLetterKey, Planned<ReplayAction>> {
     let nameless = msg_hash("");
     let under_way = index.open().iter();
     let mut started: HashSet<_> = under_way
         .filter(|(_, status)| status.retrying.is_some())
         .map(|(key, _)| (key.corp_id.clone(), key.msg))
-        .chain(
-            published
-                .retried
-                .iter()
-                .map(|key| (key.corp_id.clone(), key.msg)),
-        )
         .collect();
     let mut plan = BTreeMap::new();
     for key in selected {
         let named = key.msg != nameless;
-        let under_way = index.open()[&key].retrying.is_some();
+        let status = &index.open()[&key];
+        let under_way = status.retrying.is_some();
         if named && index.was_replayed(&key.corp_id, key.msg) {
-            plan.insert(key, ReplayAction::SettleAsDuplicate);
+            let planned = Planned::new(ReplayAction::SettleAsDuplicate, status);
+            plan.insert(key, planned);
         } else if under_way || (named && !started.insert((key.corp_id.clone(), key.msg))) {
             published.counts.waiting += 1;
         } else {
-            plan.insert(key, ReplayAction::Retry);
+            let planned = Planned::new(ReplayAction::Retry, status);
+            plan.insert(key, planned);
         }
     }
     plan

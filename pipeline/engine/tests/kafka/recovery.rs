@@ -1,20 +1,24 @@
 //! Groups that are reset, topics that are created anew, gaps, transactions that hang, dead letters
 //! that are replayed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chatledger_engine::dead_letter_index::DeadLetterFilter;
 use chatledger_engine::dead_letter_requests::Requester;
-use chatledger_engine::kafka::Topic;
+use chatledger_engine::kafka::dead_letters::DeadLetterLog;
 use chatledger_engine::kafka::testing::sink_group;
+use chatledger_engine::kafka::{OutRecord, Topic};
 use chatledger_engine::pull::AcceptGap;
 use chatledger_engine::testing::sink::RowKind;
 use chatledger_engine::testing::{FaultOdds, Simulation, simulate};
 use chatledger_schemas::ledger::{EntryKind, LedgerRecord};
+use chatledger_schemas::{DeadLetter, Reason};
 use tokio::time::Instant;
 
 use super::check::exactly_once;
-use super::cluster::Cluster;
+use super::cluster::{CORP, Cluster};
 use super::property::two_sinks;
 
 /// Members that ended keep their partitions for this long.
@@ -264,4 +268,75 @@ fn dead_letters_replayed_by_two_processes_at_once_are_published_and_settled_once
             assert_eq!(events.count(), 2 * retried.len());
         });
     }
+}
+
+/// Counts how often `[deadletter]` is read from its beginning.
+fn counting_reads(mut log: DeadLetterLog) -> (DeadLetterLog, Arc<AtomicUsize>) {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let (reader, counter) = (log.reader, Arc::clone(&reads));
+    log.reader = Box::new(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        reader()
+    });
+    (log, reads)
+}
+
+#[test]
+fn topic_is_read_twice_for_a_replay_of_any_number_of_dead_letters() {
+    const COUNT: u64 = 12_000;
+    simulate(3, |simulation| async move {
+        let cluster = drained(&simulation, 1).await;
+        let log = cluster.log.dead_letters(&simulation.process("dlq"));
+        let (log, reads) = counting_reads(log);
+        let dead_letters = (1..=COUNT).map(|seq| {
+            let dead_letter = DeadLetter {
+                corp_id: CORP.into(),
+                seq,
+                msgid: format!("lost-{seq}"),
+                reason: Reason::UnknownKeyVersion,
+                error: "no private key".into(),
+                key_version: 9,
+                sealed: format!("{{\"seq\":{seq}}}"),
+                first_seen: 1,
+                attempts: 0,
+            };
+            OutRecord {
+                topic: Topic::DeadLetter,
+                key: dead_letter.msgid.clone().into_bytes(),
+                value: serde_json::to_vec(&dead_letter).unwrap().into(),
+                corp_id: CORP.to_owned(),
+                seq,
+                link: None,
+                retry: None,
+            }
+        });
+        let writer = (log.writer)().await.unwrap();
+        writer.begin().await.unwrap();
+        writer.transact(dead_letters.collect(), &[]).await.unwrap();
+        let before = cluster.log.records(Topic::Raw).unwrap().len() as u64;
+
+        let filter = DeadLetterFilter {
+            key_versions: Some([9].into()),
+            ..DeadLetterFilter::default()
+        };
+        let first = DeadLetterFilter {
+            to_seq: Some(COUNT / 2),
+            ..filter.clone()
+        };
+        let requester = Requester {
+            actor: "test".into(),
+            at: 5,
+        };
+        let published = log.replay(&first, &requester).await.unwrap();
+        assert_eq!(published.retried.len() as u64, COUNT / 2);
+        assert_eq!(reads.load(Ordering::Relaxed), 2);
+        // The first half is under way. The second is discarded, in more than one transaction.
+        let counts = log.discard(&filter, &requester, "why").await.unwrap();
+        assert_eq!((counts.dropped, counts.waiting), (COUNT / 2, COUNT / 2));
+        assert_eq!(reads.load(Ordering::Relaxed), 4);
+        let again = log.replay(&filter, &requester).await.unwrap();
+        assert_eq!((again.retried.len(), again.counts.waiting), (0, COUNT / 2));
+        let raw = cluster.log.records(Topic::Raw).unwrap().len() as u64;
+        assert_eq!(raw, before + COUNT / 2);
+    });
 }
