@@ -36,11 +36,11 @@ pub(crate) fn classify(code: i64) -> ErrcodeClass {
         // contacts, 301042 for the archive); archive expired (301052) or not enabled (301053).
         40001 | 40013 | 48002 | 48009 | NO_PRIVILEGE | 60020 | 93000 | 301_042 | 301_052
         | 301_053 => ErrcodeClass::Fault(FaultClass::Stop),
-        // Invalid id or parameter: unknown member (60111, 301061), owner who left (40003), no
+        // Invalid id or parameter: unknown member (60111, 301061), department (60123), owner who left (40003), no
         // consent (41053), not this member's contact (84061), another kind of group (90501, 301059),
         // another corp (92002), file expired (301048), too many items (301060, 81017).
-        40003 | 40056 | 40057 | 40058 | 40096 | 41053 | 60111 | 81017 | 84061 | 90501 | 92002
-        | 301_048 | 301_059 | 301_060 | 301_061 => ErrcodeClass::Item,
+        40003 | 40056 | 40057 | 40058 | 40096 | 41053 | 60111 | 60123 | 81017 | 84061 | 90501
+        | 92002 | 301_048 | 301_059 | 301_060 | 301_061 => ErrcodeClass::Item,
         // -1 (busy) and 6000 (version conflict) are known to be transient; others are assumed to be.
         _ => ErrcodeClass::Fault(FaultClass::Retry),
     }
@@ -87,8 +87,8 @@ mod tests {
             (
                 ErrcodeClass::Item,
                 &[
-                    40003, 40056, 40057, 40058, 40096, 41053, 60111, 81017, 84061, 90501, 92002,
-                    301_048, 301_059, 301_060, 301_061,
+                    40003, 40056, 40057, 40058, 40096, 41053, 60111, 60123, 81017, 84061, 90501,
+                    92002, 301_048, 301_059, 301_060, 301_061,
                 ],
             ),
         ];

@@ -80,6 +80,34 @@ async fn each_secret_is_used_for_the_apis_it_may_call() {
 }
 
 #[tokio::test]
+async fn refused_secret_of_the_archive_costs_only_what_it_may_read() {
+    let (_server, snapshot) = synced(|call, reply| {
+        let secret = call.query.get("corpsecret").map(String::as_str);
+        if call.api == "gettoken" && secret == Some(support::ARCHIVE_SECRET) {
+            return errcode(40001);
+        }
+        ServerReply::Json(reply)
+    })
+    .await;
+    let snapshot = snapshot.unwrap();
+    let [departments, members, customers, follows, ..] = sizes(&snapshot);
+    assert_eq!([departments, members, customers, follows], [2, 2, 1, 1]);
+    assert!(snapshot.rooms.iter().any(|room| room.room_id == "wrC"));
+    assert!(snapshot.incomplete.contains(&SnapshotPart::Archived));
+
+    // Without the secret of the application nothing can be read.
+    let (_server, snapshot) = synced(|call, reply| {
+        let secret = call.query.get("corpsecret").map(String::as_str);
+        if call.api == "gettoken" && secret != Some(support::ARCHIVE_SECRET) {
+            return errcode(40001);
+        }
+        ServerReply::Json(reply)
+    })
+    .await;
+    assert!(snapshot.is_err());
+}
+
+#[tokio::test]
 async fn odd_item_of_any_list_costs_itself_and_its_part_counts_as_incomplete() {
     use SnapshotPart::{Archived, Customers, Departments, Members};
     let lists: [(&str, &str, Option<SnapshotPart>); 8] = [

@@ -11,6 +11,7 @@
 //!
 //! Not here: merging with earlier snapshots, the clock.
 
+mod members;
 mod rooms;
 mod session;
 mod snapshot_builder;
@@ -30,7 +31,7 @@ use self::session::{ApiAnswer, Clients, SyncSession};
 use self::snapshot_builder::SnapshotBuilder;
 use crate::call::{ApiClient, ApiRequest};
 use crate::lenient::Items;
-use crate::{Api, Error, OnCall, errcode};
+use crate::{Api, Error, OnCall};
 
 /// Maximum concurrent calls.
 const CONCURRENT_CALLS: usize = 4;
@@ -137,7 +138,7 @@ impl DirectoryClient {
     ) -> Result<Snapshot, Error> {
         let session = SyncSession::new(self.clients());
         let mut builder = SnapshotBuilder::default();
-        departments_and_members(&session, &mut builder).await?;
+        members::departments_and_members(&session, &mut builder).await?;
 
         let request = ApiRequest::Post(json!({}));
         let permitted: ApiAnswer<wire::PermitUsers> =
@@ -274,85 +275,6 @@ impl DirectoryClient {
     }
 }
 
-async fn departments_and_members(
-    session: &SyncSession<'_>,
-    builder: &mut SnapshotBuilder,
-) -> Result<(), Error> {
-    let request = ApiRequest::Get(Vec::new());
-    let departments: wire::Departments = session.request(Api::Departments, request).await?;
-    builder.departments(departments.department);
-    let built: &SnapshotBuilder = builder;
-    let answers: Vec<Items<wire::Member>> = stream::iter(built.roots())
-        .map(|root| members_below(session, built, root))
-        .buffered(CONCURRENT_CALLS)
-        .try_collect()
-        .await?;
-    for rows in answers {
-        builder.members(rows);
-    }
-    Ok(())
-}
-
-/// Requests the members of a department and its descendants. If one request for all is denied, or its answer has nobody
-/// from a descendant (a server may ignore `fetch_child`), requests each department and fails if all of them are denied.
-async fn members_below(
-    session: &SyncSession<'_>,
-    builder: &SnapshotBuilder,
-    root: u32,
-) -> Result<Items<wire::Member>, Error> {
-    let subtree = builder.subtree(root);
-    let request = |department: u32, fetch_child: &str| {
-        ApiRequest::Get(vec![
-            ("department_id", department.to_string()),
-            ("fetch_child", fetch_child.to_owned()),
-        ])
-    };
-    let whole = session
-        .request::<wire::Members>(Api::Members, request(root, "1"))
-        .await;
-    let (mut members, denial) = match whole {
-        Ok(answer) => {
-            // Somebody who is only in a descendant proves that these were read.
-            let is_below = |row: &wire::Member| {
-                let below = |department: &u32| subtree.contains(department);
-                !row.department.contains(&root) && row.department.iter().any(below)
-            };
-            if subtree.len() == 1 || answer.userlist.items.iter().any(is_below) {
-                return Ok(answer.userlist);
-            }
-            (answer.userlist, None)
-        }
-        Err(error) if is_denied(&error) => (Items::default(), Some(error)),
-        Err(error) => return Err(error),
-    };
-    let mut any_succeeded = false;
-    for department in subtree
-        .into_iter()
-        .filter(|id| denial.is_some() || *id != root)
-    {
-        match session
-            .request::<wire::Members>(Api::Members, request(department, "0"))
-            .await
-        {
-            Ok(answer) => {
-                any_succeeded = true;
-                members.items.extend(answer.userlist.items);
-                members.odd += answer.userlist.odd;
-            }
-            Err(error) if is_denied(&error) => session.mark_incomplete(Api::Members, &error),
-            Err(error) => return Err(error),
-        }
-    }
-    match denial {
-        Some(denial) if !any_succeeded => Err(denial),
-        _ => Ok(members),
-    }
-}
-
-fn is_denied(error: &Error) -> bool {
-    error.is_about_item() || error.errcode() == Some(errcode::NO_PRIVILEGE)
-}
-
 async fn customers(
     session: &SyncSession<'_>,
     builder: &mut SnapshotBuilder,
@@ -361,7 +283,7 @@ async fn customers(
     let batches = followers.chunks(USERS_PER_CALL).map(<[String]>::to_vec);
     let answers: Vec<Items<wire::CustomerWithFollow>> = stream::iter(batches)
         .map(|batch| {
-            session.bisect(batch, |users| {
+            session.bisect(Api::Customers, batch, |users| {
                 let parameters = Map::from_iter([("userid_list".into(), json!(users))]);
                 session.pages::<wire::Customers>(Api::Customers, parameters, CUSTOMERS_PER_PAGE)
             })
@@ -395,7 +317,9 @@ async fn listed_rooms(
             let mut rooms = Items::default();
             for batch in followers.chunks(USERS_PER_CALL) {
                 let listed = session
-                    .bisect(batch.to_vec(), |owners| list(Some(owners)))
+                    .bisect(Api::CustomerRooms, batch.to_vec(), |owners| {
+                        list(Some(owners))
+                    })
                     .await?;
                 rooms.items.extend(listed.items);
             }
@@ -454,7 +378,11 @@ async fn consents(session: &SyncSession<'_>, builder: &mut SnapshotBuilder) -> R
         .chunks(PAIRS_PER_CALL)
         .map(<[(String, String)]>::to_vec);
     let single: Vec<Items<wire::Consent>> = stream::iter(batches)
-        .map(|batch| session.bisect(batch, |pairs| single_consents(session, pairs)))
+        .map(|batch| {
+            session.bisect(Api::SingleConsent, batch, |pairs| {
+                single_consents(session, pairs)
+            })
+        })
         .buffered(CONCURRENT_CALLS)
         .try_collect()
         .await?;

@@ -137,8 +137,8 @@ impl<'a> SyncSession<'a> {
         }
     }
 
-    /// Calls an API that is optional for the sync. Returns only transient errors and a refused
-    /// secret; both fail the sync, which is then repeated.
+    /// Calls an API that is optional for the sync. Returns only transient errors and a refused secret of
+    /// the application; both fail the sync, which is then repeated.
     pub(super) async fn request_optional<T: DeserializeOwned>(
         &self,
         api: Api,
@@ -167,13 +167,15 @@ impl<'a> SyncSession<'a> {
             self.with_access(|all| all.entry(api).or_default().succeeded = true);
             return Ok(ApiAnswer::NoSuchItem);
         }
-        let about_secret = matches!(
-            error,
-            Error::Refused {
-                api: Api::Token,
-                ..
-            }
-        );
+        // A gateway of the archive may have a secret of its own, which WeCom does not know.
+        let about_secret = !api.needs_archive_secret()
+            && matches!(
+                error,
+                Error::Refused {
+                    api: Api::Token,
+                    ..
+                }
+            );
         if error.class() != FaultClass::Stop || about_secret {
             return Err(error);
         }
@@ -244,9 +246,10 @@ impl<'a> SyncSession<'a> {
         }
     }
 
-    /// Requests a batch. If one item makes it fail, requests its halves, down to the single item.
+    /// Requests a batch of `api`. If one item makes it fail, requests its halves, down to the single item.
     pub(super) async fn bisect<I, T, F, Fut>(
         &self,
+        api: Api,
         batch: Vec<I>,
         request: F,
     ) -> Result<Items<T>, Error>
@@ -270,7 +273,14 @@ impl<'a> SyncSession<'a> {
                     pending.push(second);
                     pending.push(batch);
                 }
-                ApiAnswer::NoSuchItem | ApiAnswer::ItemDenied => {}
+                ApiAnswer::NoSuchItem | ApiAnswer::ItemDenied => {
+                    // Too many splits: items that could be read are given up with the odd one.
+                    if batch.len() > 1 {
+                        self.with_access(|all| {
+                            all.entry(api).or_default().errcode.get_or_insert(0);
+                        });
+                    }
+                }
                 ApiAnswer::ApiDenied => break,
             }
         }
