@@ -126,7 +126,7 @@ pub struct LedgerEntry {
     /// Digest of the msgid; zeros for a gap. For a destruction, [`Destruction::digest`].
     pub msgid: Digest128,
     /// Digest of the sealed record's JSON as received. For other kinds it holds two numbers, see
-    /// [`Self::silent_since`], [`Self::subject`] and [`Self::destroyed`].
+    /// [`Self::silent_since`], [`Self::maybe_lost`], [`Self::subject`] and [`Self::destroyed`].
     pub sealed: Digest128,
     /// What the entry stands for.
     pub kind: EntryKind,
@@ -208,6 +208,15 @@ impl LedgerEntry {
     /// entry of another kind.
     pub fn silent_since(&self) -> Option<i64> {
         (self.kind == EntryKind::Gap).then(|| self.numbers().0 as i64)
+    }
+
+    /// First and last position of records that were pulled before a gap and that not every sink had when
+    /// the gap was accepted: the archive may have dropped them before they could be delivered. `None` if
+    /// there are none, and for an entry of another kind.
+    pub fn maybe_lost(&self) -> Option<(u64, u64)> {
+        let delivered = self.numbers().1;
+        let some = self.kind == EntryKind::Gap && delivered < self.seq;
+        some.then(|| (delivered + 1, self.seq))
     }
 
     /// The position of the record that is settled: of the record itself, or of the one that a further

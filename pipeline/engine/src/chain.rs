@@ -65,14 +65,15 @@ impl Chain {
         self.step(input, EntryKind::Record, settlement)
     }
 
-    /// Adds a gap: records after `seq` that the archive received after `silent_since` may be missing.
-    /// Both times are in milliseconds since the epoch, UTC.
-    pub fn gap(&mut self, seq: u64, silent_since: i64, at: i64) -> LedgerEntry {
+    /// Adds a gap: records after `seq` that the archive received after `silent_since` may be missing, and
+    /// those after `delivered`, the position that every sink has reached, may be lost. Both times are in
+    /// milliseconds since the epoch, UTC.
+    pub fn gap(&mut self, seq: u64, delivered: u64, silent_since: i64, at: i64) -> LedgerEntry {
         let input = ChainInput {
             seq,
             at,
             msgid: [0; 16],
-            sealed: two_numbers(silent_since as u64, 0),
+            sealed: two_numbers(silent_since as u64, delivered),
         };
         self.step(&input, EntryKind::Gap, None)
     }

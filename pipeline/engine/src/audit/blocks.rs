@@ -24,8 +24,8 @@ pub struct LedgerBlock {
     pub violations: Sum,
     /// Accepted gaps in it.
     pub gaps: u64,
-    /// Whether records of it were destroyed deliberately.
-    pub destroyed: bool,
+    /// Whether records of it were destroyed deliberately, or may have been lost before an accepted gap.
+    pub may_lack_rows: bool,
 }
 
 impl LedgerBlock {
@@ -55,7 +55,7 @@ pub struct LedgerSums {
     first: u64,
     last: u64,
     blocks: BTreeMap<u64, LedgerBlock>,
-    destroyed: Vec<(u64, u64)>,
+    may_lack_rows: Vec<(u64, u64)>,
 }
 
 impl LedgerSums {
@@ -65,7 +65,7 @@ impl LedgerSums {
             first,
             last,
             blocks: BTreeMap::new(),
-            destroyed: Vec::new(),
+            may_lack_rows: Vec::new(),
         }
     }
 
@@ -85,9 +85,10 @@ impl LedgerSums {
         }
     }
 
-    /// Adds a range of positions whose records were destroyed deliberately.
-    pub fn destroyed(&mut self, first: u64, last: u64) {
-        self.destroyed.push((first, last));
+    /// Adds a range of positions whose records were destroyed deliberately, or may have been lost before
+    /// an accepted gap.
+    pub fn may_lack_rows(&mut self, first: u64, last: u64) {
+        self.may_lack_rows.push((first, last));
     }
 
     /// Adds the outcome of a record.
@@ -109,9 +110,9 @@ impl LedgerSums {
 
     fn ledger_block(&self, number: u64) -> LedgerBlock {
         let (from, to) = (number * BLOCK, (number * BLOCK).saturating_add(BLOCK - 1));
-        let mut ranges = self.destroyed.iter();
+        let mut ranges = self.may_lack_rows.iter();
         LedgerBlock {
-            destroyed: ranges.any(|(first, last)| *first <= to && *last >= from),
+            may_lack_rows: ranges.any(|(first, last)| *first <= to && *last >= from),
             ..self.blocks.get(&number).copied().unwrap_or_default()
         }
     }
@@ -167,10 +168,10 @@ pub struct Block {
 
 impl Block {
     /// Whether the sums show that every record is in its place and nothing else is there. Replayed
-    /// and discarded dead letters, and destroyed records, need a comparison record by record.
+    /// and discarded dead letters, and destroyed and lost records, need a comparison record by record.
     pub fn agrees(&self) -> bool {
         let right = |held: &PlaceSum| held.sum == self.ledger.expected(held.place.content);
-        !self.ledger.destroyed && self.ledger.unsettled() == 0 && self.places.iter().all(right)
+        !self.ledger.may_lack_rows && self.ledger.unsettled() == 0 && self.places.iter().all(right)
     }
 
     /// Rows of all places with this content together; `None` if no place has it.
@@ -207,6 +208,7 @@ impl Block {
             violations: self.ledger.violations.rows,
             gaps: self.ledger.gaps,
             destroyed: 0,
+            lost: 0,
             accounted: self.agrees(),
             findings: Vec::new(),
         }
@@ -245,6 +247,8 @@ pub struct BlockReport {
     pub gaps: u64,
     /// Records that were destroyed deliberately.
     pub destroyed: u64,
+    /// Records that were pulled and lost in an accepted gap: some sink has no row of them.
+    pub lost: u64,
     /// Whether every record is in exactly one place.
     pub accounted: bool,
     /// The first things that are wrong.
@@ -322,7 +326,7 @@ mod tests {
         assert_eq!(agree(&ledger, &[]), [true, false]);
         assert_eq!(agree(&ledger, &[999, 1000]), [false, true]);
         // What was destroyed is compared record by record.
-        ledger.destroyed(1, 999);
+        ledger.may_lack_rows(1, 999);
         assert_eq!(agree(&ledger, &[1000]), [false, true]);
     }
 }

@@ -21,6 +21,8 @@ pub struct Recorded {
     pub violations: Vec<u32>,
     /// Whether it was destroyed deliberately.
     pub destroyed: bool,
+    /// Whether it may have been lost before an accepted gap.
+    pub maybe_lost: bool,
 }
 
 impl Recorded {
@@ -31,6 +33,7 @@ impl Recorded {
             outcome: None,
             violations: Vec::new(),
             destroyed: false,
+            maybe_lost: false,
         }
     }
 
@@ -88,6 +91,7 @@ enum Recording {
 struct Occurrences {
     recorded: Recording,
     violations: Vec<u32>,
+    maybe_lost: bool,
     rows: Vec<usize>,
 }
 
@@ -97,6 +101,7 @@ pub fn judge(block: &Block, recorded: &[Recorded], places: &[PlaceRows]) -> Bloc
     let none = Occurrences {
         recorded: Recording::Unknown,
         violations: Vec::new(),
+        maybe_lost: false,
         rows: vec![0; places.len()],
     };
     for one in recorded {
@@ -107,6 +112,7 @@ pub fn judge(block: &Block, recorded: &[Recorded], places: &[PlaceRows]) -> Bloc
             None => Recording::Unsettled,
         };
         record.violations.clone_from(&one.violations);
+        record.maybe_lost = one.maybe_lost;
     }
     for (number, place) in places.iter().enumerate() {
         for key in &place.keys {
@@ -119,17 +125,23 @@ pub fn judge(block: &Block, recorded: &[Recorded], places: &[PlaceRows]) -> Bloc
         repeated: 0,
         in_flight: 0,
         destroyed: 0,
+        lost: 0,
         findings: Vec::new(),
         ..block.report()
     };
     for (key, record) in &records {
-        let wrong = match record.recorded {
+        let mut wrong = match record.recorded {
             Recording::Unsettled => {
                 report.in_flight += 1;
                 continue;
             }
             _ => mismatches(key, record, places, &mut report.duplicates),
         };
+        if record.maybe_lost {
+            let all = wrong.len();
+            wrong.retain(|(what, _)| *what != Mismatch::Missing);
+            report.lost += u64::from(wrong.len() < all);
+        }
         report.destroyed += u64::from(matches!(record.recorded, Recording::Destroyed));
         let is = |kind| u64::from(wrong.iter().any(|(what, _)| *what == kind));
         report.missing += is(Mismatch::Missing);
@@ -367,6 +379,22 @@ mod tests {
         let left = [place(TABLE, &[1, 2]), place(OPEN, &[3])];
         let report = judge(&block(), &recorded, &left);
         assert_eq!((report.unexpected, report.accounted), (1, false));
+    }
+
+    #[test]
+    fn record_that_was_pulled_and_lost_in_an_accepted_gap_is_counted_and_not_missing() {
+        let mut recorded = recorded();
+        for one in &mut recorded[1..3] {
+            one.maybe_lost = true;
+        }
+        let report = judge(&block(), &recorded, &rows(&[1], &[1, 2], &[]));
+        assert_eq!(
+            (report.accounted, report.lost, report.missing),
+            (true, 2, 0)
+        );
+        // What was delivered after all is compared as usual, and so is what was not in the gap.
+        let report = judge(&block(), &recorded, &rows(&[1, 2, 2], &[2], &[3]));
+        assert_eq!((report.lost, report.missing, report.repeated), (0, 1, 1));
     }
 
     #[test]

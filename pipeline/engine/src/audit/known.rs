@@ -18,6 +18,8 @@ pub struct Known {
     further: HashMap<RecordKey, Vec<Settlement>>,
     /// Ranges of positions whose records were destroyed, both ends included.
     destroyed: Vec<(u64, u64)>,
+    /// Ranges of positions whose records may have been lost before an accepted gap.
+    maybe_lost: Vec<(u64, u64)>,
     /// Records that were settled again without having been a dead letter, with another row or outcome.
     resettled: Vec<RecordKey>,
 }
@@ -53,6 +55,11 @@ impl Known {
         self.destroyed.push((first, last));
     }
 
+    /// Adds a range of positions whose records may have been lost before an accepted gap.
+    pub fn maybe_lost(&mut self, first: u64, last: u64) {
+        self.maybe_lost.push((first, last));
+    }
+
     /// Whether the record is in the ledger and settled.
     pub fn contains(&self, key: RecordKey) -> bool {
         self.first.contains_key(&key)
@@ -72,8 +79,7 @@ impl Known {
     }
 
     fn is_destroyed(&self, key: RecordKey) -> bool {
-        let mut ranges = self.destroyed.iter();
-        ranges.any(|(first, last)| (*first..=*last).contains(&key.seq))
+        within(&self.destroyed, key)
     }
 
     /// All settlements of a record.
@@ -100,8 +106,13 @@ impl Known {
                 Content::OpenDeadLetters | Content::DiscardedDeadLetters => false,
             })
             .map(|(key, _)| key)
-            .filter(|key| !self.is_destroyed(*key))
+            .filter(|key| !self.is_destroyed(*key) && !within(&self.maybe_lost, *key))
     }
+}
+
+fn within(ranges: &[(u64, u64)], key: RecordKey) -> bool {
+    let mut ranges = ranges.iter();
+    ranges.any(|(first, last)| (*first..=*last).contains(&key.seq))
 }
 
 /// As [`super::counting`], for settlements.
@@ -374,6 +385,13 @@ mod tests {
         known.destroyed(1, 2);
         assert_eq!(compare(&known, Content::Messages, &[]), []);
         assert_eq!(compare(&known, Content::Violations, &[]), []);
+        let mut gap = self::known();
+        gap.maybe_lost(2, 9);
+        assert_eq!(compare(&gap, Content::Messages, &[(1, 11)]), []);
+        assert_eq!(
+            compare(&gap, Content::Messages, &[]),
+            [(Tampered::Removed, 1)]
+        );
         let left = compare(&known, Content::Messages, &[(1, 11)]);
         assert_eq!(left, [(Tampered::Inserted, 1)]);
     }

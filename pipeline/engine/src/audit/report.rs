@@ -66,6 +66,7 @@ pub struct Totals {
     pub violations: u64,
     pub gaps: u64,
     pub destroyed: u64,
+    pub lost: u64,
 }
 
 impl Totals {
@@ -97,5 +98,6 @@ impl Totals {
         self.violations += block.violations;
         self.gaps += block.gaps;
         self.destroyed += block.destroyed;
+        self.lost += block.lost;
     }
 }

@@ -360,16 +360,22 @@ impl Ledger {
     }
 
     /// Appends a gap that was accepted: records after the last one that the archive received after
-    /// `silent_since` may be missing. Times are in milliseconds since the epoch, UTC.
+    /// `silent_since` may be missing, and those after `delivered`, the position of the lowest lane, may be
+    /// lost. Times are in milliseconds since the epoch, UTC.
     ///
     /// # Errors
     /// The disk refuses.
-    pub(super) fn append_gap(&mut self, silent_since: i64, now: i64) -> Result<(), StateError> {
+    pub(super) fn append_gap(
+        &mut self,
+        delivered: u64,
+        silent_since: i64,
+        now: i64,
+    ) -> Result<(), StateError> {
         let (entry, seq, chain) = self.end();
         let mut chain = entry.as_ref().map_or(chain, Chain::at);
         let seq = entry.map_or(seq, |entry| entry.seq);
         self.append_lines(vec![LedgerLine {
-            entry: chain.gap(seq, silent_since, now),
+            entry: chain.gap(seq, delivered, silent_since, now),
             settlement: None,
         }])
     }

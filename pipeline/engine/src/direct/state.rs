@@ -150,7 +150,8 @@ impl CorpState {
             since = gap.silent_since,
             "gap accepted; recorded in the ledger"
         );
-        self.ledger.append_gap(gap.silent_since, gap.now)?;
+        self.ledger
+            .append_gap(self.start, gap.silent_since, gap.now)?;
         self.contact.write(&LastAnswer::at(now))?;
         Ok(GapCheck::Passed {
             silent: Duration::ZERO,

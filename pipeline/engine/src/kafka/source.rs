@@ -326,7 +326,9 @@ impl SourceStage {
         };
         let since = gap.silent_since;
         warn!(%corp, since, "gap accepted; recorded in the ledger");
-        let entry = position.chain.gap(position.seq, since, gap.now);
+        // What was pulled is on the log and is delivered from there.
+        let seq = position.seq;
+        let entry = position.chain.gap(seq, seq, since, gap.now);
         position.answered = Some(LastAnswer::at(now));
         let records = vec![
             ledger_record(corp, vec![entry]),

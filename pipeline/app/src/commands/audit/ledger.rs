@@ -36,6 +36,13 @@ pub enum LedgerItem {
         /// Digest of the text that says by whom and why.
         text: Digest128,
     },
+    /// Records were pulled that may have been lost before an accepted gap.
+    MaybeLost {
+        /// Position of the first.
+        first: u64,
+        /// Position of the last.
+        last: u64,
+    },
     /// An entry that this version did not write.
     Unreadable,
 }
@@ -125,6 +132,9 @@ fn file(path: &std::path::Path, mut each: impl FnMut(LedgerItem)) -> Result<(), 
                         msgid: entry.msgid,
                         settlement,
                     }));
+                }
+                if let Some((first, last)) = entry.maybe_lost() {
+                    each(LedgerItem::MaybeLost { first, last });
                 }
                 if let Some((first, last)) = entry.destroyed() {
                     let text = entry.msgid;

@@ -164,7 +164,8 @@ impl Run<'_> {
                     totals.sums.pulled(&entry);
                 }
                 LedgerItem::Settled(settled) => totals.sums.settled(&settled),
-                LedgerItem::Destroyed { first, last, .. } => totals.sums.destroyed(first, last),
+                LedgerItem::Destroyed { first, last, .. }
+                | LedgerItem::MaybeLost { first, last } => totals.sums.may_lack_rows(first, last),
                 LedgerItem::Unreadable => totals.unreadable += 1,
             })
             .await?;
@@ -266,7 +267,7 @@ impl Run<'_> {
         selection: &Selection,
     ) -> Result<BTreeMap<u64, BTreeMap<RecordKey, Recorded>>, Failure> {
         let mut recorded = BTreeMap::<u64, BTreeMap<RecordKey, Recorded>>::new();
-        let mut destroyed = Vec::new();
+        let (mut destroyed, mut lost) = (Vec::new(), Vec::new());
         self.ledger()
             .read(self.corp, |entry| {
                 let (seq, msgid, settlement) = match entry {
@@ -278,6 +279,10 @@ impl Run<'_> {
                     }
                     LedgerItem::Destroyed { first, last, .. } => {
                         destroyed.push(first..=last);
+                        return;
+                    }
+                    LedgerItem::MaybeLost { first, last } => {
+                        lost.push(first..=last);
                         return;
                     }
                     LedgerItem::Entry(..) | LedgerItem::Unreadable => return,
@@ -293,9 +298,9 @@ impl Run<'_> {
             })
             .await?;
         for record in recorded.values_mut().flat_map(BTreeMap::values_mut) {
-            record.destroyed = destroyed
-                .iter()
-                .any(|range| range.contains(&record.key.seq));
+            let seq = record.key.seq;
+            record.destroyed = destroyed.iter().any(|range| range.contains(&seq));
+            record.maybe_lost = lost.iter().any(|range| range.contains(&seq));
         }
         Ok(recorded)
     }
@@ -402,6 +407,12 @@ fn print(result: &Reconciliation, audited: &Audited, all_blocks: bool) -> Result
     if result.total.destroyed > 0 {
         let records = result.total.destroyed;
         say(&format!("{records} records were destroyed deliberately"))?;
+    }
+    if result.total.lost > 0 {
+        let records = result.total.lost;
+        say(&format!(
+            "{records} records were pulled and lost in an accepted gap: not every sink has them"
+        ))?;
     }
     if result.not_compared > 0 {
         let records = result.not_compared;

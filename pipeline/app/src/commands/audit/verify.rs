@@ -184,7 +184,7 @@ async fn recheck(
         .read(corp, |item| match item {
             LedgerItem::Settled(settled) => later.settled(&settled),
             LedgerItem::Destroyed { first, last, .. } => later.destroyed(first, last),
-            LedgerItem::Entry(..) | LedgerItem::Unreadable => {}
+            LedgerItem::Entry(..) | LedgerItem::MaybeLost { .. } | LedgerItem::Unreadable => {}
         })
         .await?;
     for UnknownRow { place, wrong, rows } in unknown {
@@ -323,6 +323,10 @@ async fn follow(
                 LedgerItem::Destroyed { first, last, text } => {
                     settled.destroyed(first, last, &text);
                     read.known.destroyed(first, last);
+                }
+                LedgerItem::MaybeLost { first, last } => {
+                    read.known.maybe_lost(first, last);
+                    return;
                 }
                 LedgerItem::Unreadable => {
                     verifier.unreadable();

@@ -135,7 +135,7 @@ fn gap_follows_what_was_pulled() {
     let (mut ledger, _) = open(&path, 0);
     append(&mut ledger, &[(1, 5), (3, 5)]);
     let (mut ledger, _) = open(&path, 1);
-    ledger.append_gap(5, 900).unwrap();
+    ledger.append_gap(1, 5, 900).unwrap();
     append(&mut ledger, &[(40, 901)]);
     let found = lines(&path);
     assert_eq!(seqs(&path), [1, 3, 3, 40]);
@@ -147,6 +147,8 @@ fn gap_follows_what_was_pulled() {
         ),
         (Some(5), 900, None)
     );
+    // Record 3 was pulled and not delivered everywhere.
+    assert_eq!(found[2].entry.maybe_lost(), Some((2, 3)));
     let (ledger, found) = open(&path, 40);
     assert_eq!((ledger.len(), found.last_pulled_at), (4, Some(901)));
 }
@@ -208,7 +210,7 @@ fn record_that_is_settled_again_keeps_its_line_and_gets_another_at_the_end() {
     replayed.settlement.row = [9; 16];
     ledger.append_again(&[replayed]).unwrap();
     ledger.append_again(&[replayed]).unwrap();
-    ledger.append_gap(6, 900).unwrap();
+    ledger.append_gap(7, 6, 900).unwrap();
     let destruction = Destruction {
         first_seq: 1,
         last_seq: 2,
@@ -221,6 +223,7 @@ fn record_that_is_settled_again_keeps_its_line_and_gets_another_at_the_end() {
     let kinds: Vec<EntryKind> = all[5..].iter().map(|line| line.entry.kind).collect();
     let expected = [EntryKind::Resettled, EntryKind::Gap, EntryKind::Destroyed];
     assert_eq!(kinds, expected);
+    assert_eq!(all[6].entry.maybe_lost(), None);
     assert_eq!(all[7].entry.destroyed(), Some((1, 2)));
     assert_eq!(all[7].entry.msgid, destruction.digest());
     let recorded = std::fs::read(folder.path().join("destructions.jsonl")).unwrap();
