@@ -189,7 +189,8 @@ Exit codes:
 const VERIFY_HELP: &str = "\
 Examples:
   chatledger verify --config chatledger.toml
-  chatledger verify --config chatledger.toml --settle 5m --json
+  chatledger verify --config chatledger.toml --settle 5m --json >verify-2026-11.json
+  chatledger verify --config chatledger.toml --kept verify-2026-11.json
 
 Exit codes:
   0  nothing was changed, removed or inserted
