@@ -22,6 +22,8 @@ pub struct Known {
     maybe_lost: Vec<(u64, u64)>,
     /// Records that were settled again without having been a dead letter, with another row or outcome.
     resettled: Vec<RecordKey>,
+    /// Messages that were settled again with the same row and other violations.
+    other_violations: Vec<RecordKey>,
 }
 
 impl Known {
@@ -45,6 +47,11 @@ impl Known {
         if before.outcome != Outcome::DeadLetter && differs && !is_repeat {
             self.resettled.push(key);
         }
+        let violations = |one: &Settlement| (one.violations, one.violation_rows);
+        let is_message = before.outcome == Outcome::Message && !is_repeat && !differs;
+        if is_message && violations(&before) != violations(&settlement) {
+            self.other_violations.push(key);
+        }
         if *first != settlement && !further.contains(&settlement) {
             further.push(settlement);
         }
@@ -60,11 +67,6 @@ impl Known {
         self.maybe_lost.push((first, last));
     }
 
-    /// Whether the record is in the ledger and settled.
-    pub fn contains(&self, key: RecordKey) -> bool {
-        self.first.contains_key(&key)
-    }
-
     /// Positions of settled records, ascending.
     pub fn positions(&self) -> Vec<u64> {
         let mut positions: Vec<u64> = self.first.keys().map(|key| key.seq).collect();
@@ -76,6 +78,17 @@ impl Known {
     /// Records that were settled again without having been a dead letter, with another row or outcome.
     pub fn resettled(&self) -> &[RecordKey] {
         &self.resettled
+    }
+
+    /// Messages that were settled again with the same row and other violations. With the direct driver
+    /// this happens if the rules have changed between a crash and the repeat, otherwise never.
+    pub fn other_violations(&self) -> &[RecordKey] {
+        &self.other_violations
+    }
+
+    /// Number of ranges whose records were destroyed.
+    pub fn destructions(&self) -> usize {
+        self.destroyed.len()
     }
 
     fn is_destroyed(&self, key: RecordKey) -> bool {
@@ -371,6 +384,7 @@ mod tests {
         settle(&mut known, 1, Outcome::Message, 11, &[5]);
         settle(&mut known, 1, Outcome::Duplicate, 0, &[]);
         assert!(known.resettled().is_empty());
+        assert_eq!(known.other_violations(), [key(1)]);
         for held in [&[(1, 1), (1, 2), (2, 7)][..], &[(1, 5), (2, 7)]] {
             assert_eq!(compare(&known, Content::Violations, held), []);
         }

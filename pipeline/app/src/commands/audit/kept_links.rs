@@ -56,8 +56,17 @@ impl KeptReport {
     }
 
     /// The links of a corp.
-    pub(super) fn of(&self, corp: &CorpId) -> Option<&KeptLinks> {
-        self.corps.iter().find(|kept| kept.corp_id == *corp)
+    ///
+    /// # Errors
+    /// The report has none: nothing would be compared.
+    pub(super) fn of(&self, corp: &CorpId) -> Result<&KeptLinks, Failure> {
+        let mut kept = self.corps.iter();
+        let found = kept.find(|kept| kept.corp_id == *corp && kept.links.pulled.is_some());
+        found.ok_or_else(|| {
+            Failure::config(format!(
+                "--kept: the report has no links of corp {corp}; name a corp that it has with --corp"
+            ))
+        })
     }
 }
 

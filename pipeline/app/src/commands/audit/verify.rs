@@ -36,7 +36,10 @@ pub async fn verify(args: VerifyArgs) -> Result<(), Failure> {
     let kept = args.kept.as_deref().map(KeptReport::read).transpose()?;
     let mut reports = Vec::new();
     for corp in audited.corps(args.corp.as_deref())? {
-        let kept = kept.as_ref().and_then(|kept| kept.of(&corp.id));
+        let kept = match &kept {
+            Some(report) => Some(report.of(&corp.id)?),
+            None => None,
+        };
         reports.push(verify_corp(&audited, &corp.id, settle, kept).await?);
     }
     let intact = reports.iter().all(|report| report.findings.is_empty());
@@ -83,6 +86,18 @@ async fn verify_corp(
     .await?;
     for key in read.known.resettled() {
         report.find(Tampered::Resettled, "ledger", key.seq);
+    }
+    report.destructions = read.known.destructions() as u64;
+    // On Kafka a record is processed in one transaction, and never again.
+    match audited.ledger {
+        LedgerReader::Files { .. } => {
+            report.other_violations = read.known.other_violations().len() as u64;
+        }
+        LedgerReader::Topic(_) => {
+            for key in read.known.other_violations() {
+                report.find(Tampered::Resettled, "ledger", key.seq);
+            }
+        }
     }
     let mut unknown = Vec::new();
     for (sink, reader) in audited.readers() {
@@ -209,6 +224,10 @@ struct Report {
     /// Entries of the chain that were followed.
     entries: u64,
     gaps: u64,
+    /// Entries about records that were destroyed deliberately.
+    destructions: u64,
+    /// Messages that were settled again with other violations.
+    other_violations: u64,
     anchors: u64,
     /// The chain's last link.
     link: String,
@@ -235,6 +254,8 @@ impl Report {
             corp_id: corp.clone(),
             entries: 0,
             gaps: 0,
+            destructions: 0,
+            other_violations: 0,
             anchors: 0,
             link: String::new(),
             links: Links::default(),
@@ -388,6 +409,18 @@ fn print(report: &Report) -> Result<(), Failure> {
     say(&format!("  links stored with rows: {anchors}"))?;
     if let Some(Point { number, link }) = &report.links.settled {
         say(&format!("  settled: {number} outcomes, last link {link}"))?;
+    }
+    if report.destructions > 0 {
+        let entries = report.destructions;
+        say(&format!(
+            "  {entries} entries about records that were destroyed deliberately"
+        ))?;
+    }
+    if report.other_violations > 0 {
+        let records = report.other_violations;
+        say(&format!(
+            "  {records} messages were processed again under other rules: their violations may be those of either"
+        ))?;
     }
     for RowCount {
         sink,
