@@ -11,11 +11,11 @@
 //! one of them again, that is a duplicate. A dead letter whose message the archive has returned again,
 //! and that not every sink holds yet, is left alone until they do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chatledger_schemas::dead_letter::Event;
-use chatledger_schemas::ledger::{Outcome, Settlement};
+use chatledger_schemas::ledger::{Digest128, Outcome, Settlement};
 use chatledger_schemas::{DeadLetter, DeadLetterEvent, Message, Reason, Violation};
 
 use super::StateError;
@@ -153,7 +153,13 @@ pub(super) fn prepare(
         events.extend(processed.batch.events.iter().cloned());
         rows.messages.clone_from(&processed.batch.messages);
         rows.violations.clone_from(&processed.batch.violations);
-        settled.extend_from_slice(&processed.outcomes);
+        // One that fails as it did at first is in the ledger already.
+        let known: HashSet<Digest128> = retried.values().map(DeadLetter::digest).collect();
+        let again = processed.outcomes.iter().filter(|record| {
+            let is_dead_letter = record.settlement.outcome == Outcome::DeadLetter;
+            !(is_dead_letter && known.contains(&record.settlement.row))
+        });
+        settled.extend(again);
     }
     (files.settle)(&settled)?;
     let Some(plan) = ReplayPlan::new(events) else {
@@ -286,7 +292,6 @@ fn failed_again(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
     use std::path::Path;
 
     use super::*;
